@@ -1,0 +1,104 @@
+"""Learned guidance on a Gaussian mixture whose truth is known in closed form.
+
+    python -m experiments.main --config=configs/mixture.py --workdir=runs/mixture
+    python -m experiments.main --config=configs/mixture.py:attenuated --workdir=runs/attenuated
+
+Presets, and what to expect of the learned weights:
+  exact             the denoiser has no error: they stay near 0 and do no harm
+  attenuated        the conditional branch is weakened by rho (problem.attenuation): omega = rho / (1 - rho) repairs it
+  under (default)   a small denoiser trained for too short a time: they beat the best constant and the best interval
+  trained           the same denoiser trained to the end: little is left to gain
+  reward            attenuated, and the target is the data tilted by a linear-quadratic reward
+  high_dimensional  64 dimensions, 10 classes, under-trained
+"""
+
+from ml_collections import config_dict
+
+PRESETS = {
+    "exact": {"problem.error": "none"},
+    "attenuated": {"problem.error": "attenuated"},
+    "under": {"problem.error": "under"},
+    "trained": {"problem.error": "trained", "base.steps": 20000, "base.width": 256},
+    "reward": {
+        "problem.error": "attenuated",
+        "problem.attenuation": 0.3,
+        "problem.reward.a": (1.0, 0.0),
+        "problem.reward.b": 0.2,
+        "learn.gammas": (0.0, 0.1, 0.3, 1.0),
+    },
+    "high_dimensional": {
+        "problem.error": "under",
+        "problem.dimension": 64,
+        "problem.classes": 10,
+        "problem.modes": 2,
+        "problem.layout": "random",
+        "problem.radius": 6.0,
+        "base.width": 128,
+        "base.steps": 1500,
+    },
+}
+
+
+def get_config(preset: str = "") -> config_dict.ConfigDict:
+    config = config_dict.ConfigDict()
+    config.job = "all"
+    config.seed = 0
+    config.seeds = 5
+    config.figures = True
+
+    config.problem = problem = config_dict.ConfigDict()
+    problem.name = "mixture"
+    problem.dimension = 2
+    problem.classes = 4
+    problem.modes = 2
+    problem.layout = "ring"
+    problem.radius = 3.0
+    problem.deviation = 0.5
+    problem.schedule = "rectified_flow"
+    problem.error = "under"
+    problem.attenuation = 0.6
+    problem.reward = config_dict.ConfigDict({"a": (), "b": 0.0, "temperature": 1.0})
+
+    config.base = base = config_dict.ConfigDict()
+    base.steps = 600
+    base.batch = 512
+    base.learning_rate = 1e-3
+    base.width = 64
+    base.depth = 3
+    base.condition_dropout = 0.1
+
+    config.learn = learn = config_dict.ConfigDict()
+    learn.objectives = ("self_consistency", "l2", "rollout")
+    learn.iterations = 2000
+    learn.batch = 256
+    learn.particles = 4
+    learn.beta = 1.75
+    learn.lambda_ = 1.0
+    learn.delta = 0.1
+    learn.s_min = 0.01
+    learn.zeta = 0.01
+    learn.churn = 1.0
+    learn.learning_rate = 1e-3
+    learn.width = 64
+    learn.depth = 6
+    learn.embedding = 32
+    learn.gammas = (0.0,)
+    learn.rollout_iterations = 500
+    learn.rollout_batch = 64
+    learn.rollout_real = 512
+    learn.remat = "none"
+    learn.rollout_learning_rate = 2e-3
+    learn.checkpoint_every = 200
+
+    config.eval = evaluation = config_dict.ConfigDict()
+    evaluation.steps = (10, 20, 100)
+    evaluation.sweep_seeds = 5
+    evaluation.samples = 20000
+    evaluation.omegas = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)
+    evaluation.intervals = ((0.0, 0.5), (0.1, 0.6), (0.2, 0.8), (0.3, 0.9), (0.0, 0.8), (0.5, 1.0))
+    evaluation.clamp = (1.0, 1.5, 2.0)
+    evaluation.sampler = "ddim"
+    evaluation.churn = 0.0
+
+    config.update_from_flattened_dict(PRESETS.get(preset, {}))
+    return config

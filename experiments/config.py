@@ -1,0 +1,208 @@
+"""From the command line to a checked, locked config, before anything heavy is imported.
+
+What each field may hold is data, in `experiments.fields`. Whatever is wrong becomes one ConfigError with a one-line
+message that names the field and what is allowed.
+"""
+
+import difflib
+import importlib.util
+import pathlib
+import reprlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+from experiments.fields import CONSTRAINTS, FIELDS, PROBLEMS, Field, choice
+
+USAGE = "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER [--config.GROUP.FIELD=VALUE ...]"
+
+
+class ConfigError(Exception):
+    """The command line or the config file cannot be used; the message is one line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+class Request(NamedTuple):
+    """What the command line asks for."""
+
+    config: config_dict.ConfigDict  # complete, checked, locked
+    workdir: pathlib.Path
+
+
+def parse(arguments: list[str]) -> Request:
+    """The checked request of a command line (without the program's name). Raises ConfigError."""
+    flags = _flags(arguments)
+    for name in ("config", "workdir"):
+        if not flags.get(name):
+            raise ConfigError(f"--{name} is missing; {USAGE}")
+    overrides = {name.removeprefix("config."): value for name, value in flags.items() if name.startswith("config.")}
+    return Request(load(flags["config"], overrides), pathlib.Path(flags["workdir"]))
+
+
+def load(source: str, overrides: Mapping[str, str] | None = None) -> config_dict.ConfigDict:
+    """The config of "FILE.py[:PRESET]" with textual overrides by dotted name, checked, locked. Raises ConfigError."""
+    values, fields = _defaults(source)
+    for name, raw in (overrides or {}).items():
+        if name not in fields:
+            raise ConfigError(f"--config.{name}: {_unknown(name, fields)}")
+        if name == "problem.name" and raw != values[name]:
+            raise ConfigError(
+                f"problem.name = {raw!r}: allowed: {values[name]} (another problem has its own config file)"
+            )
+        values[name] = fields[name].kind.parse(raw)
+    config = _nested(_checked(values, fields))
+    failures = [c for c in CONSTRAINTS["all"] + CONSTRAINTS[config.problem.name] if not c.holds(config)]
+    if failures:
+        raise ConfigError("; ".join(_refusal(c.field, flat(config)[c.field], c.allowed) for c in failures))
+    return config.lock()
+
+
+def usage(arguments: list[str]) -> str:
+    """The text of --help: the fields of the chosen config with their defaults, what is allowed and what they mean."""
+    source = _flags([a for a in arguments if a not in ("-h", "--help")]).get("config")
+    if not source:
+        return f"{USAGE}\nwith a --config, --help lists its fields; configs: configs/*.py"
+    values, fields = _defaults(source)
+    presets = ", ".join(_module(_split(source)[0]).PRESETS) or "none"
+    lines = [
+        f"  --config.{name}={_shown(values[name])}\n      {field.meaning}; allowed: {field.kind.allowed}"
+        for name, field in fields.items()
+    ]
+    return "\n".join([USAGE, f"presets: {presets}", f"fields of {source} with their values:", *lines])
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one dict with dotted names."""
+    fields = {}
+    for name, value in config.items():
+        group = isinstance(value, Mapping | config_dict.ConfigDict)
+        fields.update(flat(value, f"{prefix}{name}.") if group else {f"{prefix}{name}": value})
+    return fields
+
+
+def _flags(arguments: list[str]) -> dict[str, str]:
+    """--name=value and --name value; the last of equal names wins."""
+    flags, rest = {}, list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            raise ConfigError(f"{argument!r} is not a flag; {USAGE}")
+        if name not in ("config", "workdir") and not name.startswith("config."):
+            raise ConfigError(f"--{name}: no such flag{_hint(name, ('config', 'workdir', 'help'), '--')}; {USAGE}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
+            value = rest.pop(0)
+        flags[name] = value
+    return flags
+
+
+def _split(source: str) -> tuple[pathlib.Path, str]:
+    path, found, preset = source.partition(".py:")
+    return pathlib.Path(path + ".py" if found else path), preset
+
+
+def _module(path: pathlib.Path):
+    """Runs a config file; it must define get_config(preset) and PRESETS, the known presets."""
+    if not path.is_file():
+        nearby = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"--config={path}: no such file{_hint(str(path), nearby) or (_listing(nearby) if nearby else '')}"
+        )
+    if path.suffix != ".py":
+        raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
+    spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a person's file raises is theirs to read, in one line
+        raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
+    if not (callable(getattr(module, "get_config", None)) and isinstance(getattr(module, "PRESETS", None), Mapping)):
+        raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
+    return module
+
+
+def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
+    """The values of a config file and preset, not yet checked, and the fields that they must fill exactly."""
+    path, preset = _split(source)
+    module = _module(path)
+    if preset and preset not in module.PRESETS:
+        known = ", ".join(module.PRESETS) or "none"
+        raise ConfigError(
+            f"--config={source}: unknown preset {preset!r}; allowed: {known}{_hint(preset, module.PRESETS)}"
+        )
+    try:
+        values = flat(module.get_config(preset))
+    except Exception as error:
+        raise ConfigError(f"--config={source}: {type(error).__name__}: {error}") from error
+    name = Field(choice(*PROBLEMS), "the problem; each config file has its own")
+    fields = {"problem.name": name, **FIELDS, **PROBLEMS[_problem_of(source, values)]}
+    for field in values.keys() - fields.keys():
+        raise ConfigError(f"{path}: {field}: {_unknown(field, fields)}")
+    for field in fields.keys() - values.keys():
+        raise ConfigError(f"{path}: {field} is missing; allowed: {fields[field].kind.allowed}")
+    return values, fields
+
+
+def _problem_of(source: str, values: Mapping[str, Any]) -> str:
+    problem = values.get("problem.name")
+    if problem not in PROBLEMS:
+        raise ConfigError(f"{source}: {_refusal('problem.name', problem, ' or '.join(PROBLEMS))}")
+    return problem
+
+
+def _checked(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The values in their final types. Raises one ConfigError that names every field that is wrong."""
+    checked, refusals = {}, []
+    for name, field in fields.items():
+        try:
+            checked[name] = field.kind.read(values[name])
+        except (ValueError, TypeError, OverflowError):
+            refusals.append(_refusal(name, values[name], field.kind.allowed))
+    if refusals:
+        raise ConfigError("; ".join(refusals))
+    return checked
+
+
+def _nested(values: Mapping[str, Any]) -> config_dict.ConfigDict:
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *groups, last = name.split(".")
+        group = nested
+        for key in groups:
+            group = group.setdefault(key, {})
+        group[last] = value
+    return config_dict.ConfigDict(nested)
+
+
+def _refusal(name: str, value: Any, allowed: str) -> str:
+    return f"{name} = {reprlib.repr(value)}: allowed: {allowed}"
+
+
+def _unknown(name: str, fields: Mapping[str, Field]) -> str:
+    inside = [field for field in fields if field.startswith(f"{name}.")]
+    if inside:
+        return f"is a group, not a field; its fields: {', '.join(inside)}"
+    group, _, last = name.rpartition(".")
+    siblings = [field.rpartition(".")[2] for field in fields if field.rpartition(".")[0] == group]
+    if not siblings:
+        return f"no such field{_hint(name, fields) or _listing(fields)}"
+    prefix = f"{group}." if group else ""
+    return f"no such field{_hint(last, siblings, prefix) or _listing(prefix + sibling for sibling in siblings)}"
+
+
+def _hint(name: str, known, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _listing(known) -> str:
+    return f"; allowed: {', '.join(known)}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)

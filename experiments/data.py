@@ -1,0 +1,138 @@
+"""The one module that knows data files and tensorflow_datasets. Everything comes back as numpy arrays.
+
+Files are the user's: whatever is missing or not what it should be becomes FileNotFoundError or ValueError with a
+one-line message that names the path and what was expected. Nothing is unpickled.
+"""
+
+import gzip
+import math
+import pathlib
+import struct
+import zipfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+IDX_UINT8 = 0x08  # the only element type that MNIST and its relatives use
+
+
+class Labelled(NamedTuple):
+    """images [n, H, W, C] (uint8 0..255, or float32 in [0, 1]); labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def read_idx(path) -> np.ndarray:
+    """The uint8 array in an idx file, gzipped if its name ends in .gz.
+
+    Layout: two zero bytes, element type (8 = uint8), rank, one big-endian uint32 per axis, then the elements.
+    Raises FileNotFoundError, or ValueError if the file is not that.
+    Source: the description of the MNIST file format by LeCun, Cortes and Burges.
+    """
+    path = _existing(path, "an idx file (.gz or plain)")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable gzip file: {error}") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8 or len(raw) < 4 + 4 * raw[3]:
+        raise ValueError(f"{path} is not an idx file of uint8 (expected it to start with bytes 0 0 8)")
+    start = 4 + 4 * raw[3]
+    shape = struct.unpack(f">{raw[3]}I", raw[4:start])
+    if len(raw) - start != math.prod(shape):
+        raise ValueError(f"{path} announces shape {shape} but holds {len(raw) - start} bytes")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def read_npz(path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file by name, never unpickled. Raises FileNotFoundError or ValueError."""
+    path = _existing(path, "an .npz file of arrays")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        # TypeError: a lone .npy array is not a context manager
+        raise ValueError(f"{path} is not an .npz file of plain arrays ({' '.join(str(error).split())})") from None
+
+
+def mnist(folder) -> tuple[Labelled, Labelled]:
+    """MNIST, or any set in its four files (Fashion-MNIST): train, test; images uint8 [n, 28, 28, 1].
+
+    The files are {train,t10k}-{images-idx3,labels-idx1}-ubyte, each plain or with .gz.
+    Raises FileNotFoundError naming the first missing file, ValueError if images and labels do not belong together.
+    """
+    return tuple(_mnist_part(pathlib.Path(folder), part) for part in ("train", "t10k"))
+
+
+def digits() -> Labelled:
+    """The 1,797 handwritten digits inside scikit-learn: images float32 [n, 8, 8, 1] in [0, 1].
+
+    Raises ModuleNotFoundError, in one line, where scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the digits need scikit-learn: pip install scikit-learn") from None
+    bunch = load_digits()
+    return Labelled((bunch.images[..., None] / 16).astype(np.float32), bunch.target.astype(np.int32))
+
+
+def tfds_arrays(name: str, split: str, data_dir=None) -> dict[str, np.ndarray]:
+    """The features of one split of a data set that tensorflow_datasets has prepared, each stacked to [n, ...].
+
+    Read through `as_data_source`, hence without TensorFlow; the set must have been prepared as array_record and every
+    feature must have one shape. Raises ModuleNotFoundError, in one line, where tensorflow_datasets is not installed.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"reading {name!r} needs tensorflow_datasets: pip install 'learn-to-guide[data]'"
+        ) from None
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    source = builder.as_data_source(split=split)
+    examples = [source[i] for i in range(len(source))]
+    return {feature: np.stack([example[feature] for example in examples]) for feature in examples[0]}
+
+
+def split(n: int, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, ...]:
+    """Disjoint index arrays, one per fraction of n, from one permutation drawn with `seed`.
+
+    Part i has the rows from round(n (f_1 + .. + f_{i-1})) to round(n (f_1 + .. + f_i)) of the permutation, so the
+    sizes are within one of n f_i and fractions that sum to one use every row.
+    Raises ValueError unless the fractions are positive and sum to at most one.
+    """
+    if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
+        raise ValueError(f"fractions must be positive and sum to at most 1, got {tuple(fractions)}")
+    order = np.random.default_rng(seed).permutation(n)
+    ends = np.rint(n * np.cumsum(fractions)).astype(int)
+    return tuple(np.split(order[: ends[-1]], ends[:-1]))
+
+
+def to_unit(images: np.ndarray) -> np.ndarray:
+    """uint8 0..255 -> float32 in [0, 1]."""
+    return images.astype(np.float32) / 255
+
+
+def _mnist_part(folder: pathlib.Path, part: str) -> Labelled:
+    images_at = _plain_or_gz(folder / f"{part}-images-idx3-ubyte")
+    labels_at = _plain_or_gz(folder / f"{part}-labels-idx1-ubyte")
+    images, labels = read_idx(images_at), read_idx(labels_at)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{images_at} holds shape {images.shape} and {labels_at} {labels.shape}; expected [n, H, W] and [n]"
+        )
+    return Labelled(images[..., None], labels.astype(np.int32))
+
+
+def _plain_or_gz(path: pathlib.Path) -> pathlib.Path:
+    """`path` itself if it is there, else `path`.gz."""
+    return path if path.exists() else path.with_name(path.name + ".gz")
+
+
+def _existing(path, expected: str) -> pathlib.Path:
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected {expected}")
+    return path

@@ -1,0 +1,287 @@
+"""Every field of every config file: how its text is read, what is allowed, what it means; and what must hold between
+them.
+
+Plain data for `experiments.config`, which turns whatever is wrong into one line. Imports nothing heavy.
+"""
+
+import ast
+import math
+import pathlib
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+SCHEDULES = ("rectified_flow", "cosine", "linear_vp", "edm")
+OBJECTIVES = ("self_consistency", "l2", "rollout", "score_matching", "marginal", "per_condition", "reward_only")
+REMAT = ("none", "steps", "segments")
+MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+class Kind(NamedTuple):
+    """What a field may hold. `read` returns the value in its final type or raises ValueError."""
+
+    allowed: str
+    read: Callable[[Any], Any]
+    parse: Callable[[str], Any]  # text of the command line -> what `read` takes
+
+
+class Field(NamedTuple):
+    kind: Kind
+    meaning: str
+
+
+class Constraint(NamedTuple):
+    """A condition between fields; `field` is the one to name when it fails."""
+
+    field: str
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+def literal(text: str) -> Any:
+    """A Python literal, true or false; anything else stays text (and fails later, by name, where text is wrong)."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    with warnings.catch_warnings():  # "0x1for" is a SyntaxWarning before it is an error
+        warnings.simplefilter("ignore")
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return text
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def integer(low: int, high: int = 2**31 - 1) -> Kind:
+    def read(value):
+        _require(isinstance(value, int) and not isinstance(value, bool) and low <= value <= high)
+        return value
+
+    bound = f"of at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
+    return Kind(f"an integer {bound}", read, literal)
+
+
+def number(low: float = -math.inf, high: float = math.inf, ends: str = "[]") -> Kind:
+    """A finite number between low and high; `ends` says with brackets whether each end belongs to the range."""
+
+    def read(value):
+        _require(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+        _require(low <= value if ends[0] == "[" else low < value)
+        _require(value <= high if ends[1] == "]" else value < high)
+        return float(value)
+
+    if high < math.inf:
+        allowed = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    elif low > -math.inf:
+        allowed = f"a number {'of at least' if ends[0] == '[' else 'above'} {low:g}"
+    else:
+        allowed = "a finite number"
+    return Kind(allowed, read, literal)
+
+
+def flag() -> Kind:
+    def read(value):
+        _require(isinstance(value, bool))
+        return value
+
+    return Kind("true or false", read, literal)
+
+
+def text(allowed: str) -> Kind:
+    def read(value):
+        _require(isinstance(value, str) and value != "")
+        return value
+
+    return Kind(allowed, read, lambda raw: raw.strip("'\""))
+
+
+def choice(*names: str) -> Kind:
+    def read(value):
+        _require(value in names)
+        return value
+
+    return Kind(" or ".join(names), read, lambda raw: raw.strip("'\""))
+
+
+def each(kind: Kind, *, empty: bool = False, names: bool = False) -> Kind:
+    """A tuple of distinct values of one kind; a lone value counts as a tuple of one. `names`: text split at commas."""
+
+    def read(value):
+        value = tuple(value) if isinstance(value, tuple | list) else (value,)
+        _require(empty or len(value) > 0)
+        value = tuple(map(kind.read, value))
+        _require(len(set(value)) == len(value))
+        return value
+
+    def split(raw):
+        return [name.strip(" '\"") for name in raw.strip("()[] ").split(",") if name.strip()]
+
+    size = "any number of" if empty else "one or more"
+    return Kind(f"{size} distinct values separated by commas, each {kind.allowed}", read, split if names else literal)
+
+
+def vector() -> Kind:
+    def read(value):
+        value = tuple(value) if isinstance(value, tuple | list) else (value,)
+        return tuple(map(number().read, value))
+
+    return Kind("finite numbers separated by commas, or ()", read, literal)
+
+
+def span() -> Kind:
+    """A pair (lo, hi) in time."""
+
+    def read(value):
+        _require(isinstance(value, tuple | list) and len(value) == 2)
+        low, high = map(number(0, 1).read, value)
+        _require(low < high)
+        return low, high
+
+    return Kind("a pair (lo, hi) with 0 <= lo < hi <= 1, as in ((0.2, 0.8),)", read, literal)
+
+
+POSITIVE = number(0, ends="()")
+COUNT = integer(1)
+
+FIELDS = {
+    "job": Field(choice("all", "train", "learn", "evaluate", "report"), "which part of the chain to run"),
+    "seed": Field(integer(0), "first seed"),
+    "seeds": Field(COUNT, "independent repetitions: seeds seed, ..., seed + seeds - 1"),
+    "figures": Field(flag(), "draw pictures for the report"),
+    "learn.objectives": Field(each(choice(*OBJECTIVES), names=True), "the weights to learn, one per objective"),
+    "learn.iterations": Field(COUNT, "updates of a one-step objective"),
+    "learn.batch": Field(COUNT, "data points per update, n"),
+    "learn.particles": Field(COUNT, "particles per data point, m"),
+    "learn.beta": Field(number(0, 2, "(]"), "exponent of the distance"),
+    "learn.lambda_": Field(number(0, 1), "weight of the repulsion term"),
+    "learn.delta": Field(number(0, 1, "()"), "smallest gap t - s drawn"),
+    "learn.s_min": Field(number(0, 1, "()"), "smallest s drawn"),
+    "learn.zeta": Field(number(0, 1, "()"), "largest t drawn is 1 - zeta"),
+    "learn.churn": Field(number(0, 1), "churn of the training step"),
+    "learn.learning_rate": Field(POSITIVE, "peak learning rate of a one-step objective"),
+    "learn.width": Field(COUNT, "hidden width of the guidance network"),
+    "learn.depth": Field(COUNT, "hidden layers of the guidance network"),
+    "learn.embedding": Field(COUNT, "width of its time and condition embeddings"),
+    "learn.gammas": Field(each(number(0)), "reward coefficients, a weight for each; 0 leaves the reward out"),
+    "learn.rollout_iterations": Field(COUNT, "updates of the rollout objective at the fewest steps; more steps get fewer, for equal cost"),
+    "learn.rollout_batch": Field(integer(2), "samples per condition and update of the rollout objective"),
+    "learn.rollout_real": Field(integer(2), "true samples per condition and update of the rollout objective"),
+    "learn.remat": Field(choice(*REMAT), "what the rollout recomputes to save memory"),
+    "learn.rollout_learning_rate": Field(POSITIVE, "peak learning rate of the rollout objective"),
+    "learn.checkpoint_every": Field(COUNT, "updates between checkpoints"),
+    "eval.steps": Field(each(COUNT), "sampler steps to evaluate at"),
+    "eval.sweep_seeds": Field(COUNT, "seeds that see the whole grid of hand-made weights; the others see a shortlist"),
+    "eval.samples": Field(integer(2), "samples per evaluation and seed"),
+    "eval.omegas": Field(each(number(-1)), "grid of constant weights (scale = 1 + omega)"),
+    "eval.intervals": Field(each(span(), empty=True), "intervals in t crossed with the omegas"),
+    "eval.clamp": Field(each(number(0), empty=True), "floors, as scales, of the clamp-linear weight"),
+    "eval.sampler": Field(choice("ddim"), "the step"),
+    "eval.churn": Field(number(0, 1), "churn of the sampler; 0 is deterministic DDIM"),
+}
+
+# for the problems that train their own denoiser
+BASE = {
+    "base.steps": Field(COUNT, "updates of the base denoiser"),
+    "base.batch": Field(COUNT, "samples per update"),
+    "base.learning_rate": Field(POSITIVE, "peak learning rate"),
+    "base.width": Field(COUNT, "hidden width"),
+    "base.depth": Field(COUNT, "hidden layers"),
+    "base.condition_dropout": Field(number(0, 1, "()"), "share of samples trained with the null condition"),
+}
+
+PROBLEMS = {
+    "mixture": BASE
+    | {
+        "problem.dimension": Field(integer(1, 4096), "dimension of the space"),
+        "problem.classes": Field(integer(1, 1000), "number of classes"),
+        "problem.modes": Field(integer(1, 100), "modes of each class"),
+        "problem.layout": Field(choice("ring", "random"), "where the modes lie: on a circle, or drawn from a sphere"),
+        "problem.radius": Field(POSITIVE, "distance of the modes from the origin"),
+        "problem.deviation": Field(POSITIVE, "standard deviation of a mode"),
+        "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
+        "problem.error": Field(choice("none", "attenuated", "under", "trained"), "what is wrong with the denoiser"),
+        "problem.attenuation": Field(number(0, 1, "[)"), "rho: D_c becomes (1 - rho) D_c + rho D_u"),
+        "problem.reward.a": Field(vector(), "linear term of the reward a.x - b |x|^2 / 2, one number per dimension"),
+        "problem.reward.b": Field(number(0), "curvature of the reward"),
+        "problem.reward.temperature": Field(POSITIVE, "the tilt is exp(reward / temperature)"),
+    },
+    "digits": BASE
+    | {
+        "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
+        "problem.train_fraction": Field(number(0, 1, "()"), "share of the digits for denoiser and guidance"),
+        "problem.classifier_fraction": Field(
+            number(0, 1, "()"), "share for the classifier whose features are metrics"
+        ),
+        "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
+    },
+    "mnist": {
+        "problem.model": Field(text("path of an existing .npz file"), "weights of the published flow transformer"),
+        "problem.classifier": Field(
+            text("path of an existing .npz file"), "weights of the LeNet whose features are metrics"
+        ),
+        "problem.data": Field(text(f"a folder that holds {', '.join(MNIST_FILES)}"), "the MNIST images and labels"),
+    },
+}
+
+CONSTRAINTS = {
+    "all": (
+        Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
+        Constraint(
+            "learn.particles",
+            "at least 2 when learn.lambda_ > 0",
+            lambda c: c.learn.particles > 1 or c.learn.lambda_ == 0,
+        ),
+        Constraint(
+            "learn.delta",
+            "learn.s_min + learn.delta + learn.zeta below 1",
+            lambda c: c.learn.s_min + c.learn.delta + c.learn.zeta < 1,
+        ),
+    ),
+    "mixture": (
+        Constraint(
+            "problem.layout",
+            "ring only when problem.dimension = 2",
+            lambda c: c.problem.layout != "ring" or c.problem.dimension == 2,
+        ),
+        Constraint(
+            "problem.reward.a",
+            "() or one number per dimension",
+            lambda c: len(c.problem.reward.a) in (0, c.problem.dimension),
+        ),
+        Constraint(
+            "learn.gammas",
+            "0 unless problem.reward.a or problem.reward.b says what is rewarded",
+            lambda c: not any(c.learn.gammas) or any(c.problem.reward.a) or c.problem.reward.b > 0,
+        ),
+        Constraint(
+            "learn.objectives",
+            "reward_only only where problem.reward.a or problem.reward.b says what is rewarded",
+            lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
+        ),
+    ),
+    "digits": (
+        Constraint(
+            "problem.classifier_fraction",
+            "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
+            lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
+        ),
+    ),
+    "mnist": (
+        Constraint(
+            "problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()
+        ),
+        Constraint(
+            "problem.classifier",
+            "path of an existing .npz file",
+            lambda c: pathlib.Path(c.problem.classifier).is_file(),
+        ),
+        Constraint(
+            "problem.data",
+            f"a folder that holds {', '.join(MNIST_FILES)}",
+            lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
+        ),
+    ),
+}

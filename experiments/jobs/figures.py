@@ -1,0 +1,141 @@
+"""The pictures of a report; each function returns a matplotlib figure and computes nothing but what it draws."""
+
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # files only: no display is needed
+import matplotlib.pyplot as plt  # noqa: E402
+
+COLOURS = {"rollout": "C2", "self_consistency": "C0", "l2": "C1"}
+
+
+def close(figure) -> None:
+    """Frees a figure that has been saved."""
+    plt.close(figure)
+
+
+def number(value, error) -> str:
+    """A figure for people: three significant digits, with its standard error where there is one."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
+
+
+def colour(method: str) -> str:
+    for name, shade in COLOURS.items():
+        if method.startswith(name):
+            return shade
+    return f"C{3 + sum(map(ord, method)) % 6}"
+
+
+def omega_over_time(problem, grid, detailed):
+    """One panel for each learned weight: omega at every step, a line for each condition, hand-tuned ones in grey."""
+    hand = {label: entry for label, entry in detailed.items() if label.startswith("best")}
+    learned = {label: entry for label, entry in detailed.items() if not label.startswith(("best", "unguided"))}
+    figure, panels = plt.subplots(
+        1, max(1, len(learned)), figsize=(4.2 * max(1, len(learned)), 3.4), sharey=True, squeeze=False
+    )
+    times = np.asarray(grid[:-1])
+    for axes, (label, entry) in zip(panels[0], learned.items(), strict=False):
+        for name, style in zip(hand, ("-", "--", ":"), strict=False):
+            omega = np.asarray(hand[name]["table"])[:, 0]
+            axes.step(times, omega, style, color="0.55", where="mid", label=name)
+        table = np.asarray(entry["table"])
+        for c in range(table.shape[1]):
+            axes.plot(times, table[:, c], color=f"C{c % 10}", lw=1.6, label=f"class {c}" if c < 4 else None)
+        axes.set(title=label, xlabel="t  (1 noise, 0 data)", xlim=(1, 0))
+        axes.grid(alpha=0.2)
+    panels[0][0].set_ylabel("omega  (scale - 1)")
+    panels[0][-1].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def omega_map(problem, weights):
+    """omega(s, t) over the triangle s < t, mean over conditions, for every learned weight of the first seed."""
+    side = jnp.linspace(0.01, 0.99, 60)
+    t, s = jnp.meshgrid(side, side, indexing="ij")
+    flat_t, flat_s = t.reshape(-1), s.reshape(-1)
+    figure, panels = plt.subplots(1, len(weights), figsize=(3.6 * len(weights), 3.2), squeeze=False)
+    for axes, (label, weight) in zip(panels[0], weights.items(), strict=True):
+        values = [weight(flat_s, flat_t, jnp.full(flat_t.shape, c, jnp.int32)) for c in problem.conditions]
+        omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
+        drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
+        if "@" in label:
+            gap = 1 / int(label.split("@")[1])
+            axes.plot([gap, 1], [0, 1 - gap], "w--", lw=1)
+        axes.set(title=label, xlabel="t", ylabel="s", aspect="equal")
+        figure.colorbar(drawn, ax=axes, shrink=0.8)
+    return figure
+
+
+def samples(problem, sets):
+    """True data and the samples of each method, side by side."""
+    shown = {"true data": None} | sets
+    columns = min(4, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, panels = plt.subplots(lines, columns, figsize=(3.2 * columns, 3.3 * lines), squeeze=False)
+    for axes in panels.flat:
+        axes.axis("off")
+    for axes, (label, x) in zip(panels.flat, shown.items(), strict=False):
+        axes.axis("on")
+        problem.picture(axes, x)
+        axes.set_title(label, fontsize=10)
+    return figure
+
+
+def sweep(problem, rows):
+    """The leading metric against the constant weight, one panel for each number of steps; the rest as lines."""
+    metric = problem.tuned[0]
+    own = [row for row in rows if row.metric == metric]
+    steps = sorted({row.steps for row in own})
+    figure, panels = plt.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.4), squeeze=False)
+    for axes, n in zip(panels[0], steps, strict=True):
+        here = [row for row in own if row.steps == n]
+        points = sorted(
+            (row.settings.get("omega", 0.0), row.value, row.standard_error or 0.0)
+            for row in here
+            if row.method in ("constant", "unguided")
+        )
+        omega, value, error = map(np.asarray, zip(*points, strict=True))
+        axes.errorbar(omega, value, error, fmt="o-", color="0.3", ms=3, lw=1, label="constant omega")
+        for row in here:
+            learned = row.method not in ("constant", "interval", "clamp_linear", "unguided")
+            if not learned or row.method in ("best constant", "best clamp_linear"):
+                continue
+            tuned = row.method.startswith("best")
+            shade, style = ("0.55", "--") if tuned else (colour(row.method), "-")
+            axes.axhline(row.value, color=shade, ls=style, lw=1.4, label=row.method)
+            if row.standard_error:
+                axes.axhspan(row.value - row.standard_error, row.value + row.standard_error, color=shade, alpha=0.12)
+        floor = here[0].floor
+        if floor is not None and floor > 0:
+            axes.axhline(floor, color="k", ls=":", lw=1, label="true data")
+        axes.set(title=f"{n} steps", xlabel="omega", yscale="log" if value.min() > 0 else "linear")
+        axes.grid(alpha=0.2)
+    panels[0][0].set_ylabel(metric.replace("_", " "))
+    panels[0][-1].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def quality_against_nfe(problem, rows):
+    """The leading metric against network evaluations per sample, a line for each method over the numbers of steps."""
+    metric = problem.tuned[0]
+    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    curves = {}
+    for row in rows:
+        if row.metric == metric and row.method not in ("constant", "interval", "clamp_linear"):
+            curves.setdefault(row.method.split("@")[0], []).append(row)
+    for method, own in curves.items():
+        own = sorted(own, key=lambda row: row.nfe)
+        hand = method.startswith(("best", "unguided"))
+        axes.errorbar(
+            [r.nfe for r in own], [r.value for r in own], [r.standard_error or 0 for r in own], marker="o", ms=4,
+            lw=1.3, ls="--" if hand else "-", color=None if hand else colour(method), label=method,
+        )  # fmt: skip
+    positive = all(r.value > 0 for own in curves.values() for r in own)
+    axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")
+    axes.set_yscale("log" if positive else "linear")
+    axes.grid(alpha=0.2, which="both")
+    axes.legend(fontsize=7, frameon=False)
+    return figure

@@ -1,0 +1,169 @@
+"""Job `learn`: one guidance network per objective (per number of steps too, for rollouts) and seed."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.jobs import train
+from experiments.jobs.loop import fit
+from guidance import guides, learning, rollout, sampling, weights
+
+
+class Task(NamedTuple):
+    """One weight to learn: its name, its loss(params, key, base_params), its length, and how to query the result.
+
+    `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
+    proportionally fewer updates, so that each costs about the same.
+    """
+
+    name: str
+    steps: int | None  # the sampler steps it is meant for; None: any
+    loss: Callable
+    iterations: int
+    learning_rate: float
+    weight: Callable  # params of the guidance network -> Weight
+    start: str | None = None
+
+
+def network(problem, config) -> weights.GuidanceNet:
+    learn = config.learn
+    return weights.GuidanceNet(
+        num_classes=len(problem.conditions),
+        width=learn.width,
+        depth=learn.depth,
+        time_width=learn.embedding,
+        cond_width=learn.embedding,
+    )
+
+
+def step_of(config):
+    """The sampler's step; deterministic DDIM draws no noise."""
+    return sampling.churned_ddim(config.eval.churn) if config.eval.churn > 0 else sampling.ddim()
+
+
+def tasks(problem, config) -> list[Task]:
+    """Every weight that the config asks for."""
+    found = []
+    for objective in config.learn.objectives:
+        if objective == "rollout":
+            found += _rollout_tasks(problem, config)
+        elif objective == "reward_only":
+            found.append(_one_step_task(problem, config, "reward_only", 1.0))
+        elif objective == "self_consistency" and problem.reward is not None:
+            found += [_one_step_task(problem, config, objective, gamma) for gamma in config.learn.gammas]
+        else:
+            found.append(_one_step_task(problem, config, objective, 0.0))
+    return found
+
+
+def _rollout_tasks(problem, config) -> list[Task]:
+    found, fewest = [], min(config.eval.steps)
+    for steps in sorted(config.eval.steps):
+        iterations = max(1, config.learn.rollout_iterations * fewest // steps)
+        found.append(_rollout_task(problem, config, steps, iterations, found[-1].name if found else None))
+    return found
+
+
+def _rollout_task(problem, config, steps: int, iterations: int, start: str | None) -> Task:
+    learn, net = config.learn, network(problem, config)
+    grid, step = sampling.uniform_grid(steps), step_of(config)
+    weight = functools.partial(_weight, net, problem.schedule, 0.5 / steps, 1 - 0.5 / steps, 0.0)
+
+    def loss(params, key, base):
+        data_key, roll_key = jax.random.split(key)
+        return rollout.rollout_loss(
+            roll_key,
+            problem.denoise(base),
+            guides.cfg(weight(params), problem.null, skip=False),
+            step,
+            problem.schedule,
+            grid,
+            problem.real(data_key, learn.rollout_real),
+            problem.conditions,
+            learn.rollout_batch,
+            segments=_segments(steps) if learn.remat == "segments" else 1,
+            remat=learn.remat,
+            features=problem.features,
+        )
+
+    return Task(f"rollout@{steps}", steps, loss, iterations, learn.rollout_learning_rate, weight, start)
+
+
+def _segments(steps: int) -> int:
+    """The divisor of `steps` nearest to its square root."""
+    return min((d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - steps**0.5))
+
+
+def _weight(net, schedule, s_min, t_max, gap_min, params):
+    return weights.learned(net, params, schedule, s_min=s_min, t_max=t_max, gap_min=gap_min)
+
+
+def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
+    learn, net = config.learn, network(problem, config)
+    settings = learning.OneStep(
+        learn.particles, learn.beta, learn.lambda_, learn.churn, learn.s_min, learn.zeta, learn.delta
+    )
+    weight = functools.partial(_weight, net, problem.schedule, learn.s_min, 1 - learn.zeta, learn.delta)
+
+    def loss(params, key, base):
+        data_key, key = jax.random.split(key)
+        model = learning.Model(problem.denoise(base), problem.schedule, problem.null)
+        if objective == "per_condition":
+            real = problem.real(data_key, 2 * max(1, learn.batch * learn.particles // (2 * len(problem.conditions))))
+            return learning.per_condition_consistency(key, model, weight(params), real, problem.conditions, settings)
+        x0, cond = problem.draw(data_key, learn.batch)
+        arguments = key, model, weight(params), x0, cond, settings
+        if objective in ("self_consistency", "l2"):
+            return getattr(learning, objective)(*arguments, gamma, problem.reward if gamma > 0 else None)
+        if objective == "reward_only":
+            return learning.reward_only(*arguments, problem.reward)
+        return getattr(learning, {"marginal": "marginal_consistency"}.get(objective, objective))(*arguments)
+
+    rewarded = objective == "self_consistency" and gamma > 0
+    name = f"{objective} + {gamma:g} reward" if rewarded else objective
+    return Task(name, None, loss, learn.iterations, learn.learning_rate, weight)
+
+
+def run(problem, config, workdir) -> dict[str, list]:
+    """{task name: [params for each seed]}, learned or restored."""
+    bases, learned = train.run(problem, config, workdir), {}
+    for task in tasks(problem, config):
+        learned[task.name] = _learn(problem, config, workdir, task, bases, learned.get(task.start))
+    return learned
+
+
+def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
+    """The learned params for each seed, from those in `starts` or from the network's own initial ones."""
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(task.learning_rate, task.iterations)),
+    )
+    net = network(problem, config)
+
+    @jax.jit
+    def one_update(state, key, i, base):
+        loss = functools.partial(task.loss, base=base)
+        params, opt_state, figures = learning.update(optimizer, loss, *state, jax.random.fold_in(key, i))
+        return (params, opt_state), figures
+
+    learned = []
+    for i, base in enumerate(bases):
+        seed = config.seed + i
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        own = net.init(jax.random.fold_in(key, 0), jnp.zeros(1), jnp.zeros(1), problem.conditions[:1])
+        params = starts[i] if starts else own
+        state, _ = fit(
+            f"{task.name}, seed {seed}",
+            workdir / "guidance" / task.name.replace(" ", "") / f"seed_{seed}",
+            workdir / "metrics.jsonl",
+            (params, optimizer.init(params)),
+            lambda state, i, key=key, base=base: one_update(state, jax.random.fold_in(key, 1), i, base),
+            task.iterations,
+            config.learn.checkpoint_every,
+        )
+        learned.append(state)
+    return learned

@@ -1,0 +1,152 @@
+"""Job `report`: pictures and one self-contained report.html from what the other jobs left in the folder."""
+
+import base64
+import html
+
+import jax.numpy as jnp
+
+from experiments import records
+from experiments.jobs import evaluate, figures, learn, train
+from guidance import sampling
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } img { max-width: 100%; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9em; }
+td, th { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #ddd; }
+td:nth-child(1), th:nth-child(1), td:nth-child(2), th:nth-child(2) { text-align: left; }
+tr.learned { background: #eef6ee; } caption { text-align: left; font-weight: 600; padding: 0.6em 0; }
+pre { background: #f5f5f5; padding: 0.8em; overflow-x: auto; font-size: 0.85em; }
+"""
+
+
+def run(problem, config, workdir) -> None:
+    """Writes the pictures (PNG) and report.html, and prints their paths."""
+    rows = records.read_results(workdir / "results.json")
+    pictures = _draw(problem, config, workdir, rows) if config.figures else {}
+    paths = []
+    for name, (figure, caption) in pictures.items():
+        path = workdir / f"{name}.png"
+        figure.savefig(path, dpi=130, bbox_inches="tight")
+        figures.close(figure)
+        paths.append((path, caption))
+    report = workdir / "report.html"
+    records.write_atomically(report, _page(problem, config, rows, paths))
+    for path in [path for path, _ in paths] + [report]:
+        print(path)
+
+
+def _draw(problem, config, workdir, rows) -> dict:
+    """{file name: (figure, caption)}."""
+    learned, bases = learn.run(problem, config, workdir), train.run(problem, config, workdir)
+    ledger = evaluate.Ledger(workdir / "evaluations.jsonl")
+    steps = config.eval.steps[len(config.eval.steps) // 2]
+    detailed = _detailed(ledger, config.seed, steps)
+    samples = {}
+    run_sampler = evaluate.sampler(problem, config, steps)
+    noise_key, _ = evaluate.keys(config.seed)
+    for label, entry in detailed.items():
+        samples[label] = run_sampler(bases[0], jnp.asarray(entry["table"]), noise_key)[0]
+    tasks = {task.name: task for task in learn.tasks(problem, config)}
+    weights = {name: tasks[name].weight(learned[name][0]) for name in learned}
+    grid = sampling.uniform_grid(steps)
+    return {
+        "omega": (
+            figures.omega_over_time(problem, grid, detailed),
+            f"Weights along the {steps}-step sampler, seed {config.seed}: learned, one line for each condition, "
+            "beside the best hand-tuned ones. omega = 0 is unguided, scale = 1 + omega.",
+        ),
+        "omega_map": (
+            figures.omega_map(problem, weights),
+            "Learned omega(s, t) for a step from t down to s, mean over conditions. Rollout weights are trained on "
+            "the gaps of their own grid only (dashed line); away from it they are extrapolated.",
+        ),
+        "samples": (
+            figures.samples(problem, samples),
+            f"Samples at {steps} steps from the same noise, one colour for each condition, and true data.",
+        ),
+        "sweep": (
+            figures.sweep(problem, rows),
+            "Mismatch of the samples against the constant weight, mean and standard error over seeds; learned weights "
+            "and the best interval as lines, true data against true data dotted.",
+        ),
+        "quality_nfe": (
+            figures.quality_against_nfe(problem, rows),
+            "Quality against network evaluations per sample.",
+        ),
+    }
+
+
+def _detailed(ledger, seed: int, steps: int) -> dict:
+    """{label: entry with its table} of the fully measured weights of one seed, in the order of evaluation."""
+    found = {}
+    for key, entry in ledger.done.items():
+        if key.startswith(f"{steps} steps, seed {seed}, ") and key.endswith(", full"):
+            method = key.split(", ")[2]
+            label = f"best {method}" if method in evaluate.FAMILIES else method
+            found[label] = entry
+    return found
+
+
+def _page(problem, config, rows, pictures) -> str:
+    parts = [
+        f"<h1>Learned guidance: {html.escape(problem.name)}</h1>",
+        "<p>Guided = D<sub>c</sub> + omega (D<sub>c</sub> - D<sub>u</sub>): omega = 0 is unguided, scale = 1 + omega. "
+        f"Mean and standard error over {config.seeds} seeds, each with its own model, weights, noise and reference. "
+        "Hand-tuned weights are the best of their grid on the very numbers shown, per seed. "
+        "Floor: what true data score against true data.</p>",
+    ]
+    parts += [_table(problem, rows, metric) for metric in problem.tuned]
+    parts.append(_details(problem, rows))
+    for path, caption in pictures:
+        image = base64.b64encode(path.read_bytes()).decode()
+        parts.append(
+            f"<h2>{path.stem}</h2><img alt='{path.stem}' src='data:image/png;base64,{image}'><p>{caption}</p>"
+        )
+    parts.append(f"<h2>Configuration</h2><pre>{html.escape(str(config))}</pre>")
+    body = "\n".join(parts)
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(problem.name)}</title>"
+        f"<style>{STYLE}</style><body>{body}</body></html>\n"
+    )
+
+
+def _table(problem, rows, metric) -> str:
+    """The main table: each method at each number of steps, best first, and its paired gap to the hand-tuned."""
+    gaps = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_difference"}
+    body = []
+    main = [r for r in rows if r.metric == metric and r.method not in evaluate.FAMILIES]
+    for row in sorted(main, key=lambda r: (r.steps, r.value)):
+        learned = not row.method.startswith(("best", "unguided"))
+        cells = [row.method, row.weight if len(row.weight) < 60 else "one for each seed", str(row.steps)]
+        cells += [f"{row.nfe:g}", figures.number(row.value, row.standard_error), figures.number(row.floor, None)]
+        for family in ("best constant", "best interval"):
+            gap = gaps.get((f"{row.method} - {family}", row.steps))
+            cells.append(figures.number(gap.value, gap.standard_error) if gap else "")
+        style = " class='learned'" if learned else ""
+        body.append(f"<tr{style}>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
+    header = ("method", "weight", "steps", "NFE", metric, "floor", "minus best constant", "minus best interval")
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+    return f"<table><caption>{metric}, lower is better</caption><tr>{head}</tr>{''.join(body)}</table>"
+
+
+def _details(problem, rows) -> str:
+    """Everything else that was measured, at the weights tuned on the leading metric."""
+    detail = [r for r in rows if r.weight == f"as tuned on {problem.tuned[0]}"]
+    if not detail:
+        return ""
+    names = list(dict.fromkeys(r.metric for r in detail))
+    floors = {r.metric: r.floor for r in detail}
+    lines = {}
+    for row in detail:
+        lines.setdefault((row.steps, row.method), {})[row.metric] = figures.number(row.value, row.standard_error)
+    body = "".join(
+        f"<tr><td>{html.escape(method)}</td><td>{steps} steps</td>"
+        + "".join(f"<td>{html.escape(cells.get(n, ''))}</td>" for n in names)
+        + "</tr>"
+        for (steps, method), cells in lines.items()
+    )
+    floor = "<tr><td>true data</td><td></td>" + "".join(f"<td>{figures.number(floors[n], None)}</td>" for n in names)
+    head = "<th>method</th><th></th>" + "".join(f"<th>{html.escape(n)}</th>" for n in names)
+    return f"<table><caption>Everything else</caption><tr>{head}</tr>{body}{floor}</tr></table>"
+

@@ -1,0 +1,60 @@
+"""The command line: config -> checks -> job.
+
+    python -m experiments.main --config=configs/mixture.py --workdir=runs/mixture [--config.learn.iterations=500 ...]
+    python -m experiments.main --config=configs/mixture.py --help
+
+The same command resumes a run that was stopped. Exit codes: 0 done, 1 a full disk or foreign checkpoint, 2 a command
+or config that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
+"""
+
+import errno
+import os
+import pathlib
+import sys
+import warnings
+
+from experiments import progress, records
+from experiments.config import ConfigError, parse, usage
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        if {"-h", "--help"} & set(arguments):
+            print(usage(arguments))
+            return 0
+        request = parse(arguments)
+        lock = records.claim(request.workdir, request.config)
+    except ConfigError as error:
+        return _fail(error, 2)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    progress.listen_for_stop()
+    try:
+        return _run(request.config, request.workdir)
+    finally:
+        os.close(lock)
+
+
+def _run(config, workdir: pathlib.Path) -> int:
+    from experiments import checkpoints, jobs  # heavy: only now that the config is known to be sound
+
+    try:
+        jobs.run(config, workdir)
+    except progress.Stopped as stopped:
+        print("stopped and saved; the same command resumes", file=sys.stderr)
+        return stopped.exit_code
+    except checkpoints.CheckpointError as error:
+        return _fail(error, 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _fail(f"{error.strerror}: {error.filename or workdir}; make room, then the same command resumes", 1)
+    return 0
+
+
+def _fail(error, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""Problems: what jobs need to know of a task, and nothing else, so that no job asks which problem it is."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from guidance.types import Array, Denoise, Reward, Schedule
+
+
+class Network(NamedTuple):
+    """A base denoiser that the job trains: what `guidance.predictions.as_denoise` takes."""
+
+    init: Callable[[Array], Any]  # key -> params
+    apply: Callable[..., Array]  # (params, x, t, cond) -> prediction
+    kind: str
+
+
+class Problem(NamedTuple):
+    """A task: true data, a model that is imperfect in a known way, and how to measure what it samples.
+
+    G conditions are labels 0..G-1, `null` is the null label. Samples have shape `shape`. Functions of a key are pure.
+    """
+
+    name: str
+    schedule: Schedule
+    shape: tuple[int, ...]
+    conditions: Array  # [G]
+    null: int
+    network: Network | None  # None: the denoiser is known, params are ()
+    denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
+    draw: Callable[[Array, int], tuple[Array, Array]]  # (key, n) -> training pairs (x0 [n, ...], cond [n])
+    real: Callable[[Array, int], Array]  # (key, k) -> training samples of the target, k for each condition [G, k, ...]
+    features: Callable[[Array], Array] | None  # the space in which rollouts are matched; None: sample space
+    # (key, samples [G, n, ...], full) -> {metric: value}; full adds the costly ones
+    measure: Callable[[Array, Array, bool], dict[str, float]]
+    floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full): what n true samples per condition score
+    tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
+    reward: Reward | None
+    picture: Callable[..., None]  # (axes, samples [G, n, ...] or None for true data): draws samples
+
+
+def build(config) -> Problem:
+    """The problem that the config names."""
+    return importlib.import_module(f"experiments.problems.{config.problem.name}").build(config)

@@ -1,0 +1,107 @@
+"""What problems on labelled images share: draws from a finite set, metrics in a classifier's features, pictures."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance import metrics
+from guidance.types import Array
+
+NEIGHBOURS = 5
+
+
+class Pool(NamedTuple):
+    """Images sorted by label, so that one class is one run of rows."""
+
+    images: Array  # [N, H, W, C] in [0, 1]
+    labels: Array  # [N]
+    starts: Array  # [G]
+    counts: Array  # [G]
+
+
+def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
+    """Sorts by label. Raises ValueError if a class is empty."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() == 0:
+        raise ValueError(f"class {int(counts.argmin())} has no image in this split")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return Pool(jnp.asarray(images[order]), jnp.asarray(labels[order]), jnp.asarray(starts), jnp.asarray(counts))
+
+
+def draw(data: Pool, key: Array, n: int) -> tuple[Array, Array]:
+    """n pairs (image, label) with replacement."""
+    rows = jax.random.randint(key, (n,), 0, data.images.shape[0])
+    return data.images[rows], data.labels[rows]
+
+
+def draw_each(data: Pool, key: Array, k: int) -> Array:
+    """k images of each class with replacement, [G, k, H, W, C]."""
+    unit = jax.random.uniform(key, (data.starts.shape[0], k))
+    rows = data.starts[:, None] + jnp.floor(unit * data.counts[:, None]).astype(jnp.int32)
+    return data.images[jnp.minimum(rows, (data.starts + data.counts - 1)[:, None])]
+
+
+class Meter(NamedTuple):
+    """Reads features and class predictions, and compares samples with held-out real images in their space."""
+
+    read: Callable[[Array], tuple[Array, Array]]  # images [n, H, W, C] -> (features [n, d], logits [n, G]), jitted
+    features: np.ndarray  # of the held-out images [N, d]
+    labels: np.ndarray  # [N]
+    stats: metrics.GaussianStats
+    pixels: np.ndarray  # the held-out images, flat [N, D]
+
+
+def meter(read, images: np.ndarray, labels: np.ndarray) -> Meter:
+    features, _ = in_batches(read, images)
+    return Meter(read, features, labels, metrics.gaussian_stats(features), images.reshape(len(images), -1))
+
+
+def in_batches(read, images, batch: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """`read` over any number of images, in numpy."""
+    parts = [read(jnp.asarray(images[i : i + batch])) for i in range(0, len(images), batch)]
+    return tuple(np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))
+
+
+_energy = jax.jit(lambda x, y: metrics.energy_distance(x, y).value)
+_manifold = jax.jit(lambda real, fake: metrics.precision_recall_density_coverage(real, fake, NEIGHBOURS))
+
+
+def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
+    """Frechet distance of all classes together, energy distance averaged over classes, agreement of the classifier.
+
+    samples [G, n, H, W, C]. `full` adds the energy distance of pixels, and precision, recall, density and coverage in
+    feature space, against the held-out images.
+    """
+    groups, n = samples.shape[:2]
+    images = samples.reshape(groups * n, *samples.shape[2:])
+    features, logits = in_batches(instrument.read, images)
+    values = {
+        "frechet_distance": metrics.frechet_distance(metrics.gaussian_stats(features), instrument.stats),
+        "energy_distance": _class_energy(instrument, features.reshape(groups, n, -1), instrument.features),
+        "class_agreement": float(np.mean(np.argmax(logits, -1) == np.repeat(np.arange(groups), n))),
+    }
+    if full:
+        manifold = _manifold(jnp.asarray(instrument.features), jnp.asarray(features))
+        values |= {name: float(value) for name, value in manifold._asdict().items()}
+        pixels = np.clip(np.asarray(samples).reshape(groups, n, -1), 0, 1)
+        values["pixel_energy_distance"] = _class_energy(instrument, pixels, instrument.pixels)
+        values["mean_pixel"] = float(pixels.mean())
+    return values
+
+
+def _class_energy(instrument: Meter, own: np.ndarray, held: np.ndarray) -> float:
+    """Mean over classes of the energy distance between own [G, n, d] and the rows of held [N, d] of that class."""
+    parts = [_energy(jnp.asarray(x), jnp.asarray(held[instrument.labels == c])) for c, x in enumerate(own)]
+    return float(np.mean([float(part) for part in parts]))
+
+
+def picture(axes, samples: Array, rows: int = 6) -> None:
+    """A grid: one column for each class, `rows` samples each."""
+    images = np.clip(np.asarray(samples[:10, :rows, ..., 0]), 0, 1)
+    groups, shown, height, width = images.shape
+    axes.imshow(images.transpose(1, 2, 0, 3).reshape(shown * height, groups * width), cmap="gray_r", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])

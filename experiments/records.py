@@ -1,0 +1,186 @@
+"""What a run leaves behind in its folder: config.json, results.json and the table that a person reads.
+
+results.json is a list of rows; each has exactly the fields of `Row`:
+
+    problem         name of the problem with its preset's essentials, as in "mixture under"
+    method          how the weight was found: unguided, constant, interval, clamp_linear, rollout, ...
+    weight          the weight in words, as in "omega = 0.4 on t in (0.2, 0.8]"
+    settings        its knobs, {"omega": 0.4, "lo": 0.2, "hi": 0.8}; {} for learned weights
+    sampler         step and grid
+    steps, nfe      sampler steps; network evaluations per sample, all branches together
+    seeds           number of independent repetitions behind the value
+    metric          what was measured, as in "energy_distance"
+    value           mean over the seeds; null where it is not finite
+    standard_error  of that mean; null for a single seed
+    floor           what true data score against true data; null where there is no such number
+"""
+
+import fcntl
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+from experiments.config import ConfigError, flat
+
+RESUMABLE = ("job", "figures")  # fields that may change between two commands on one folder
+
+
+class Row(NamedTuple):
+    """One line of results.json; the module's docstring explains the fields."""
+
+    problem: str
+    method: str
+    weight: str
+    settings: dict[str, Any]
+    sampler: str
+    steps: int
+    nfe: float
+    seeds: int
+    metric: str
+    value: float | None
+    standard_error: float | None = None
+    floor: float | None = None
+
+
+KINDS = {
+    **dict.fromkeys(("problem", "method", "weight", "sampler", "metric"), (str,)),
+    **dict.fromkeys(("steps", "seeds"), (int,)),
+    **dict.fromkeys(("value", "standard_error", "floor"), (int, float, type(None))),
+    "nfe": (int, float),
+    "settings": (dict,),
+}
+
+
+def write_atomically(path: pathlib.Path, content: str) -> None:
+    """Replaces the file as a whole: a reader, or a kill, sees the old content or the new, never half of it."""
+    path = pathlib.Path(path)
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def write_results(path: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Writes checked rows as JSON, one row a line. Raises ValueError naming the row and field that is wrong."""
+    rows = [check(Row(*map(_plain, row))) for row in rows]
+    lines = ",\n".join(json.dumps(row._asdict(), allow_nan=False) for row in rows)
+    write_atomically(path, f"[\n{lines}\n]\n" if rows else "[]\n")
+
+
+def read_results(path: pathlib.Path) -> list[Row]:
+    """The rows of a results.json. Raises ValueError naming what is not as documented."""
+    rows = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: not a list of rows")
+    for i, row in enumerate(rows):
+        if row.keys() != KINDS.keys():
+            raise ValueError(f"{path}: row {i}: fields {sorted(row)}, expected {sorted(KINDS)}")
+    return [check(Row(**row)) for row in rows]
+
+
+def check(row: Row) -> Row:
+    """The row itself if every field has its documented type. Raises ValueError naming the field."""
+    for name, kinds in KINDS.items():
+        value = getattr(row, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{name} = {value!r} in {row}: expected {' or '.join(k.__name__ for k in kinds)}")
+    if row.steps < 1 or row.seeds < 1 or row.nfe < 0:
+        raise ValueError(f"steps and seeds are at least 1, nfe is at least 0 in {row}")
+    if row.standard_error is not None and row.standard_error < 0:
+        raise ValueError(f"standard_error is negative in {row}")
+    return row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned plain text: best value first within each problem, metric and number of steps."""
+    if not rows:
+        return "no results"
+    header = ("problem", "metric", "steps", "nfe", "method", "weight", "value", "floor", "seeds")
+    worst = math.inf
+    ordered = sorted(rows, key=lambda r: (r.problem, r.metric, r.steps, worst if r.value is None else r.value))
+    lines = [
+        (
+            row.problem, row.metric, f"{row.steps}", f"{row.nfe:g}", row.method, row.weight,
+            _figure(row.value) + ("" if None in (row.value, row.standard_error) else f" ± {row.standard_error:.1g}"),
+            _figure(row.floor), f"{row.seeds}",
+        )
+        for row in ordered
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (header, rule, *lines)
+    )
+
+
+def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
+    """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
+
+    A folder that already belongs to a run is taken over only by the same config (so that the run resumes), `job` and
+    `figures` excepted. Raises ConfigError naming a field that differs, or what is in the way.
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; allowed: a folder that can be written") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _agree(workdir, config)
+        write_atomically(workdir / "config.json", json.dumps(_jsonable(config.to_dict()), indent=2) + "\n")
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigError(f"--workdir={workdir}: another run is using it; allowed: a folder of its own") from None
+    except Exception:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
+    stored, present = _stored(workdir), _jsonable(flat(config))
+    for name in stored.keys() | present.keys() if stored else ():
+        if name not in RESUMABLE and stored.get(name) != present.get(name):
+            raise ConfigError(
+                f"--workdir={workdir}: {name} = {present.get(name)!r} here, {stored.get(name)!r} in its config.json; "
+                "allowed: the same command, or a new folder"
+            )
+
+
+def _stored(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        return flat(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); allowed: a new folder") from error
+
+
+def _jsonable(values: Any) -> Any:
+    return json.loads(json.dumps(values))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and JAX scalars as Python numbers; numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

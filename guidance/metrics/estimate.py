@@ -1,0 +1,50 @@
+"""A number with its uncertainty, and means that stay accurate over many samples."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from guidance.types import Array
+
+
+class Estimate(NamedTuple):
+    """A statistic and the standard deviation of its sampling distribution, both scalars in the same units."""
+
+    value: Array
+    standard_error: Array
+
+
+def accumulator_dtype(dtype):
+    """float64 where x64 is enabled, else the wider of `dtype` and float32: half precision is never summed in."""
+    return jnp.promote_types(dtype, jnp.result_type(float))
+
+
+def block_mean(values: Array) -> Array:
+    """The mean of `values` [n], summed in about sqrt(n) blocks of about sqrt(n).
+
+    Rounding of a float32 sum then grows like sqrt(n) eps in the worst case instead of n eps. Our choice.
+    """
+    n = values.shape[0]
+    side = max(1, math.isqrt(n))
+    padded = jnp.pad(values.astype(accumulator_dtype(values.dtype)), (0, -n % side))
+    return jnp.sum(jnp.sum(padded.reshape(-1, side), axis=0)) / n
+
+
+def variance_of_mean(values: Array) -> Array:
+    """sum_i (v_i - mean)^2 / (n (n - 1)) for independent `values` [n]: the squared standard error of their mean."""
+    n = values.shape[0]
+    return block_mean(jnp.square(values - block_mean(values))) / (n - 1)
+
+
+def mean_estimate(values: Array) -> Estimate:
+    """The mean of independent `values` [n] with its standard error. Raises ValueError for n < 2."""
+    if values.ndim != 1 or values.shape[0] < 2:
+        raise ValueError(f"values must have shape [n] with n >= 2, got {values.shape}")
+    return Estimate(block_mean(values), safe_sqrt(variance_of_mean(values)))
+
+
+def safe_sqrt(x: Array) -> Array:
+    """sqrt(max(x, 0)) whose gradient at x <= 0 is 0, not infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)

@@ -1,0 +1,104 @@
+"""What networks predict, and how one becomes another: x0, eps, v, velocity, score.
+
+With x = alpha x_0 + sigma eps every prediction is a linear function of the pair (x_0, eps):
+
+    v        = alpha eps - sigma x_0                (arXiv 2202.00512)
+    velocity = alpha' x_0 + sigma' eps              (d x_t / d t; eps - x_0 for rectified flow)
+    score    = -eps / sigma                         (gradient of the log density)
+
+so a conversion goes through x_0 at fixed (x, t). At the ends one of the pair cannot be recovered from the other
+(eps at sigma = 0, x_0 at alpha = 0); there the divisor is floored, and the result is finite.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from guidance.shapes import like
+from guidance.types import Array, Denoise, Schedule
+
+PREDICTIONS = ("x0", "eps", "v", "velocity", "score")
+
+
+def _divide(a: Array, b: Array) -> Array:
+    """a / b for b >= 0, with b floored where a / b^2 would overflow: dividing twice (the score) stays finite."""
+    floor = float(jnp.finfo(jnp.result_type(b)).tiny) ** 0.45
+    return a / jnp.maximum(b, floor)
+
+
+def eps_from_x0(schedule: Schedule, x: Array, x0: Array, t: Array) -> Array:
+    """eps = (x - alpha x_0) / sigma for per-sample times t [batch]; finite at sigma = 0."""
+    alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
+    return _divide(x - alpha * x0, sigma)
+
+
+def x0_from(kind: str, schedule: Schedule, x: Array, prediction: Array, t: Array) -> Array:
+    """The x0-prediction equivalent to `prediction` of type `kind` at (x, t).
+
+    eps:       x_0 = (x - sigma eps) / alpha
+    v:         x_0 = (alpha x - sigma v) / (alpha^2 + sigma^2)
+    velocity:  x_0 = (sigma' x - sigma velocity) / (alpha sigma' - sigma alpha')
+    score:     x_0 = (x + sigma^2 score) / alpha
+
+    x, prediction [batch, ...]; t [batch]. Raises ValueError for an unknown kind.
+    """
+    _check(kind)
+    if kind == "x0":
+        return prediction
+    alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
+    if kind == "eps":
+        return _divide(x - sigma * prediction, alpha)
+    if kind == "score":
+        return _divide(x + sigma**2 * prediction, alpha)
+    if kind == "v":
+        return (alpha * x - sigma * prediction) / (alpha**2 + sigma**2)
+    alpha_dot, sigma_dot = like(schedule.alpha_dot(t), x), like(schedule.sigma_dot(t), x)
+    return _divide(sigma_dot * x - sigma * prediction, alpha * sigma_dot - sigma * alpha_dot)
+
+
+def x0_to(kind: str, schedule: Schedule, x: Array, x0: Array, t: Array) -> Array:
+    """The prediction of type `kind` equivalent to the x0-prediction `x0` at (x, t); inverse of `x0_from`."""
+    _check(kind)
+    if kind == "x0":
+        return x0
+    eps = eps_from_x0(schedule, x, x0, t)
+    if kind == "eps":
+        return eps
+    if kind == "score":
+        return -_divide(eps, like(schedule.sigma(t), x))
+    if kind == "v":
+        return like(schedule.alpha(t), x) * eps - like(schedule.sigma(t), x) * x0
+    return like(schedule.alpha_dot(t), x) * x0 + like(schedule.sigma_dot(t), x) * eps
+
+
+def convert(source: str, target: str, schedule: Schedule, x: Array, prediction: Array, t: Array) -> Array:
+    """Converts between any two of the five predictions at (x [batch, ...], t [batch])."""
+    return x0_to(target, schedule, x, x0_from(source, schedule, x, prediction, t), t)
+
+
+def as_denoise(network, params, kind: str, schedule: Schedule) -> Denoise:
+    """Wraps `network(params, x, t, cond) -> prediction of type kind` into a `denoise`, once, at the border.
+
+    The result is a pytree whose leaves are the parameters.
+    """
+    _check(kind)
+    return Partial(_Bound(network, kind, schedule), params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """The static half of a wrapped network; compared by value, so that wrapping twice does not compile twice."""
+
+    network: Callable
+    kind: str
+    schedule: Schedule
+
+    def __call__(self, params, x, t, cond):
+        return x0_from(self.kind, self.schedule, x, self.network(params, x, t, cond), t)
+
+
+def _check(kind: str) -> None:
+    if kind not in PREDICTIONS:
+        raise ValueError(f"unknown prediction {kind!r}; known: {', '.join(PREDICTIONS)}")

@@ -1,0 +1,119 @@
+"""The rollout objective: match the law of what the sampler will actually produce.
+
+One-step objectives noise a true sample to t and correct a single step; they never see the error that the sampler has
+already made. Here the weights are trained through the sampler that will be used (its grid, its step, its number of
+steps): particles start from noise, run down the grid with the current weights, and at chosen times, and at the end,
+their law is matched per condition to true samples noised to the same time:
+
+    L = mean_c [ M(y_0, x_0 | c) + kappa mean_k M(y_{s_k}, x_{s_k} | c) ],   M = E|y - x|^beta - 1/2 E|y - y'|^beta
+
+Our choice (beyond arXiv 2510.00815). Gradients flow through the scan. Memory: with remat="segments" the scan is cut
+into segments, and both segments and steps are under `jax.checkpoint`, so that the activations of one step only are
+alive at a time, whatever the number of steps; what grows is one copy of x per segment and per step of one segment.
+It costs two more forward passes; remat="steps" costs one and keeps a copy of x per step, remat="none" keeps all
+activations, which is right for small networks.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from guidance.mismatch import grouped_mismatch
+from guidance.sampling.sample import advance, initial_noise, step_inputs
+from guidance.schedules import diffuse
+from guidance.types import Array, Cond, Denoise, Guide, Schedule, Step
+
+
+REMAT = ("none", "steps", "segments")
+
+
+def rollout(
+    key: Array,
+    denoise: Denoise,
+    guide: Guide,
+    step: Step,
+    schedule: Schedule,
+    grid: Array,
+    x: Array,
+    cond: Cond,
+    segments: int = 1,
+    remat: str = "segments",
+) -> Array:
+    """States at the ends of `segments` equal parts of the grid, [segments, batch, ...]; the last one is the sample.
+
+    The same numbers as `sample` with the same key and ids = row numbers, arranged for differentiation. Raises
+    ValueError if the number of steps is not a multiple of `segments`, or `remat` is not one of REMAT.
+    """
+    if remat not in REMAT:
+        raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {remat!r}")
+    steps = grid.shape[0] - 1
+    if steps % segments:
+        raise ValueError(f"the number of steps ({steps}) must be a multiple of the number of segments ({segments})")
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
+
+    def one_step(carry, inputs):
+        x, state, _ = advance(keys, inputs, denoise, guide, step, schedule, *carry, cond)
+        return (x, state), None
+
+    if remat != "none":
+        one_step = jax.checkpoint(one_step)
+
+    def one_segment(carry, inputs):
+        carry, _ = jax.lax.scan(one_step, carry, inputs)
+        return carry, carry[0]
+
+    if remat == "segments":
+        one_segment = jax.checkpoint(one_segment)
+    inputs = jax.tree.map(lambda a: a.reshape(segments, -1), step_inputs(grid))
+    _, states = jax.lax.scan(one_segment, (x, guide.init(x)), inputs)
+    return states
+
+
+def rollout_loss(
+    key: Array,
+    denoise: Denoise,
+    guide: Guide,
+    step: Step,
+    schedule: Schedule,
+    grid: Array,
+    real: Array,
+    cond: Cond,
+    particles: int,
+    beta: float = 1.0,
+    segments: int = 1,
+    remat: str = "segments",
+    path_weight: float = 0.0,
+    features=None,
+) -> Array:
+    """The rollout objective on G conditions; differentiable in the leaves of `guide`.
+
+    real: true samples [G, k, ...], k per condition; cond: leaves [G, ...]; `particles` generated per condition. The
+    law at the end is matched in the space of `features` ([n, ...] -> [n, d]; default: the sample itself) and, with
+    path_weight > 0, the law at the inner segment ends is matched in sample space to `real` with fresh noise.
+    Unbiased in the laws: pairs of a particle with itself are left out. Returns a scalar.
+    """
+    groups, shape = real.shape[0], real.shape[2:]
+    start_key, step_key, noise_key = jax.random.split(key, 3)
+    x = initial_noise(start_key, schedule, grid, shape, jnp.arange(groups * particles))
+    each = jax.tree.map(lambda c: jnp.repeat(c, particles, axis=0), cond)
+    states = rollout(step_key, denoise, guide, step, schedule, grid, x, each, segments, remat)
+    states = states.reshape(segments, groups, particles, *shape)
+
+    last, target = states[-1], real
+    if features is not None:
+        last = features(last.reshape(-1, *shape)).reshape(groups, particles, -1)
+        target = features(real.reshape(-1, *shape)).reshape(groups, real.shape[1], -1)
+    loss = grouped_mismatch(last, target, beta, 1.0)
+    if path_weight == 0.0 or segments == 1:
+        return loss
+
+    stride = (grid.shape[0] - 1) // segments
+
+    def path_mismatch(inputs):
+        y, s, key = inputs
+        flat = real.reshape(-1, *shape)
+        noised = diffuse(schedule, flat, jax.random.normal(key, flat.shape, flat.dtype), jnp.full(flat.shape[0], s))
+        return grouped_mismatch(y, noised.reshape(real.shape), beta, 1.0)
+
+    times = grid[stride:-1:stride]
+    inner = jax.lax.map(path_mismatch, (states[:-1], times, jax.random.split(noise_key, segments - 1)))
+    return loss + path_weight * jnp.mean(inner)

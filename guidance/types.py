@@ -1,0 +1,66 @@
+"""The protocols: the few types that every part of the project speaks. Read this file first.
+
+Conventions. Time `t` lies in [0, 1]: 0 is data, 1 is noise, x_t = alpha(t) x_0 + sigma(t) eps; a step goes from `t`
+down to `s < t`. Batch axis first; `t`, `s` and `omega` have shape [batch]. `omega = 0` is unguided:
+
+    guided = D_c + omega (D_c - D_u)          scale = 1 + omega (what diffusers and the Imagen paper print)
+
+Every function below is pure. Those with knobs are built as `jax.tree_util.Partial`, so that a weight, a guide or a
+denoiser is itself a pytree whose leaves are its knobs: it may be passed through `jit` (a sweep over omega compiles
+once), mapped over by `vmap` and differentiated by `grad`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Cond = Any  # a pytree of arrays with leading axis [batch]; class labels are int32 [batch]
+State = Any  # a pytree; () for guides without memory
+
+# (x [batch, ...], t [batch], cond) -> x0-prediction [batch, ...]. Every network is wrapped into this, once.
+Denoise = Callable[[Array, Array, Cond], Array]
+
+# (s [batch], t [batch], cond) -> omega [batch]
+Weight = Callable[[Array, Array, Cond], Array]
+
+# (positive [batch, ...], reference [batch, ...], omega [batch]) -> guided x0-prediction [batch, ...]
+Rule = Callable[[Array, Array, Array], Array]
+
+# (x0 [batch, ...], cond) -> reward [batch]
+Reward = Callable[[Array, Cond], Array]
+
+
+class Schedule(NamedTuple):
+    """Functions of time, elementwise in t: x_t = alpha(t) x_0 + sigma(t) eps, log_snr = log(alpha^2 / sigma^2)."""
+
+    alpha: Callable[[Array], Array]
+    sigma: Callable[[Array], Array]
+    log_snr: Callable[[Array], Array]
+    time: Callable[[Array], Array]  # the inverse of log_snr
+    alpha_dot: Callable[[Array], Array]  # d alpha / d t
+    sigma_dot: Callable[[Array], Array]  # d sigma / d t
+
+
+class Guided(NamedTuple):
+    """What a step needs to know of the guide's opinion at (x_t, t)."""
+
+    x0: Array  # where to go
+    eps: Array  # which noise to keep; x = alpha x0 + sigma eps unless the rule separates the two (CFG++)
+    nfe: dict[str, Array]  # network evaluations per sample of this call, by branch name (int32 scalars)
+
+
+class Guide(NamedTuple):
+    """A rule with its weight and its branches; the counterpart of optax.GradientTransformation.
+
+    init: x [batch, ...] -> state.
+    apply: (state, denoise, schedule, x, t, s, cond) -> (state, Guided).
+    """
+
+    init: Callable[[Array], State]
+    apply: Callable[..., tuple[State, Guided]]
+
+
+# (keys [batch], x_t, Guided, t [batch], s [batch], Schedule) -> x_s. Deterministic steps ignore the keys.
+Step = Callable[[Array, Array, Guided, Array, Array, Schedule], Array]

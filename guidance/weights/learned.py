@@ -1,0 +1,101 @@
+"""The learned weight: a small network omega_phi(s, t, c) that never sees x.
+
+    omega = head(MLP_6(embed(log_snr(s), log_snr(t)), embed(c)))
+
+Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815 (6-layer MLP, log-SNR of s and t through a 2-layer MLP,
+non-negative output). Widths, activation, initialisation and the head's gradient at zero are our choice.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from guidance.types import Array, Cond, Schedule, Weight
+
+# log-SNR runs over about [-10, 10]; this brings the network's inputs to order one
+_LOG_SNR_SCALE = 0.2
+
+
+@jax.custom_vjp
+def nonnegative(a: Array) -> Array:
+    """max(a, 0) with the gradient of projected descent: zero weights are exact, and none of them is dead.
+
+    Where a > 0 the gradient g passes. Where a <= 0 it passes only if descent would raise a (g < 0), and is stopped if
+    it would push a further below zero. A plain ReLU is dead there in both directions, softplus never reaches zero (no
+    branch could be skipped) and dies as well once a is far below. Our choice (the paper: ReLU; its follow-up
+    2608.14038: softplus).
+    """
+    return jnp.maximum(a, 0)
+
+
+def _nonnegative_forward(a):
+    return jnp.maximum(a, 0), a
+
+
+def _nonnegative_backward(a, g):
+    return (jnp.where((a > 0) | (g < 0), g, jnp.zeros_like(g)),)
+
+
+nonnegative.defvjp(_nonnegative_forward, _nonnegative_backward)
+
+
+class GuidanceNet(nn.Module):
+    """omega(log_snr_s, log_snr_t, cond) [batch].
+
+    condition: "label" embeds int labels (num_classes of them), "features" projects continuous features [batch, d],
+    "none" ignores the condition. initial_omega is the constant that the untrained network returns; it must be
+    positive so that learning starts with a gradient.
+    """
+
+    condition: str = "label"
+    num_classes: int = 0
+    width: int = 128
+    depth: int = 6
+    time_width: int = 64
+    cond_width: int = 64
+    initial_omega: float = 0.5
+
+    @nn.compact
+    def __call__(self, log_snr_s: Array, log_snr_t: Array, cond: Cond) -> Array:
+        times = _LOG_SNR_SCALE * jnp.stack([log_snr_s, log_snr_t, log_snr_s - log_snr_t], axis=-1)
+        h = nn.Dense(self.time_width)(nn.silu(nn.Dense(self.time_width)(times)))
+        if self.condition == "label":
+            h = jnp.concatenate([h, nn.Embed(self.num_classes, self.cond_width)(cond)], axis=-1)
+        elif self.condition == "features":
+            h = jnp.concatenate([h, nn.Dense(self.cond_width)(cond)], axis=-1)
+        elif self.condition != "none":
+            raise ValueError(f"condition must be 'label', 'features' or 'none', got {self.condition!r}")
+        for _ in range(self.depth - 1):
+            h = nn.silu(nn.Dense(self.width)(h))
+        bias = nn.initializers.constant(self.initial_omega)
+        a = nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=bias)(h)
+        return nonnegative(a[..., 0])
+
+
+def learned(
+    net: GuidanceNet, params, schedule: Schedule, s_min: float = 0.01, t_max: float = 0.99, gap_min: float = 0.0
+) -> Weight:
+    """The weight that a trained `net` defines; a pytree whose leaves are `params`.
+
+    Inputs are clamped to where the network was trained: s >= s_min, t <= t_max, t - s >= gap_min. A query for a
+    smaller step (training never sees t - s < delta, a 100-step sampler asks for 0.01) is answered by the weight at
+    (max(t - gap_min, s_min), t), the nearest trained gap; a network left to extrapolate there keeps its initial value.
+    """
+    return Partial(_Learned(net, schedule, s_min, t_max, gap_min), params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    net: GuidanceNet
+    schedule: Schedule
+    s_min: float
+    t_max: float
+    gap_min: float
+
+    def __call__(self, params, s, t, cond):
+        t = jnp.clip(t, self.s_min, self.t_max)
+        s = jnp.clip(jnp.minimum(s, t - self.gap_min), self.s_min, self.t_max)
+        return self.net.apply(params, self.schedule.log_snr(s), self.schedule.log_snr(t), cond)

@@ -1,0 +1,43 @@
+"""Metadata and extras. The distribution is called learn-to-guide, the import name is guidance."""
+
+from setuptools import find_packages, setup
+
+BASE = [
+    "chex>=0.1.90",
+    "flax>=0.12",
+    "jax>=0.10",
+    "matplotlib>=3.9",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30",
+    "scikit-learn>=1.5",
+    "scipy>=1.14",
+    "tqdm>=4.66",
+]
+
+EXTRAS = {
+    # what `make test` and `make lint` need
+    "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12"],
+    # data sets already prepared as array_record: read without TensorFlow
+    "data": ["array_record>=0.5", "tensorflow-datasets>=4.9.7"],
+    # preparing published data sets: their builders need TensorFlow
+    "prepare": ["array_record>=0.5", "tensorflow>=2.18", "tensorflow-datasets>=4.9.7"],
+}
+
+setup(
+    name="learn-to-guide",
+    version="0.1.0",
+    description="Composable guidance for diffusion models in JAX, and guidance weights that are learned",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["guidance", "guidance.*", "experiments", "experiments.*"]), "configs"],
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,58 @@
+"""A strict JAX for every test, set up before jax is imported."""
+
+import os
+import pathlib
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+_FLAGS = ["--xla_force_host_platform_device_count=2"]  # pmap and shard_map need two devices
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _FLAGS.append("--xla_cpu_multi_thread_eigen=false")  # the workers are the parallelism
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
+os.environ.setdefault(
+    "PJRT_NPROC", "4"
+)  # collectives between CPU devices deadlock with fewer threads than twice those
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what needs an accelerator where there is none."""
+    if any(item.get_closest_marker("gpu") for item in items) and jax.default_backend() == "cpu":
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+
+
+@pytest.fixture(autouse=True)
+def _keys_are_used_once(request):
+    """A random key consumed twice raises KeyReuseError, unless the test is marked `key_reuse`."""
+    jax.config.update("jax_debug_key_reuse", request.node.get_closest_marker("key_reuse") is None)
+    yield
+    jax.config.update("jax_debug_key_reuse", False)
+
+
+@pytest.fixture
+def x64():
+    """The test computes in float64 where it asks for it."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of reference data and published weights beside the repository; without it the test is skipped."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs reference data in {folder}, which is not part of the repository")
+    return folder

@@ -1,0 +1,245 @@
+"""Every bad command is one line on stderr that names the field and what is allowed, exit code 2, in no time."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import fields, main, records
+from experiments.config import ConfigError, flat, load, parse, usage
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+MIXTURE = str(REPOSITORY / "configs" / "mixture.py")
+DIGITS = str(REPOSITORY / "configs" / "digits.py")
+MNIST = str(REPOSITORY / "configs" / "mnist.py")
+PRESETS = [f"{MIXTURE}:{name}" for name in ("exact", "attenuated", "under", "trained", "reward", "high_dimensional")]
+
+
+@pytest.mark.parametrize("source", [MIXTURE, DIGITS, *PRESETS])
+def test_every_shipped_config_is_sound_and_locked(source):
+    config = load(source)
+    assert flat(config).keys() == {"problem.name", *fields.FIELDS, *fields.PROBLEMS[config.problem.name]}
+    with pytest.raises((AttributeError, KeyError)):
+        config.learn.new_field = 1
+
+
+def test_presets_differ_and_the_default_is_under():
+    configs = [flat(load(source)) for source in PRESETS]
+    assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+    assert flat(load(MIXTURE)) == flat(load(f"{MIXTURE}:under"))
+
+
+def test_overrides_take_the_type_of_their_field():
+    overrides = {
+        "learn.delta": "0.25", "learn.gamma": "1", "eval.steps": "5", "eval.omegas": "(0, 0.5)", "figures": "false",
+        "eval.intervals": "((0.1,0.4),[0.2, 1])", "learn.objectives": "l2, rollout", "job": "learn",
+        "problem.reward.a": "1,-2", "eval.clamp": "()",
+    }  # fmt: skip
+    config = load(MIXTURE, overrides)
+    assert config.learn.delta == 0.25
+    assert type(config.learn.gamma) is float and config.learn.gamma == 1
+    assert config.eval.steps == (5,)
+    assert config.eval.omegas == (0.0, 0.5)
+    assert config.eval.intervals == ((0.1, 0.4), (0.2, 1.0))
+    assert config.learn.objectives == ("l2", "rollout")
+    assert config.job == "learn" and config.figures is False
+    assert config.problem.reward.a == (1.0, -2.0)
+    assert config.eval.clamp == ()
+
+
+def test_both_spellings_of_a_flag_and_the_last_one_wins():
+    request = parse(["--config", MIXTURE, "--workdir=a", "--config.seed", "3", "--workdir", "b", "--config.seed=4"])
+    assert request.config.seed == 4
+    assert request.workdir == pathlib.Path("b")
+
+
+def command(*overrides, config=MIXTURE):
+    return [f"--config={config}", "--workdir=unused", *overrides]
+
+
+# arguments, words that the one line must hold
+BAD = {
+    "nothing": ([], ["--config is missing"]),
+    "no workdir": ([f"--config={MIXTURE}"], ["--workdir is missing"]),
+    "no value": ([f"--config={MIXTURE}", "--workdir"], ["--workdir needs a value"]),
+    "unknown flag": ([f"--config={MIXTURE}", "--wrkdir=a"], ["--wrkdir", "did you mean --workdir"]),
+    "not a flag": (command("mixture"), ["'mixture' is not a flag"]),
+    "no such file": (command(config=MIXTURE[:-4] + "x.py"), ["no such file", "mixture.py"]),
+    "no such folder": (command(config="nowhere/at_all.py"), ["nowhere/at_all.py", "no such file"]),
+    "not python": (command(config=str(REPOSITORY / "LICENSE")), ["LICENSE", "a Python file that defines get_config"]),
+    "a folder": (command(config=str(REPOSITORY / "configs")), ["no such file"]),
+    "unknown preset": (command(config=f"{MIXTURE}:atenuated"), ["atenuated", "attenuated, under", "did you mean"]),
+    "preset where none is": (command(config=f"{DIGITS}:small"), ["small", "allowed: none"]),
+    "typo": (command("--config.learn.iteration=5"), ["learn.iteration", "did you mean learn.iterations"]),
+    "typo in group": (command("--config.lern.delta=.2"), ["lern.delta", "did you mean learn.delta"]),
+    "nothing like it": (command("--config.learn.qwerty=5"), ["learn.qwerty", "allowed: learn.objectives"]),
+    "a group": (command("--config.learn=5"), ["learn", "is a group", "learn.delta"]),
+    "field of another problem": (command("--config.problem.train_fraction=.5"), ["problem.train_fraction"]),
+    "another problem": (command("--config.problem.name=digits"), ["problem.name", "allowed: mixture"]),
+    "unknown problem": (command("--config.problem.name=cifar"), ["problem.name", "allowed: mixture"]),
+    "negative steps": (command("--config.eval.steps=-5"), ["eval.steps", "an integer of at least 1"]),
+    "zero steps": (command("--config.eval.steps=(10,0)"), ["eval.steps", "at least 1"]),
+    "steps twice": (command("--config.eval.steps=(10,10)"), ["eval.steps", "distinct"]),
+    "no steps": (command("--config.eval.steps=()"), ["eval.steps", "one or more"]),
+    "no omegas": (command("--config.eval.omegas=()"), ["eval.omegas", "one or more"]),
+    "omega below unconditional": (command("--config.eval.omegas=(-2,)"), ["eval.omegas", "at least -1"]),
+    "interval reversed": (command("--config.eval.intervals=((.8,.2),)"), ["eval.intervals", "lo < hi"]),
+    "interval not a pair": (command("--config.eval.intervals=(.2,.8)"), ["eval.intervals", "a pair (lo, hi)"]),
+    "float for int": (command("--config.learn.iterations=2.5"), ["learn.iterations", "2.5", "an integer"]),
+    "bool for int": (command("--config.seed=true"), ["seed", "True", "an integer"]),
+    "text for float": (command("--config.learn.delta=large"), ["learn.delta", "'large'", "a number in (0, 1)"]),
+    "delta 1": (command("--config.learn.delta=1"), ["learn.delta", "a number in (0, 1)"]),
+    "not finite": (command("--config.learn.gamma=1e999"), ["learn.gamma", "inf"]),
+    "beyond float": (command(f"--config.learn.gamma=1{'0' * 400}"), ["learn.gamma", "a number of at least 0"]),
+    "seed too large": (command("--config.seed=4294967296"), ["seed", "an integer"]),
+    "seeds overflow": (command("--config.seed=2147483647"), ["seeds", "at most 2**31"]),
+    "int for bool": (command("--config.figures=1"), ["figures", "true or false"]),
+    "empty value": (command("--config.seed="), ["seed = ''"]),
+    "malformed literal": (command("--config.seed=0x1for"), ["seed = '0x1for'"]),
+    "code is not run": (command("--config.seed=__import__('os').getpid()"), ["seed = ", "an integer"]),
+    "line break": (command("--config.job=a\nb"), ["job", "allowed: all or train"]),
+    "unknown job": (command("--config.job=lern"), ["job = 'lern'", "all or train or learn"]),
+    "unknown objective": (command("--config.learn.objectives=l3"), ["learn.objectives", "l2 or rollout"]),
+    "unknown schedule": (command("--config.problem.schedule=linear"), ["problem.schedule", "linear_vp"]),
+    "one particle": (
+        command("--config.learn.particles=1"),
+        ["learn.particles = 1", "at least 2 when learn.lambda_ > 0"],
+    ),
+    "no room for gaps": (command("--config.learn.delta=.99"), ["learn.delta", "below 1"]),
+    "ring in 3-D": (command("--config.problem.dimension=3"), ["problem.layout", "problem.dimension = 2"]),
+    "reward of wrong size": (command("--config.problem.reward.a=(1,2,3)"), ["problem.reward.a", "per dimension"]),
+    "gamma without reward": (command("--config.learn.gamma=.1"), ["learn.gamma", "problem.reward"]),
+    "fractions": (
+        command("--config.problem.train_fraction=.8", config=DIGITS),
+        ["problem.classifier_fraction", "below 1"],
+    ),
+    "model not there": (
+        command("--config.problem.model=no.npz", config=MNIST),
+        ["problem.model = 'no.npz'", "existing"],
+    ),
+    "data not there": (command("--config.problem.data=nowhere", config=MNIST), ["problem.data", "t10k-images-idx3"]),
+    "two at once": (command("--config.seeds=0", "--config.learn.beta=3"), ["seeds = 0", "learn.beta = 3"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_bad_command_is_one_line_and_exit_code_2(name, capfd, tmp_path, monkeypatch):
+    arguments, words = BAD[name]
+    monkeypatch.chdir(tmp_path)
+    code = main.main(arguments)
+    out, err = capfd.readouterr()
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    for word in words:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []  # refused before anything was written
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    {
+        "syntax": ("def get_config(:\n", ["SyntaxError"]),
+        "raises": ("1 / 0\n", ["ZeroDivisionError"]),
+        "no get_config": ("x = 1\n", ["get_config(preset)"]),
+        "get_config raises": (
+            "PRESETS = {}\ndef get_config(preset):\n    return preset.nothing\n",
+            ["AttributeError"],
+        ),
+        "extra field": (
+            "{base}\nfield = ('learn.iteration', 3)\n",
+            ["learn.iteration", "did you mean learn.iterations"],
+        ),
+        "unknown problem": (
+            "{base}\nfield = ('problem.name', 'cifar')\n",
+            ["problem.name", "mixture or digits or mnist"],
+        ),
+        "wrong default": ("{base}\nfield = ('seeds', 'five')\n", ["seeds = 'five'", "an integer"]),
+        "missing field": ("{base}\nfield = ('seeds', None)\n", ["seeds is missing", "an integer"]),
+    }.values(),
+)
+def test_each_bad_config_file_is_one_line(content, words, tmp_path, capfd):
+    base = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location('sound', {MIXTURE!r})
+sound = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sound)
+PRESETS = {{}}
+def get_config(preset):
+    config = sound.get_config(preset)
+    with config.ignore_type():
+        *groups, last = field[0].split('.')
+        group = config[groups[0]] if groups else config
+        if field[1] is None:
+            del group[last]
+        else:
+            group[last] = field[1]
+    return config
+"""
+    path = tmp_path / "mine.py"
+    path.write_text(content.replace("{base}", base))
+    assert main.main([f"--config={path}", f"--workdir={tmp_path / 'run'}"]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and str(path) in err or "seeds = 'five'" in err
+    assert all(word in err for word in words), err
+
+
+def test_a_bad_command_imports_nothing_heavy_and_answers_at_once():
+    arguments = ["--config=configs/mixture.py", "--workdir=unused", "--config.learn.delta=2"]
+    probe = (
+        "import sys; from experiments.main import main; code = main(sys.argv[1:]);"
+        "heavy = {'jax', 'flax', 'optax', 'orbax', 'numpy', 'matplotlib', 'sklearn'};"
+        "print(sorted(heavy & sys.modules.keys())); sys.exit(code)"
+    )
+    began = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stdout == "[]\n"
+    assert run.stderr.count("\n") == 1
+    assert time.monotonic() - began < 3
+
+
+def test_help_lists_every_field_with_its_value_and_what_is_allowed(capsys):
+    assert main.main([f"--config={MIXTURE}:reward", "--help"]) == 0
+    out = capsys.readouterr().out
+    for name in flat(load(f"{MIXTURE}:reward")):
+        assert f"--config.{name}=" in out
+    assert "--config.learn.gamma=0.25" in out and "a number in (0, 1)" in out and "attenuated" in out
+    assert "--config" in usage(["--help"])
+
+
+def test_names_known_without_jax_are_those_of_the_library():
+    from guidance.schedules import SCHEDULES
+
+    assert tuple(SCHEDULES) == fields.SCHEDULES
+
+
+def test_a_folder_belongs_to_one_config(tmp_path):
+    config = load(MIXTURE)
+    os.close(records.claim(tmp_path, config))
+    assert json.loads((tmp_path / "config.json").read_text())["eval"]["steps"] == list(config.eval.steps)
+    os.close(records.claim(tmp_path, load(MIXTURE, {"job": "report", "figures": "false"})))
+    with pytest.raises(
+        ConfigError, match=r"learn.delta = 0.2 here, 0.1 in its config.json; allowed: the same command"
+    ):
+        records.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"}))
+
+
+def test_a_folder_serves_one_run_at_a_time(tmp_path):
+    lock = records.claim(tmp_path, load(MIXTURE))
+    with pytest.raises(ConfigError, match="another run is using it"):
+        records.claim(tmp_path, load(MIXTURE))
+    os.close(lock)
+    os.close(records.claim(tmp_path, load(MIXTURE)))
+
+
+def test_a_folder_that_is_a_file_or_holds_a_broken_config_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file: File exists"):
+        records.claim(tmp_path / "file", load(MIXTURE))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        records.claim(tmp_path, load(MIXTURE))

@@ -1,0 +1,96 @@
+"""The arrows of the architecture, asserted from the imports themselves."""
+
+import ast
+import pathlib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+GUIDANCE = sorted((REPOSITORY / "guidance").rglob("*.py"))
+OURS = GUIDANCE + sorted((REPOSITORY / "experiments").rglob("*.py"))
+
+
+def module_name(path: pathlib.Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Absolute names of all modules that a file imports, anywhere in it; `from a import b` counts as a and a.b."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def reaches(path: pathlib.Path, *forbidden: str) -> list[str]:
+    return sorted(name for name in imports(path) for root in forbidden if name == root or name.startswith(f"{root}."))
+
+
+def inside(package: str) -> list[pathlib.Path]:
+    folder = REPOSITORY.joinpath(*package.split("."))
+    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    assert files and all(file.is_file() for file in files), f"{package} is not there: the test guards nothing"
+    return files
+
+
+# importer, what it must never import
+NEVERS = [
+    ("guidance.types", ("guidance",)),
+    ("guidance.rules", ("guidance.weights", "guidance.guides", "guidance.sampling")),
+    ("guidance.weights", ("guidance.rules", "guidance.guides", "guidance.sampling")),
+    ("guidance.sampling", ("guidance.rules", "guidance.weights", "guidance.guides")),
+    ("guidance.schedules", ("guidance.predictions", "guidance.rules", "guidance.weights", "guidance.sampling")),
+    ("guidance.predictions", ("guidance.rules", "guidance.weights", "guidance.guides", "guidance.sampling")),
+    ("guidance.guides", ("guidance.sampling",)),
+    ("experiments.config", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.fields", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.records", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.progress", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+]
+
+
+@pytest.mark.parametrize("importer, forbidden", NEVERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_arrows_run_one_way(importer, forbidden):
+    for path in inside(importer):
+        assert not reaches(path, *forbidden), f"{path} imports {reaches(path, *forbidden)}"
+
+
+@pytest.mark.parametrize("path", GUIDANCE, ids=module_name)
+def test_guidance_imports_mathematics_only(path):
+    outside = {name.split(".")[0] for name in imports(path)}
+    standard = {"abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "operator", "typing"}
+    allowed = {"jax", "flax", "optax", "chex", "numpy", "guidance", "__future__"} | standard
+    assert outside <= allowed, f"{path} imports {sorted(outside - allowed)}"
+
+
+@pytest.mark.parametrize("path", OURS, ids=module_name)
+def test_one_module_knows_orbax_and_one_knows_tfds(path):
+    if module_name(path) != "experiments.checkpoints":
+        assert not reaches(path, "orbax")
+    if module_name(path) != "experiments.data":
+        assert not reaches(path, "tensorflow_datasets")
+    assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow", "torch")
+
+
+@pytest.mark.parametrize("path", OURS, ids=module_name)
+def test_files_fit_in_a_mind(path):
+    limit = 80 if module_name(path) == "experiments.main" else 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) < limit
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path):
+    package = tmp_path / "guidance" / "rules"
+    package.mkdir(parents=True)
+    file = package / "probe.py"
+    file.write_text("import a.b\nfrom c import d\nfrom . import e\nfrom ..weights import f\ndef g():\n    import h\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "REPOSITORY", tmp_path)
+        found = imports(file)
+    assert {"a.b", "c.d", "guidance.rules.e", "guidance.weights.f", "h"} <= found

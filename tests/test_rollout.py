@@ -1,0 +1,286 @@
+"""The rollout objective: the sampler's own numbers, its gradient, its memory, and its closed-form expectation."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from scipy import stats
+
+from guidance import guides, mixtures, schedules, weights
+from guidance.mismatch import grouped_mismatch
+from guidance.rollout import REMAT, rollout, rollout_loss
+from guidance.sampling import churned_ddim, ddim, initial_noise, sample, transition, uniform_grid
+from tests import oracles
+
+RF = schedules.rectified_flow()
+GRID = uniform_grid(8, 0.99)
+
+
+def _toy_inputs(batch=6):
+    toy = oracles.toy2()
+    x = initial_noise(jax.random.key(1), RF, GRID, (2,), jnp.arange(batch))
+    return mixtures.denoise(toy, RF), toy.null, x, jnp.arange(batch) % 4
+
+
+def _table_guide(omegas, null):
+    return guides.cfg(weights.table(GRID, omegas), null, skip=False)
+
+
+# ---- the same numbers as the sampler
+
+
+@pytest.mark.parametrize("segments", [1, 2, 4, 8])
+def test_states_are_those_of_the_sampler(segments):
+    denoise, null, x, cond = _toy_inputs()
+    guide, step = guides.cfg(weights.constant(1.0), null), churned_ddim(0.6)
+    states = jax.jit(rollout, static_argnames="segments")(
+        jax.random.key(2), denoise, guide, step, RF, GRID, x, cond, segments=segments
+    )
+    path = jax.jit(sample, static_argnames="trajectory")(
+        jax.random.key(2), denoise, guide, step, RF, GRID, x, cond, trajectory=True
+    ).trajectory
+    assert states.shape == (segments, 6, 2)
+    chex.assert_trees_all_close(states, path[8 // segments :: 8 // segments], atol=1e-6)
+
+
+def test_impossible_arguments():
+    denoise, null, x, cond = _toy_inputs()
+    run = functools.partial(rollout, jax.random.key(0), denoise, guides.unguided(), ddim(), RF, GRID, x, cond)
+    with pytest.raises(ValueError, match=r"steps \(8\) must be a multiple of the number of segments \(3\)"):
+        run(segments=3)
+    with pytest.raises(ValueError, match="remat must be one of none, steps, segments, got 'all'"):
+        run(remat="all")
+
+
+# ---- gradients
+
+
+def _end(run):
+    """A smooth function of where the samples end."""
+    return lambda omegas, x: jnp.mean(jnp.sin(run(omegas, x)))
+
+
+def _runs(denoise, null, cond, remat, segments=2):
+    step = churned_ddim(0.5)
+
+    def by_rollout(omegas, x):
+        guide = _table_guide(omegas, null)
+        return rollout(jax.random.key(2), denoise, guide, step, RF, GRID, x, cond, segments, remat)[-1]
+
+    def by_sample(omegas, x):
+        return sample(jax.random.key(2), denoise, _table_guide(omegas, null), step, RF, GRID, x, cond).x0
+
+    return by_rollout, by_sample
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_gradient_is_that_of_the_plain_sampler(remat, x64):
+    """Recomputation changes no derivative: with respect to every step's omega, and to the start."""
+    denoise, null, x, cond = _toy_inputs()
+    omegas = jnp.linspace(0.2, 1.5, 8)
+    by_rollout, by_sample = (_end(run) for run in _runs(denoise, null, cond, remat))
+    got, expected = (jax.jit(jax.grad(f, (0, 1)))(omegas, x) for f in (by_rollout, by_sample))
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
+    assert float(jnp.min(jnp.abs(got[0]))) > 0  # every step has its gradient
+
+
+def test_gradient_against_finite_differences(x64):
+    denoise, null, x, cond = _toy_inputs()
+    f = jax.jit(_end(_runs(denoise, null, cond, "segments")[0]))
+    omegas = jnp.linspace(0.2, 1.5, 8)
+    gradient = jax.jit(jax.grad(f))(omegas, x)
+    h = 1e-5
+    for i in (0, 3, 7):
+        shift = h * jnp.eye(8)[i]
+        difference = (f(omegas + shift, x) - f(omegas - shift, x)) / (2 * h)
+        # central differences: error of order h^2, rounding of order eps/h
+        assert float(gradient[i]) == pytest.approx(float(difference), rel=1e-5, abs=1e-9)
+
+
+def test_loss_gradient_against_finite_differences(x64):
+    """The whole objective, path terms and features included."""
+    toy = oracles.toy2()
+    cond = jnp.arange(4)
+    real = mixtures.sample(jax.random.key(3), toy, jnp.repeat(cond, 5)).reshape(4, 5, 2)
+
+    @jax.jit
+    def loss(omegas):
+        return rollout_loss(
+            jax.random.key(0), mixtures.denoise(toy, RF), _table_guide(omegas, toy.null), churned_ddim(0.5), RF, GRID,
+            real, cond, particles=3, segments=4, path_weight=0.5, features=lambda x: jnp.tanh(x),
+        )  # fmt: skip
+
+    omegas = jnp.linspace(0.2, 1.5, 8)
+    gradient = jax.jit(jax.grad(loss))(omegas)
+    h = 1e-5
+    for i in (1, 6):
+        shift = h * jnp.eye(8)[i]
+        difference = (loss(omegas + shift) - loss(omegas - shift)) / (2 * h)
+        assert float(gradient[i]) == pytest.approx(float(difference), rel=1e-5, abs=1e-9)
+
+
+# ---- memory
+
+
+def _wide(x, t, cond):
+    """A denoiser whose activations are much larger than its state: four layers of width 512 on two coordinates."""
+    widths = [2, 512, 512, 512, 2]
+    rng = np.random.default_rng(0)
+    h = x
+    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        h = jnp.tanh(h @ jnp.asarray(rng.normal(size=(fan_in, fan_out)) / fan_in**0.5, jnp.float32) + t[:, None])
+    return h + 0.1 * cond[:, None]
+
+
+def _memory(steps, segments, remat):
+    """Bytes of temporaries of the compiled gradient."""
+    grid = uniform_grid(steps)
+
+    def loss(omega, x):
+        guide = guides.cfg(weights.constant(omega), 3, skip=False)
+        cond = jnp.zeros(64, jnp.int32)
+        return jnp.mean(rollout(jax.random.key(0), _wide, guide, ddim(), RF, grid, x, cond, segments, remat)[-1])
+
+    compiled = jax.jit(jax.grad(loss)).lower(1.0, jnp.zeros((64, 2))).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_the_number_of_steps():
+    """16 times the steps: with segments of sqrt(steps) under 20 % more memory, with all activations over 5 times."""
+    assert _memory(256, 16, "segments") < 1.2 * _memory(16, 4, "segments")
+    assert _memory(256, 16, "none") > 5 * _memory(16, 4, "none")
+
+
+# ---- expectations in closed form: one-dimensional Gaussians, DDIM
+
+MEANS, VARIANCE, NULL_VARIANCE = (-1.0, 2.0), 0.3, 2.0
+
+
+def _gaussian(x, t, cond):
+    """Labels 0, 1: N(MEANS[c], .3); null label 2: N(0, 2). Every guided step is affine in x."""
+    mean = jnp.asarray([*MEANS, 0.0])[cond][:, None]
+    variance = jnp.asarray([VARIANCE, VARIANCE, NULL_VARIANCE])[cond][:, None]
+    alpha, sigma = 1 - t[:, None], t[:, None]
+    return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (x - alpha * mean)
+
+
+def _laws(grid, omega):
+    """Mean and variance at every grid time of each class under guided DDIM, started from N(0, grid[0]^2)."""
+    grid = np.asarray(grid, np.float64)
+    laws = []
+    for m in MEANS:
+        mean, variance = 0.0, grid[0] ** 2
+        path = [(mean, variance)]
+        for t, s in zip(grid[:-1], grid[1:], strict=True):
+            a, b, _ = (float(c) for c in transition(RF, jnp.asarray(s), jnp.asarray(t), 0.0))
+            k_c, k_u = ((1 - t) * v / ((1 - t) ** 2 * v + t**2) for v in (VARIANCE, NULL_VARIANCE))
+            slope = (1 + omega) * k_c - omega * k_u
+            offset = (1 + omega) * (m - k_c * (1 - t) * m)
+            mean, variance = (a + b * slope) * mean + b * offset, (a + b * slope) ** 2 * variance
+            path.append((mean, variance))
+        laws.append(path)
+    return laws
+
+
+def _folded(mean, sd):
+    """E|Z| for Z ~ N(mean, sd^2)."""
+    return sd * np.sqrt(2 / np.pi) * np.exp(-(mean**2) / (2 * sd**2)) + mean * (1 - 2 * stats.norm.cdf(-mean / sd))
+
+
+def _expected(generated, true):
+    """E|y - x| - E|y - y'|/2 for Gaussians (mean, variance)."""
+    (m1, v1), (m2, v2) = generated, true
+    return _folded(m1 - m2, (v1 + v2) ** 0.5) - 0.5 * _folded(0.0, (2 * v1) ** 0.5)
+
+
+@functools.partial(jax.jit, static_argnames=("path_weight", "features"))
+def _losses(omega, real_law, path_weight=0.0, features=None):
+    """2000 independent values of the loss with 3 particles and 4 true samples per class."""
+    grid = uniform_grid(4)
+
+    def one(key):
+        real_key, key = jax.random.split(key)
+        mean, variance = real_law
+        real = mean[:, None, None] + jnp.sqrt(variance)[:, None, None] * jax.random.normal(real_key, (2, 4, 1))
+        guide = guides.cfg(weights.constant(omega), 2, skip=False)
+        return rollout_loss(
+            key, Partial(_gaussian), guide, ddim(), RF, grid, real, jnp.arange(2), particles=3, segments=2,
+            path_weight=path_weight, features=features,
+        )  # fmt: skip
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(0), 2000))
+
+
+def _agrees(values, expected):
+    values = np.asarray(values, np.float64)
+    return abs(values.mean() - expected) < 5 * oracles.standard_error(values)
+
+
+def _law_arrays(law):
+    return tuple(jnp.asarray(column, jnp.float32) for column in zip(*law, strict=True))
+
+
+@pytest.mark.parametrize("omega", [0.0, 1.0])
+def test_loss_of_equal_laws_is_its_remainder(omega):
+    """True samples drawn from the sampler's own law: the energy distance, loss + energy_offset, is 0 in the mean."""
+    law = [path[-1] for path in _laws(uniform_grid(4), omega)]
+    remainder = np.mean([0.5 * _folded(0.0, (2 * v) ** 0.5) for _, v in law])
+    assert _agrees(_losses(omega, _law_arrays(law)), remainder)
+
+
+@pytest.mark.parametrize("omega", [0.0, 1.0])
+def test_loss_of_different_laws(omega):
+    """True samples from the data: the closed form of E|y - x| - E|y - y'|/2, averaged over the classes."""
+    true = [(m, VARIANCE) for m in MEANS]
+    expected = np.mean(
+        [_expected(path[-1], law) for path, law in zip(_laws(uniform_grid(4), omega), true, strict=True)]
+    )
+    assert _agrees(_losses(omega, _law_arrays(true)), expected)
+
+
+def test_features_are_matched_at_the_end():
+    """Features 3 x + 1 scale distances of order one by 3."""
+    true = [(m, VARIANCE) for m in MEANS]
+    plain = _losses(1.0, _law_arrays(true))
+    scaled = _losses(1.0, _law_arrays(true), features=Partial(lambda x: 3 * x + 1))
+    chex.assert_trees_all_close(scaled, 3 * plain, rtol=1e-4, atol=1e-4)
+
+
+def test_path_term_compares_the_middle_of_the_path():
+    """At the inner segment end (t = 1/2) the generated law meets N(m/2, v/4 + 1/4); path_weight multiplies it."""
+    true = [(m, VARIANCE) for m in MEANS]
+    without, with_path = (np.asarray(_losses(1.0, _law_arrays(true), w), np.float64) for w in (0.0, 0.7))
+    middle = [(m / 2, VARIANCE / 4 + 1 / 4) for m in MEANS]
+    laws = _laws(uniform_grid(4), 1.0)
+    expected = 0.7 * np.mean([_expected(path[2], law) for path, law in zip(laws, middle, strict=True)])
+    assert _agrees(with_path - without, expected)
+
+
+def test_the_path_term_is_linear_in_its_weight():
+    true = [(m, VARIANCE) for m in MEANS]
+    zero, one, two = (np.asarray(_losses(1.0, _law_arrays(true), w), np.float64) for w in (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(two - zero, 2 * (one - zero), atol=1e-5)
+
+
+def test_each_condition_meets_its_own_data():
+    """The classes are far apart: true samples exchanged between the conditions cost about their distance."""
+    true = [(m, VARIANCE) for m in MEANS]
+    right, wrong = _losses(0.0, _law_arrays(true)), _losses(0.0, _law_arrays(true[::-1]))
+    assert 2.0 < float(jnp.mean(wrong - right)) < 3.5
+
+
+def test_one_segment_needs_no_path_term():
+    """The loss by hand from the sampler's states: no randomness enters but that of start and steps."""
+    toy, cond = oracles.toy2(), jnp.arange(4)
+    real = mixtures.sample(jax.random.key(3), toy, jnp.repeat(cond, 5)).reshape(4, 5, 2)
+    guide, denoise = guides.cfg(weights.constant(0.5), toy.null), mixtures.denoise(toy, RF)
+    arguments = (denoise, guide, ddim(), RF, GRID)
+    loss = jax.jit(functools.partial(rollout_loss, particles=3))(jax.random.key(0), *arguments, real, cond)
+    start_key, step_key, _ = jax.random.split(jax.random.key(0), 3)
+    x = initial_noise(start_key, RF, GRID, (2,), jnp.arange(12))
+    y = jax.jit(sample)(step_key, *arguments, x, jnp.repeat(cond, 3)).x0.reshape(4, 3, 2)
+    chex.assert_trees_all_close(loss, grouped_mismatch(y, real, 1.0, 1.0), rtol=1e-5)
