@@ -19,10 +19,11 @@ BASE = [
 EXTRAS = {
     # what `make test` and `make lint` need
     "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12"],
-    # data sets already prepared as array_record: read without TensorFlow
-    "data": ["array_record>=0.5", "tensorflow-datasets>=4.9.7"],
+    # data sets already prepared as array_record: read without TensorFlow. tensorflow-datasets imports
+    # importlib_resources without declaring it.
+    "data": ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow-datasets>=4.9.7"],
     # preparing published data sets: their builders need TensorFlow
-    "prepare": ["array_record>=0.5", "tensorflow>=2.18", "tensorflow-datasets>=4.9.7"],
+    "prepare": ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow>=2.18", "tensorflow-datasets>=4.9.7"],
 }
 
 setup(

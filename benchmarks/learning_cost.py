@@ -64,7 +64,9 @@ def main() -> None:
     print(f"jax {jax.__version__}, flax {flax.__version__}, {jax.devices()[0].device_kind}, {platform.machine()}")
     print(f"n = {n}, m = {m}: {2 * n * m} forwards {1e3 * np.median(forwards):.1f} ms, ", end="")
     print(f"update {1e3 * np.median(updates):.1f} ms, ", end="")
-    print(f"ratio {np.median(ratios):.3f} (quartiles {np.quantile(ratios, 0.25):.3f} to {np.quantile(ratios, 0.75):.3f})")
+    print(
+        f"ratio {np.median(ratios):.3f} (quartiles {np.quantile(ratios, 0.25):.3f} to {np.quantile(ratios, 0.75):.3f})"
+    )
 
 
 def _seconds(call) -> float:

@@ -27,7 +27,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.classifier_steps = 2000
 
     config.base = base = config_dict.ConfigDict()
-    base.steps = 6000
+    base.steps = 3000
     base.batch = 256
     base.learning_rate = 1e-3
     base.width = 256
@@ -36,7 +36,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 2000
+    learn.iterations = 500
     learn.batch = 128
     learn.particles = 4
     learn.beta = 1.75
@@ -50,20 +50,20 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     learn.depth = 6
     learn.embedding = 32
     learn.gammas = (0.0,)
-    learn.rollout_iterations = 400
+    learn.rollout_iterations = 200
     learn.rollout_batch = 32
-    learn.rollout_real = 512
+    learn.rollout_real = 128
     learn.remat = "none"
-    learn.rollout_learning_rate = 2e-3
+    learn.rollout_learning_rate = 5e-3
     learn.checkpoint_every = 200
 
     config.eval = evaluation = config_dict.ConfigDict()
     evaluation.steps = (10, 20, 50)
     evaluation.sweep_seeds = 5
     evaluation.samples = 2000
-    evaluation.omegas = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-    evaluation.intervals = ((0.0, 0.5), (0.1, 0.6), (0.2, 0.8), (0.3, 0.9), (0.5, 1.0))
-    evaluation.clamp = (1.0, 1.5, 2.0)
+    evaluation.omegas = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
+    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0))
+    evaluation.clamp = (1.0,)
     evaluation.sampler = "ddim"
     evaluation.churn = 0.0
 

@@ -15,16 +15,29 @@ Presets, and what to expect of the learned weights:
 from ml_collections import config_dict
 
 PRESETS = {
-    "exact": {"problem.error": "none"},
-    "attenuated": {"problem.error": "attenuated"},
+    "exact": {"problem.error": "none", "eval.steps": (100,)},
+    "attenuated": {"problem.error": "attenuated", "eval.steps": (20, 100)},
     "under": {"problem.error": "under"},
+    "record": {
+        "problem.error": "under",
+        "seeds": 5,
+        "learn.rollout_iterations": 300,
+        "eval.steps": (10, 20, 100),
+        "eval.sweep_seeds": 2,
+        "eval.omegas": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0),
+        "eval.intervals": tuple(
+            (lo, hi) for lo in (0.0, 0.2, 0.3, 0.4, 0.5) for hi in (0.5, 0.6, 0.7, 0.8, 1.0) if lo < hi
+        ),
+    },
     "trained": {"problem.error": "trained", "base.steps": 20000, "base.width": 256},
     "reward": {
         "problem.error": "attenuated",
         "problem.attenuation": 0.3,
         "problem.reward.a": (1.0, 0.0),
         "problem.reward.b": 0.2,
-        "learn.gammas": (0.0, 0.1, 0.3, 1.0),
+        "learn.objectives": ("self_consistency", "reward_only", "rollout"),
+        "learn.gammas": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0),
+        "eval.steps": (20,),
     },
     "high_dimensional": {
         "problem.error": "under",
@@ -34,7 +47,9 @@ PRESETS = {
         "problem.layout": "random",
         "problem.radius": 6.0,
         "base.width": 128,
-        "base.steps": 1500,
+        "base.steps": 600,
+        "learn.rollout_batch": 48,
+        "learn.rollout_real": 192,
     },
 }
 
@@ -43,7 +58,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.job = "all"
     config.seed = 0
-    config.seeds = 5
+    config.seeds = 3
     config.figures = True
 
     config.problem = problem = config_dict.ConfigDict()
@@ -60,8 +75,8 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.reward = config_dict.ConfigDict({"a": (), "b": 0.0, "temperature": 1.0})
 
     config.base = base = config_dict.ConfigDict()
-    base.steps = 600
-    base.batch = 512
+    base.steps = 200
+    base.batch = 256
     base.learning_rate = 1e-3
     base.width = 64
     base.depth = 3
@@ -69,7 +84,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 2000
+    learn.iterations = 500
     learn.batch = 256
     learn.particles = 4
     learn.beta = 1.75
@@ -83,20 +98,20 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     learn.depth = 6
     learn.embedding = 32
     learn.gammas = (0.0,)
-    learn.rollout_iterations = 500
-    learn.rollout_batch = 64
+    learn.rollout_iterations = 200
+    learn.rollout_batch = 128
     learn.rollout_real = 512
     learn.remat = "none"
-    learn.rollout_learning_rate = 2e-3
+    learn.rollout_learning_rate = 5e-3
     learn.checkpoint_every = 200
 
     config.eval = evaluation = config_dict.ConfigDict()
-    evaluation.steps = (10, 20, 100)
+    evaluation.steps = (10, 20)
     evaluation.sweep_seeds = 5
-    evaluation.samples = 20000
-    evaluation.omegas = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)
-    evaluation.intervals = ((0.0, 0.5), (0.1, 0.6), (0.2, 0.8), (0.3, 0.9), (0.0, 0.8), (0.5, 1.0))
-    evaluation.clamp = (1.0, 1.5, 2.0)
+    evaluation.samples = 4000
+    evaluation.omegas = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5)
+    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.2, 0.8), (0.4, 0.7), (0.5, 0.9))
+    evaluation.clamp = (1.0,)
     evaluation.sampler = "ddim"
     evaluation.churn = 0.0
 

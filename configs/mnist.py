@@ -27,7 +27,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 1000
+    learn.iterations = 200
     learn.batch = 64
     learn.particles = 4
     learn.beta = 1.75
@@ -41,20 +41,20 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     learn.depth = 6
     learn.embedding = 32
     learn.gammas = (0.0,)
-    learn.rollout_iterations = 200
+    learn.rollout_iterations = 60
     learn.rollout_batch = 16
-    learn.rollout_real = 512
-    learn.remat = "none"
-    learn.rollout_learning_rate = 2e-3
-    learn.checkpoint_every = 50
+    learn.rollout_real = 256
+    learn.remat = "steps"
+    learn.rollout_learning_rate = 5e-3
+    learn.checkpoint_every = 20
 
     config.eval = evaluation = config_dict.ConfigDict()
     evaluation.steps = (10, 20, 50)
     evaluation.sweep_seeds = 1
     evaluation.samples = 2000
-    evaluation.omegas = (-1.0, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
-    evaluation.intervals = ((0.3, 0.7), (0.1, 0.6), (0.2, 0.8), (0.4, 0.9))
-    evaluation.clamp = (1.0, 1.5)
+    evaluation.omegas = (0.0, 0.1, 0.2, 0.35, 0.6)
+    evaluation.intervals = ((0.0, 0.5), (0.0, 0.7), (0.2, 0.6), (0.3, 0.8))
+    evaluation.clamp = (1.0,)
     evaluation.sampler = "ddim"
     evaluation.churn = 0.0
 

@@ -166,7 +166,9 @@ FIELDS = {
     "learn.depth": Field(COUNT, "hidden layers of the guidance network"),
     "learn.embedding": Field(COUNT, "width of its time and condition embeddings"),
     "learn.gammas": Field(each(number(0)), "reward coefficients, a weight for each; 0 leaves the reward out"),
-    "learn.rollout_iterations": Field(COUNT, "updates of the rollout objective at the fewest steps; more steps get fewer, for equal cost"),
+    "learn.rollout_iterations": Field(
+        COUNT, "updates of the rollout objective at the fewest steps; more steps get fewer, for equal cost"
+    ),
     "learn.rollout_batch": Field(integer(2), "samples per condition and update of the rollout objective"),
     "learn.rollout_real": Field(integer(2), "true samples per condition and update of the rollout objective"),
     "learn.remat": Field(choice(*REMAT), "what the rollout recomputes to save memory"),

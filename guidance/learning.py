@@ -1,8 +1,8 @@
 """Learning guidance: the one-step objectives, their reward extension, and one pure update.
 
-Data's way: (x0, cond) -> (s, t) -> particles x_t -> both branches under stop_gradient -> omega -> guided particles at s
--> mismatch to fresh x_s, minus reward -> gradient of the weight's parameters only. With the CFG rule the guided particle
-is affine in omega,
+Data's way: (x0, cond) -> (s, t) -> particles x_t -> both branches under stop_gradient -> omega -> guided particles at
+s -> mismatch to fresh x_s, minus reward -> gradient of the weight's parameters only. With the CFG rule the guided
+particle is affine in omega,
 
     y = A x_t + B D_c + sqrt(V) z + omega B (D_c - D_u),
 
@@ -30,7 +30,8 @@ from guidance.types import Array, Cond, Denoise, Reward, Rule, Schedule, Weight
 class OneStep(NamedTuple):
     """Settings of the one-step objectives, with the paper's values where it states them.
 
-    Steps (s, t) obey s >= s_min, t - s >= delta, t <= 1 - zeta (s_min and zeta: our choice). lam is the paper's lambda.
+    Steps (s, t) obey s >= s_min, t - s >= delta, t <= 1 - zeta (s_min and zeta: our choice). lam is the paper's
+    lambda.
     """
 
     particles: int = 4
@@ -101,7 +102,13 @@ def _noised(key: Array, schedule: Schedule, x0: Array, s: Array) -> Array:
 
 
 def self_consistency(
-    key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep, gamma=0.0,
+    key: Array,
+    model: Model,
+    weight: Weight,
+    x0: Array,
+    cond: Cond,
+    settings: OneStep,
+    gamma=0.0,
     reward: Reward | None = None,
 ) -> Array:
     """The paper's loss: each sample's own guided step against its own noising, minus gamma times the mean reward.
@@ -139,8 +146,16 @@ def mean_reward(reward: Reward, x0: Array, cond: Cond) -> Array:
     return jnp.mean(reward(x0.reshape(-1, *x0.shape[2:]), each))
 
 
-def l2(key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep, gamma=0.0,
-       reward: Reward | None = None) -> Array:
+def l2(
+    key: Array,
+    model: Model,
+    weight: Weight,
+    x0: Array,
+    cond: Cond,
+    settings: OneStep,
+    gamma=0.0,
+    reward: Reward | None = None,
+) -> Array:
     """E|y - x_s|^2: `self_consistency` with beta = 2 and lambda = 0. Source: arXiv 2510.00815, eq. 21."""
     return self_consistency(key, model, weight, x0, cond, settings._replace(beta=2.0, lam=0.0), gamma, reward)
 
@@ -162,9 +177,7 @@ def per_condition_consistency(
     return grouped_mismatch(guided.y, x_s, settings.beta, settings.lam)
 
 
-def marginal_consistency(
-    key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep
-) -> Array:
+def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep) -> Array:
     """The law of x_s after a guided step from p_t against p_s, all conditions pooled, at one (s, t) per call.
 
     x0 [n, ...]; the first half of the batch is guided, the second half is noised to s. Unbiased, and noisy: the

@@ -13,6 +13,7 @@ so a conversion goes through x_0 at fixed (x, t). At the ends one of the pair ca
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
@@ -102,3 +103,29 @@ class _Bound:
 def _check(kind: str) -> None:
     if kind not in PREDICTIONS:
         raise ValueError(f"unknown prediction {kind!r}; known: {', '.join(PREDICTIONS)}")
+
+
+def in_chunks(denoise: Denoise, size: int) -> Denoise:
+    """The same denoiser, evaluated `size` samples at a time: on a CPU, activations that fit the cache are faster.
+
+    A pytree whose leaves are those of `denoise`. Raises ValueError for size < 1.
+    """
+    if size < 1:
+        raise ValueError(f"chunks need a size of at least 1, got {size}")
+    return Partial(_InChunks(size), denoise)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InChunks:
+    size: int
+
+    def __call__(self, denoise, x, t, cond):
+        whole = x.shape[0] - x.shape[0] % self.size
+        if whole <= self.size:
+            return denoise(x, t, cond)
+        head = jax.tree.map(lambda a: a[:whole].reshape(-1, self.size, *a.shape[1:]), (x, t, cond))
+        out = jax.lax.map(lambda chunk: denoise(*chunk), head).reshape(whole, *x.shape[1:])
+        if whole == x.shape[0]:
+            return out
+        rest = jax.tree.map(lambda a: a[whole:], (x, t, cond))
+        return jnp.concatenate([out, denoise(*rest)])

@@ -22,7 +22,6 @@ from guidance.sampling.sample import advance, initial_noise, step_inputs
 from guidance.schedules import diffuse
 from guidance.types import Array, Cond, Denoise, Guide, Schedule, Step
 
-
 REMAT = ("none", "steps", "segments")
 
 

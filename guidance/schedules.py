@@ -88,8 +88,8 @@ def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
         return t * (beta_min + 0.5 * slope * t)
 
     def sigma_dot(t):
-        # sigma sigma_dot = beta exp(-B) / 2. At t = 0 sigma_dot is infinite (sigma ~ sqrt(beta_min t)); the floor keeps
-        # it finite there, as documented in the module docstring.
+        # sigma sigma_dot = beta exp(-B) / 2. At t = 0 sigma_dot is infinite (sigma ~ sqrt(beta_min t)); the floor
+        # keeps it finite there.
         floor = math.exp(-LOG_SNR_MAX / 2)
         sigma = jnp.sqrt(jnp.maximum(-jnp.expm1(-big_b(t)), floor**2))
         return 0.5 * (beta_min + slope * t) * jnp.exp(-big_b(t)) / sigma

@@ -10,6 +10,9 @@ from scipy import stats
 from guidance.mismatch import energy_offset, grouped_mismatch, pairwise_power, particle_mismatch
 from tests import oracles
 
+# compiled once for each beta and shape; an eager call would compile every primitive on its own
+_mismatch = jax.jit(particle_mismatch, static_argnames="beta")
+_gradient = jax.jit(jax.grad(particle_mismatch), static_argnames="beta")
 BETAS = [0.5, 1.0, 1.75, 2.0]
 
 
@@ -45,7 +48,7 @@ def test_the_formula_pair_by_pair(beta, lam, x64):
     a, b = np.asarray(y), np.asarray(x)
     cross = np.mean([np.linalg.norm(p - q) ** beta for p in a for q in b])
     repulsion = np.mean([np.linalg.norm(a[i] - a[j]) ** beta for i in range(4) for j in range(4) if i != j])
-    got = float(particle_mismatch(y, x, beta, lam))
+    got = float(_mismatch(y, x, beta=beta, lam=lam))
     assert got == pytest.approx(cross - lam / 2 * repulsion, rel=1e-9)
     offset = np.mean([np.linalg.norm(b[i] - b[j]) ** beta for i in range(3) for j in range(3) if i != j])
     assert float(energy_offset(x[None], beta)) == pytest.approx(-offset / 2, rel=1e-9)
@@ -56,7 +59,7 @@ def test_the_formula_pair_by_pair(beta, lam, x64):
 def test_unbiased_for_the_energy_distance(m, k, laws):
     """However few the particles, the mean over many draws is the closed form of two Gaussians."""
     y, x = _groups(0, 20_000, m, k, *laws)
-    values = jax.vmap(lambda a, b: particle_mismatch(a, b, 1.0, 1.0))(y, x)
+    values = jax.jit(jax.vmap(lambda a, b: particle_mismatch(a, b, 1.0, 1.0)))(y, x)
     remainder = -0.5 * _mean_distance(0, laws[3] * 2**0.5)
     expected = _half_energy_distance(*laws) - remainder
     assert abs(np.asarray(values, np.float64).mean() - expected) < 5 * oracles.standard_error(values)
@@ -83,7 +86,7 @@ def test_a_biased_estimate_would_be_noticed():
 def test_one_particle_has_no_repulsion():
     y, x = _particles(2, 1, 4)
     for lam in (0.0, 1.0):
-        got = particle_mismatch(y, x, 1.0, lam)
+        got = _mismatch(y, x, beta=1.0, lam=lam)
         expected = np.mean([np.linalg.norm(np.asarray(y[0] - q)) for q in np.asarray(x)])
         assert float(got) == pytest.approx(expected, rel=1e-5)
 
@@ -95,26 +98,26 @@ def test_beta_2_is_mean_matching(m, k, x64):
     spread = lambda a: float(jnp.sum((a - jnp.mean(a, 0, keepdims=True)) ** 2))  # noqa: E731
     means = float(jnp.sum((jnp.mean(y, 0) - jnp.mean(x, 0)) ** 2))
     expected = means + spread(x) / k + spread(y) / m - spread(y) / (m - 1)
-    assert float(particle_mismatch(y, x, 2.0, 1.0)) == pytest.approx(expected, rel=1e-9)
+    assert float(_mismatch(y, x, beta=2.0, lam=1.0)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_beta_2_without_repulsion_is_the_mean_square(x64):
     y, x = _particles(4, 3, 2)
     expected = np.mean([np.sum((p - q) ** 2) for p in np.asarray(y) for q in np.asarray(x)])
-    assert float(particle_mismatch(y, x, 2.0, 0.0)) == pytest.approx(expected, rel=1e-10)
+    assert float(_mismatch(y, x, beta=2.0, lam=0.0)) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("precision", [jnp.float32, jnp.float64])
 def test_gradients_are_finite_where_particles_coincide(beta, precision, x64):
     same = jnp.ones((3, 2), precision)
-    gradient = jax.grad(lambda y: particle_mismatch(y, same, beta, 1.0))(same)
+    gradient = _gradient(same, same, beta=beta, lam=1.0)
     chex.assert_tree_all_finite(gradient)
     chex.assert_trees_all_close(gradient, jnp.zeros_like(same), atol=1e-6)
     # one pair coincides, the others do not
     y, x = _particles(5, 3, 3, 2)
     y = y.at[0].set(x[0]).astype(precision)
-    chex.assert_tree_all_finite(jax.grad(lambda y: particle_mismatch(y, x.astype(precision), beta, 1.0))(y))
+    chex.assert_tree_all_finite(_gradient(y, x.astype(precision), beta=beta, lam=1.0))
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -130,18 +133,18 @@ def test_gradient_is_the_analytic_one(beta, x64):
             for i in range(4)
         ]
     )
-    gradient = jax.grad(lambda y: particle_mismatch(y, x, beta, 0.8))(y)
+    gradient = _gradient(y, x, beta=beta, lam=0.8)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-8, atol=1e-10)
 
 
 def test_invariances(x64):
     """Order, a common shift and a rotation change nothing; a common factor c multiplies by c^beta."""
     y, x = _particles(7, 4, 5)
-    value = particle_mismatch(y, x, 1.5, 1.0)
+    value = _mismatch(y, x, beta=1.5, lam=1.0)
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     for a, b in ((y[::-1], x[::-1]), (y + 2.0, x + 2.0), (y @ rotation, x @ rotation)):
-        chex.assert_trees_all_close(particle_mismatch(a, b, 1.5, 1.0), value, rtol=1e-9)
-    chex.assert_trees_all_close(particle_mismatch(3 * y, 3 * x, 1.5, 1.0), 3**1.5 * value, rtol=1e-9)
+        chex.assert_trees_all_close(_mismatch(a, b, beta=1.5, lam=1.0), value, rtol=1e-9)
+    chex.assert_trees_all_close(_mismatch(3 * y, 3 * x, beta=1.5, lam=1.0), 3**1.5 * value, rtol=1e-9)
 
 
 def test_particles_of_any_shape_are_flattened():
@@ -155,7 +158,7 @@ def test_groups_are_averaged_and_never_mixed():
     y, x = _groups(9, 3, 4, 2)
     y = y + 100 * jnp.arange(3.0)[:, None, None]
     x = x + 100 * jnp.arange(3.0)[:, None, None]
-    each = [float(particle_mismatch(y[i], x[i], 1.0, 1.0)) for i in range(3)]
+    each = [float(_mismatch(y[i], x[i], beta=1.0, lam=1.0)) for i in range(3)]
     assert float(grouped_mismatch(y, x, 1.0, 1.0)) == pytest.approx(np.mean(each), rel=1e-5)
 
 

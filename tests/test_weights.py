@@ -171,9 +171,7 @@ def test_descent_recovers_an_overshot_weight():
 
 def test_inputs_are_clamped_to_where_the_network_was_trained():
     net = _net()
-    weight = Partial(
-        _call, weights.learned(net, _random_params(net), schedules.cosine(), s_min=0.05, t_max=0.9)
-    )
+    weight = Partial(_call, weights.learned(net, _random_params(net), schedules.cosine(), s_min=0.05, t_max=0.9))
     zero, mid, one = jnp.zeros(4), jnp.full(4, 0.5), jnp.ones(4)
     chex.assert_trees_all_equal(weight(zero, mid, LABELS), weight(jnp.full(4, 0.05), mid, LABELS))
     chex.assert_trees_all_equal(weight(mid, one, LABELS), weight(mid, jnp.full(4, 0.9), LABELS))
@@ -184,13 +182,15 @@ def test_inputs_are_clamped_to_where_the_network_was_trained():
 
 def test_small_steps_are_answered_by_the_nearest_trained_gap():
     """omega(t - 0.01, t) = omega(max(t - delta, s_min), t); gaps from delta on are the network's own."""
-    net, schedule = _net(), schedules.rectified_flow()
-    params = _random_params(net, seed=3)
+    net, schedule = _net(initial_omega=5.0), schedules.rectified_flow()
+    params = _random_params(net)
     weight = Partial(_call, weights.learned(net, params, schedule, s_min=0.01, gap_min=0.1))
     t = jnp.asarray([0.9, 0.5, 0.3, 0.06])
     answered = weight(t - 0.01, t, LABELS)
     own = jax.jit(net.apply)(params, schedule.log_snr(jnp.maximum(t - 0.1, 0.01)), schedule.log_snr(t), LABELS)
     chex.assert_trees_all_close(answered, own, rtol=1e-5)
+    untrained = _call(weights.learned(net, params, schedule), t - 0.01, t, LABELS)
+    assert float(jnp.min(jnp.abs(untrained - answered))) > 1e-3  # not answered where it was asked
     plain = _call(weights.learned(net, params, schedule), t * 0.5, t, LABELS)
     chex.assert_trees_all_close(weight(t * 0.5, t, LABELS)[:3], plain[:3], rtol=1e-5)
 
@@ -199,6 +199,7 @@ def test_condition_agnostic_variant_ignores_the_condition():
     net = _net(condition="none")
     weight = Partial(_call, weights.learned(net, _random_params(net), schedules.cosine()))
     chex.assert_trees_all_equal(weight(S, T, LABELS), weight(S, T, LABELS[::-1]))
+    assert float(jnp.max(weight(S, T, LABELS))) > 0
     assert "Embed_0" not in _random_params(net)["params"]
 
 

@@ -18,7 +18,7 @@ from guidance import guides, sampling, weights
 from guidance.types import Weight
 
 FAMILIES = ("constant", "interval", "clamp_linear")
-SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
+SHORTLIST = 5  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
 
 
 class Candidate(NamedTuple):
@@ -96,7 +96,7 @@ class Ledger:
     def get(self, key: str, compute) -> dict:
         """The entry under `key`, computed and appended if it is not there yet."""
         if key not in self.done:
-            entry = {"key": key} | compute()
+            entry = compute() | {"key": key}
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             self.done[key] = entry
@@ -128,7 +128,7 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
     hand_made = candidates(config)
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
     swept = min(config.seeds, config.eval.sweep_seeds)
-    total = swept * len(hand_made) + config.seeds * (len(tasks) + 1) + (config.seeds - swept) * SHORTLIST * len(FAMILIES)
+    total = swept * len(hand_made) + config.seeds * (len(tasks) + 1 + len(FAMILIES))
     table = _Entries(problem.tuned)
     details, floors = [], []
     with progress.counting(f"evaluating at {steps} steps", total) as count:
@@ -136,22 +136,26 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
             noise_key, measure_key = keys(seed)
 
             def evaluate(candidate, full, i=i, noise_key=noise_key, measure_key=measure_key):
+                if progress.stop_requested():
+                    raise progress.Stopped
                 omegas = tabulate(candidate.weight, grid, problem.conditions)
                 samples, nfe = run_sampler(bases[i], omegas, noise_key)
                 entry = {"nfe": int(nfe), "metrics": problem.measure(measure_key, samples, full)}
                 return entry | ({"table": np.asarray(omegas).tolist()} if full else {})
 
             own = [Candidate(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i])) for task in tasks]
-            for candidate in (hand_made if i < swept else table.shortlist(hand_made)) + own:
-                if progress.stop_requested():
-                    raise progress.Stopped
+            for candidate in hand_made if i < swept else table.shortlist(hand_made):
                 key = f"{steps} steps, seed {seed}, {candidate.method}, {candidate.words}"
-                table.add(i, candidate, ledger.get(key, lambda c=candidate: evaluate(c, False)))
+                table.add(i, candidate, ledger.get(key, lambda c=candidate, full=i >= swept: evaluate(c, full)))
                 count.advance()
             details.append({})
-            for label, candidate in table.to_detail(i, own).items():
-                key = f"{steps} steps, seed {seed}, {candidate.method}, {candidate.words}, full"
-                details[-1][label] = ledger.get(key, lambda c=candidate: evaluate(c, True))
+            for label, candidate in (table.winners(i) | {c.method: c for c in own}).items():
+                known = table.entries.get((candidate.method, candidate.words), {}).get(i, {})
+                compute = (lambda e=known: e) if "table" in known else (lambda c=candidate: evaluate(c, True))
+                details[-1][label] = ledger.get(f"{steps} steps, seed {seed}, {label}, in full", compute)
+                count.advance()
+            for candidate in own:
+                table.add(i, candidate, details[-1][candidate.method])
             floors.append(ledger.get(f"{n} true samples, seed {seed}", lambda k=measure_key: _floor(problem, k, n)))
     return _Rows(problem, config, steps, floors).collect(table, details)
 
@@ -195,12 +199,10 @@ class _Entries:
     def mean(self, label, metric: str) -> float:
         return float(np.mean([entry["metrics"][metric] for entry in self.entries[label].values()]))
 
-    def to_detail(self, seed: int, own) -> dict[str, Candidate]:
-        """What gets all metrics, and a picture: unguided, the best of each family, and everything learned."""
-        lead = self.tuned[0]
-        best = {f"best {name}": self.candidates[self.winner(name, lead, seed)] for name in self.families()}
-        unguided = self.candidates[("unguided", "omega = 0")]
-        return {"unguided": unguided} | best | {candidate.method: candidate for candidate in own}
+    def winners(self, seed: int) -> dict[str, Candidate]:
+        """Unguided, and the best of each hand-made family on the leading metric."""
+        best = {f"best {name}": self.candidates[self.winner(name, self.tuned[0], seed)] for name in self.families()}
+        return {"unguided": self.candidates[("unguided", "omega = 0")]} | best
 
 
 class _Rows:
@@ -237,13 +239,15 @@ class _Rows:
         for label, by_seed in table.entries.items():
             entries = list(by_seed.values())
             settings = table.candidates[label].settings
-            rows += [self.row(*label, settings, entries, metric) for metric in entries[0]["metrics"]]
+            rows += [self.row(*label, settings, entries, metric) for metric in self.problem.tuned]
         for metric in self.problem.tuned:
             rows += self._tuned(table, metric, len(details))
         for label in details[0]:
             entries = [of_seed[label] for of_seed in details]
             words = f"as tuned on {self.problem.tuned[0]}"
-            rows += [self.row(label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.problem.tuned]
+            rows += [
+                self.row(label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.problem.tuned
+            ]
         return rows
 
     def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[records.Row]:

@@ -7,7 +7,10 @@ import numpy as np
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 
-COLOURS = {"rollout": "C2", "self_consistency": "C0", "l2": "C1"}
+COLOURS = {
+    "rollout": "C2", "self_consistency": "C0", "l2": "C1", "best constant": "0.25", "best interval": "0.5",
+    "best clamp_linear": "0.7", "unguided": "C3",
+}  # fmt: skip
 
 
 def close(figure) -> None:
@@ -26,7 +29,7 @@ def colour(method: str) -> str:
     for name, shade in COLOURS.items():
         if method.startswith(name):
             return shade
-    return f"C{3 + sum(map(ord, method)) % 6}"
+    return f"C{4 + sum(map(ord, method)) % 6}"
 
 
 def omega_over_time(problem, grid, detailed):
@@ -103,15 +106,15 @@ def sweep(problem, rows):
             learned = row.method not in ("constant", "interval", "clamp_linear", "unguided")
             if not learned or row.method in ("best constant", "best clamp_linear"):
                 continue
-            tuned = row.method.startswith("best")
-            shade, style = ("0.55", "--") if tuned else (colour(row.method), "-")
+            shade, style = colour(row.method), "--" if row.method.startswith("best") else "-"
             axes.axhline(row.value, color=shade, ls=style, lw=1.4, label=row.method)
             if row.standard_error:
                 axes.axhspan(row.value - row.standard_error, row.value + row.standard_error, color=shade, alpha=0.12)
-        floor = here[0].floor
-        if floor is not None and floor > 0:
-            axes.axhline(floor, color="k", ls=":", lw=1, label="true data")
-        axes.set(title=f"{n} steps", xlabel="omega", yscale="log" if value.min() > 0 else "linear")
+        if here[0].floor is not None:
+            axes.axhline(here[0].floor, color="k", ls=":", lw=1, label="true data")
+        # large weights can be off by orders of magnitude; what matters is near the unguided value
+        at_zero = value[np.argmin(np.abs(omega))]
+        axes.set(title=f"{n} steps", xlabel="omega", ylim=(min(0, value.min()), min(1.1 * value.max(), 2 * at_zero)))
         axes.grid(alpha=0.2)
     panels[0][0].set_ylabel(metric.replace("_", " "))
     panels[0][-1].legend(fontsize=7, frameon=False)
@@ -131,11 +134,10 @@ def quality_against_nfe(problem, rows):
         hand = method.startswith(("best", "unguided"))
         axes.errorbar(
             [r.nfe for r in own], [r.value for r in own], [r.standard_error or 0 for r in own], marker="o", ms=4,
-            lw=1.3, ls="--" if hand else "-", color=None if hand else colour(method), label=method,
+            lw=1.3, ls="--" if hand else "-", color=colour(method), label=method,
         )  # fmt: skip
-    positive = all(r.value > 0 for own in curves.values() for r in own)
     axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")
-    axes.set_yscale("log" if positive else "linear")
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.grid(alpha=0.2, which="both")
     axes.legend(fontsize=7, frameon=False)
     return figure

@@ -17,9 +17,9 @@ def fit(
     iterations: int,
     checkpoint_every: int,
 ) -> Any:
-    """Runs `update(state, i) -> (state, figures)` for i < iterations and returns the final state.
+    """Runs `update(state, i) -> (state, figures)` for i < iterations; returns the final state.
 
-    Resumes from the newest checkpoint in `folder`; the state and i determine an update, so that a resumed run ends with
+    Resumes from the newest checkpoint in `folder`; the state and i determine an update, so that a resumed run ends in
     the same bits. Raises progress.Stopped after saving when a stop was requested.
     """
     restored = checkpoints.restore_latest(folder, state)

@@ -79,13 +79,12 @@ def _draw(problem, config, workdir, rows) -> dict:
 
 def _detailed(ledger, seed: int, steps: int) -> dict:
     """{label: entry with its table} of the fully measured weights of one seed, in the order of evaluation."""
-    found = {}
-    for key, entry in ledger.done.items():
-        if key.startswith(f"{steps} steps, seed {seed}, ") and key.endswith(", full"):
-            method = key.split(", ")[2]
-            label = f"best {method}" if method in evaluate.FAMILIES else method
-            found[label] = entry
-    return found
+    start, end = f"{steps} steps, seed {seed}, ", ", in full"
+    return {
+        key.removeprefix(start).removesuffix(end): entry
+        for key, entry in ledger.done.items()
+        if key.startswith(start) and key.endswith(end)
+    }
 
 
 def _page(problem, config, rows, pictures) -> str:
@@ -149,4 +148,3 @@ def _details(problem, rows) -> str:
     floor = "<tr><td>true data</td><td></td>" + "".join(f"<td>{figures.number(floors[n], None)}</td>" for n in names)
     head = "<th>method</th><th></th>" + "".join(f"<th>{html.escape(n)}</th>" for n in names)
     return f"<table><caption>Everything else</caption><tr>{head}</tr>{body}{floor}</tr></table>"
-

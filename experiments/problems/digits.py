@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import data
+from experiments import data, progress
 from experiments.problems import Network, Problem, images
 from guidance import predictions, schedules
 from guidance.learning import update
@@ -91,15 +91,15 @@ def _train_classifier(judges: images.Pool, steps: int):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     @jax.jit
-    def fit(key):
-        params = net.init(key, jnp.zeros((1, *SHAPE)))
+    def one_update(state, key):
+        params, opt_state, _ = update(optimizer, loss, *state, key)
+        return params, opt_state
 
-        def body(state, i):
-            params, opt_state, figures = update(optimizer, loss, *state, jax.random.fold_in(key, i))
-            return (params, opt_state), figures["loss"]
-
-        (params, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), jnp.arange(steps))
-        return params
-
-    params = fit(jax.random.key(SPLIT_SEED))
+    key = jax.random.key(SPLIT_SEED)
+    params = net.init(key, jnp.zeros((1, *SHAPE)))
+    state = params, optimizer.init(params)
+    # a Python loop: convolutions inside a scan run many times slower on a CPU
+    for i in progress.track(range(steps), "classifier of the metrics"):
+        state = one_update(state, jax.random.fold_in(key, i + 1))
+    params = state[0]
     return jax.jit(lambda x: net.apply(params, x))

@@ -19,7 +19,7 @@ def transition(schedule: Schedule, s: Array, t: Array, churn) -> tuple[Array, Ar
     A alpha_t + B = alpha_s and A^2 sigma_t^2 + V = sigma_s^2. s < t, elementwise; finite at s = 0 and t = 1.
 
     Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eq. 23, with the exponent j on sigma_s/sigma_t (as
-    printed there and in arXiv 2502.02483, eq. 4, the ratio is squared, which breaks the second identity by up to 0.13).
+    printed there and in arXiv 2502.02483, eq. 4, the ratio is squared: the second identity then fails by up to 0.13).
     """
     alpha_s, alpha_t = schedule.alpha(s), schedule.alpha(t)
     sigma_s, sigma_t = schedule.sigma(s), schedule.sigma(t)

@@ -36,8 +36,8 @@ def _interval(omega, lo, hi, s, t, cond):
 def clamp_linear(omega, floor) -> Weight:
     """scale = max(floor, 2 (1 + omega) (1 - t)), omega(t) = scale - 1: the clamped linear ramp.
 
-    The ramp has mean scale 1 + omega on a uniform grid and rises towards the data; `floor` is a scale (c_0 of the
-    paper, where 1 means that early steps are at least unguided).
+    The unclamped ramp has mean scale 1 + omega over t in [0, 1] and rises towards the data; `floor` is a scale (c_0 of
+    the paper, where 1 means that early steps are at least unguided).
     Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040, section on parametrised ramps.
     """
     return Partial(_clamp_linear, omega, floor)
@@ -51,8 +51,8 @@ def _clamp_linear(omega, floor, s, t, cond):
 def table(grid: Array, omegas: Array) -> Weight:
     """A free omega for each step of a grid and each class: omega(s, t, c) = omegas[i, c] for the step starting at t.
 
-    grid [steps + 1] decreasing; omegas [steps] or [steps, classes] (then cond is the int label). Between grid times
-    the weight is constant on [t_i, t_{i-1}). The most flexible weight that sees neither x nor the sample.
+    grid [steps + 1] decreasing; omegas [steps] or [steps, classes] (then cond is the int label). Other times get the
+    omega of the nearest start of a step. The most flexible weight that sees neither x nor the sample.
     """
     return Partial(_table, grid, omegas)
 

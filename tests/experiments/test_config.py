@@ -35,13 +35,15 @@ def test_presets_differ_and_the_default_is_under():
 
 def test_overrides_take_the_type_of_their_field():
     overrides = {
-        "learn.delta": "0.25", "learn.gamma": "1", "eval.steps": "5", "eval.omegas": "(0, 0.5)", "figures": "false",
+        "learn.delta": "0.25", "problem.radius": "2", "learn.gammas": "0",
+        "eval.steps": "5", "eval.omegas": "(0, 0.5)", "figures": "false",
         "eval.intervals": "((0.1,0.4),[0.2, 1])", "learn.objectives": "l2, rollout", "job": "learn",
         "problem.reward.a": "1,-2", "eval.clamp": "()",
     }  # fmt: skip
     config = load(MIXTURE, overrides)
     assert config.learn.delta == 0.25
-    assert type(config.learn.gamma) is float and config.learn.gamma == 1
+    assert type(config.problem.radius) is float and config.problem.radius == 2
+    assert config.learn.gammas == (0.0,)
     assert config.eval.steps == (5,)
     assert config.eval.omegas == (0.0, 0.5)
     assert config.eval.intervals == ((0.1, 0.4), (0.2, 1.0))
@@ -93,8 +95,8 @@ BAD = {
     "bool for int": (command("--config.seed=true"), ["seed", "True", "an integer"]),
     "text for float": (command("--config.learn.delta=large"), ["learn.delta", "'large'", "a number in (0, 1)"]),
     "delta 1": (command("--config.learn.delta=1"), ["learn.delta", "a number in (0, 1)"]),
-    "not finite": (command("--config.learn.gamma=1e999"), ["learn.gamma", "inf"]),
-    "beyond float": (command(f"--config.learn.gamma=1{'0' * 400}"), ["learn.gamma", "a number of at least 0"]),
+    "not finite": (command("--config.problem.radius=1e999"), ["problem.radius", "inf"]),
+    "beyond float": (command(f"--config.problem.radius=1{'0' * 400}"), ["problem.radius", "a number above 0"]),
     "seed too large": (command("--config.seed=4294967296"), ["seed", "an integer"]),
     "seeds overflow": (command("--config.seed=2147483647"), ["seeds", "at most 2**31"]),
     "int for bool": (command("--config.figures=1"), ["figures", "true or false"]),
@@ -112,7 +114,7 @@ BAD = {
     "no room for gaps": (command("--config.learn.delta=.99"), ["learn.delta", "below 1"]),
     "ring in 3-D": (command("--config.problem.dimension=3"), ["problem.layout", "problem.dimension = 2"]),
     "reward of wrong size": (command("--config.problem.reward.a=(1,2,3)"), ["problem.reward.a", "per dimension"]),
-    "gamma without reward": (command("--config.learn.gamma=.1"), ["learn.gamma", "problem.reward"]),
+    "gamma without reward": (command("--config.learn.gammas=.1"), ["learn.gammas", "problem.reward"]),
     "fractions": (
         command("--config.problem.train_fraction=.8", config=DIGITS),
         ["problem.classifier_fraction", "below 1"],
@@ -207,7 +209,7 @@ def test_help_lists_every_field_with_its_value_and_what_is_allowed(capsys):
     out = capsys.readouterr().out
     for name in flat(load(f"{MIXTURE}:reward")):
         assert f"--config.{name}=" in out
-    assert "--config.learn.gamma=0.25" in out and "a number in (0, 1)" in out and "attenuated" in out
+    assert "--config.problem.error=attenuated" in out and "a number in (0, 1)" in out and "high_dimensional" in out
     assert "--config" in usage(["--help"])
 
 

@@ -1,0 +1,154 @@
+"""The chain of jobs on a problem that takes seconds: what it leaves, that it resumes, that it compiles once."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from experiments import problems, records
+from experiments.config import load
+from experiments.jobs import evaluate
+from experiments.main import main
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs/mixture.py")
+TINY = {
+    "seeds": "2", "base.steps": "30", "base.width": "16", "learn.iterations": "12", "learn.batch": "16",
+    "learn.rollout_iterations": "8", "learn.rollout_batch": "8", "learn.rollout_real": "16", "learn.width": "16",
+    "learn.checkpoint_every": "5", "eval.steps": "4,8", "eval.samples": "40", "eval.omegas": "0,0.5,1",
+    "eval.intervals": "((0.2,0.8),)",
+}  # fmt: skip
+
+
+def command(workdir, **overrides) -> list[str]:
+    flags = TINY | overrides
+    return [f"--config={CONFIG}", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in flags.items())]
+
+
+def leaves(workdir) -> dict[str, bytes]:
+    """What a run must reproduce to the bit: history, every evaluation with its table of weights, and results."""
+    return {name: (workdir / name).read_bytes() for name in ("metrics.jsonl", "evaluations.jsonl", "results.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(command(workdir)) == 0
+    return workdir
+
+
+def test_leaves_everything_a_reader_needs(finished):
+    rows = records.read_results(finished / "results.json")
+    methods = {row.method for row in rows}
+    assert {"unguided", "constant", "interval", "best constant", "best interval", "self_consistency", "l2"} <= methods
+    assert {"rollout@4", "rollout@8"} <= methods
+    assert {row.steps for row in rows if row.method == "rollout@4"} == {4}
+    assert all(row.seeds == 2 and row.standard_error is not None for row in rows)
+    config = json.loads((finished / "config.json").read_text())
+    assert config["problem"]["name"] == "mixture" and config["eval"]["steps"] == [4, 8]
+    phases = {json.loads(line)["phase"] for line in (finished / "metrics.jsonl").read_text().splitlines()}
+    assert {"base denoiser, seed 0", "self_consistency, seed 1", "rollout@8, seed 0"} <= phases
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list(finished.glob("*.png"))) == 5
+    assert "http" not in page, "the report must not fetch anything"
+
+
+def test_differences_are_paired_over_seeds(finished):
+    rows = {(r.method, r.steps, r.metric): r for r in records.read_results(finished / "results.json")}
+    for steps in (4, 8):
+        gap = rows[f"rollout@{steps} - best constant", steps, "energy_distance_difference"]
+        mine = rows[f"rollout@{steps}", steps, "energy_distance"]
+        best = rows["best constant", steps, "energy_distance"]
+        assert gap.value == pytest.approx(mine.value - best.value, abs=1e-7)
+        unguided = rows["unguided", steps, "energy_distance"]
+        assert best.value <= unguided.value, "omega = 0 belongs to every family"
+
+
+def test_network_evaluations_are_counted(finished):
+    rows = {(r.method, r.weight, r.steps): r for r in records.read_results(finished / "results.json")}
+    assert rows["unguided", "omega = 0", 8].nfe == 8
+    assert rows["constant", "omega = 0.5", 8].nfe == 16
+    # t in (0.2, 0.8] on the grid 1, 0.875, ..., 0.125: 0.75, 0.625, 0.5, 0.375, 0.25 start inside
+    assert rows["interval", "omega = 0.5 on t in (0.2, 0.8]", 8].nfe == 8 + 5
+
+
+def test_the_same_command_repeats_nothing(finished):
+    before = leaves(finished)
+    start = time.monotonic()
+    assert main(command(finished, job="evaluate")) == 0
+    assert leaves(finished) == before
+    assert time.monotonic() - start < 30
+
+
+def test_a_sweep_over_weights_compiles_once():
+    overrides = TINY | {"problem.error": "attenuated", "eval.omegas": "0,.1,.2,.3,.4,.5,.6,.7,.8,.9,1,1.1"}
+    config = load(CONFIG, overrides)
+    problem = problems.build(config)
+    traces = []
+
+    def counting(params):
+        def denoise(x, t, cond):
+            traces.append(x.shape)
+            return problem.denoise(params)(x, t, cond)
+
+        return denoise
+
+    run = evaluate.sampler(problem._replace(denoise=counting), config, 4)
+    grid = evaluate.sampling.uniform_grid(4)
+    candidates = evaluate.candidates(config)
+    assert len(candidates) > 20
+    for candidate in candidates:
+        run((), evaluate.tabulate(candidate.weight, grid, problem.conditions), jax.random.key(0))
+        first = len(traces) if candidate is candidates[0] else first  # noqa: F821 (bound in the first round)
+    assert len(traces) == first
+
+
+def start(workdir, **overrides) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.main", *command(workdir, figures="false", **overrides)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(whole)
+    assert process.wait(timeout=300) == 0, process.stderr.read()
+    moments, kills = random.Random(3), 0
+    while True:
+        process = start(broken)
+        try:
+            assert process.wait(timeout=4 + 8 * moments.random() if kills < 5 else 300) == 0, process.stderr.read()
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 0
+    assert leaves(broken) == leaves(whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
+    process = start(tmp_path, **{"learn.iterations": "100000"})
+    deadline = time.monotonic() + 120
+    history = tmp_path / "metrics.jsonl"
+    while not (history.exists() and "self_consistency" in history.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert "the same command resumes" in process.stderr.read()
+    assert list((tmp_path / "guidance").rglob("step_*"))

@@ -1,0 +1,93 @@
+"""The problems hand over what jobs expect: the right laws, disjoint splits, floors that are floors."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import data, problems
+from experiments.config import load
+from experiments.problems import images, mixture
+from guidance import mixtures
+from tests import oracles
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+
+
+def test_mixture_modes_interleave_and_weights_differ():
+    truth = mixture.truth(load(str(CONFIGS / "mixture.py")).problem)
+    weights = np.exp(np.asarray(truth.log_weights[:-1]))
+    np.testing.assert_allclose(np.sort(weights, axis=1)[:, -2:], [[1 / 3, 2 / 3]] * 4, rtol=1e-6)
+    means = np.asarray(truth.means)
+    np.testing.assert_allclose(np.linalg.norm(means, axis=1), 3.0, rtol=1e-6)
+    own = [means[weights[c] > 0] for c in range(4)]
+    np.testing.assert_allclose([np.linalg.norm(a - b) for a, b in own], 6.0, rtol=1e-6)  # opposite modes
+
+
+@pytest.mark.parametrize("preset", ["exact", "attenuated", "under", "trained", "reward", "high_dimensional"])
+def test_every_preset_builds_and_draws(preset):
+    config = load(f"{CONFIGS / 'mixture.py'}:{preset}")
+    problem = problems.build(config)
+    x0, cond = problem.draw(jax.random.key(0), 6)
+    assert x0.shape == (6, *problem.shape) and cond.shape == (6,)
+    assert problem.real(jax.random.key(0), 3).shape == (config.problem.classes, 3, *problem.shape)
+    assert (problem.reward is not None) == (preset == "reward")
+
+
+def test_reward_targets_the_tilted_law():
+    """E_tilted f = E[f e^r] / E[e^r], by self-normalised importance sampling from the untilted law."""
+    config = load(f"{CONFIGS / 'mixture.py'}:reward")
+    problem = problems.build(config)
+    plain = mixture.truth(config.problem)
+    tilted = np.asarray(problem.real(jax.random.key(1), 20000))
+    for c in range(config.problem.classes):
+        x = mixtures.sample(jax.random.key(2), plain, jnp.full(40000, c))
+        w = np.exp(np.asarray(problem.reward(x, None)) / config.problem.reward.temperature)
+        w /= w.sum()
+        expected = (w[:, None] * np.asarray(x)).sum(0)
+        spread = np.sqrt((w[:, None] ** 2 * (np.asarray(x) - expected[None]) ** 2).sum(0))
+        error = np.hypot(spread, oracles.standard_error(tilted[c]))
+        assert np.all(np.abs(tilted[c].mean(0) - expected) < 5 * error)
+
+
+def test_mixture_floor_is_zero_in_the_mean_and_unguided_error_is_not():
+    config = load(f"{CONFIGS / 'mixture.py'}:attenuated")
+    problem = problems.build(config)
+    floors = [problem.floor(jax.random.key(i), 500, False)["energy_distance"] for i in range(6)]
+    assert abs(np.mean(floors)) < 5 * np.std(floors, ddof=1) / np.sqrt(6)
+
+
+def test_draws_keep_images_and_labels_together():
+    labels = np.repeat(np.arange(4), [1, 7, 3, 5])
+    shuffled = np.random.default_rng(0).permutation(labels)
+    pictures = np.broadcast_to(shuffled[:, None, None, None], (16, 2, 2, 1)).astype(np.float32)
+    pool = images.pool(pictures, shuffled, 4)
+    x, cond = images.draw(pool, jax.random.key(0), 200)
+    np.testing.assert_array_equal(x[:, 0, 0, 0], cond)
+    each = images.draw_each(pool, jax.random.key(1), 200)
+    np.testing.assert_array_equal(each[..., 0, 0, 0], np.repeat(np.arange(4)[:, None], 200, axis=1))
+    with pytest.raises(ValueError, match="class 4 has no image"):
+        images.pool(pictures, shuffled, 5)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return problems.build(load(str(CONFIGS / "digits.py"), {"problem.classifier_steps": "300"}))
+
+
+def test_digits_parts_are_disjoint_and_the_classifier_knows_digits(digits):
+    own, judges, held = data.split(1797, (0.5, 0.25, 0.25), 0)
+    assert not set(own) & set(judges) and not set(judges) & set(held) and not set(own) & set(held)
+    floor = digits.floor(jax.random.key(0), 40, True)
+    assert floor["class_agreement"] > 0.9  # chance is 0.1
+    assert abs(floor["energy_distance"]) < 0.1 and floor["precision"] > 0.6
+
+
+def test_digits_metrics_see_noise(digits):
+    noise = jax.random.normal(jax.random.key(0), (10, 40, 8, 8, 1))
+    bad, floor = digits.measure(jax.random.key(1), noise, True), digits.floor(jax.random.key(0), 40, True)
+    assert bad["frechet_distance"] > 3 * floor["frechet_distance"]
+    assert bad["energy_distance"] > 10 * abs(floor["energy_distance"])
+    assert bad["pixel_energy_distance"] > 10 * abs(floor["pixel_energy_distance"])
