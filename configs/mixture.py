@@ -23,7 +23,6 @@ PRESETS = {
         "seeds": 5,
         "learn.rollout_iterations": 300,
         "eval.steps": (10, 20, 100),
-        "eval.sweep_seeds": 2,
         "eval.omegas": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0),
         "eval.intervals": tuple(
             (lo, hi) for lo in (0.0, 0.2, 0.3, 0.4, 0.5) for hi in (0.5, 0.6, 0.7, 0.8, 1.0) if lo < hi

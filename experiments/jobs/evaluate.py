@@ -141,7 +141,10 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
                 omegas = tabulate(candidate.weight, grid, problem.conditions)
                 samples, nfe = run_sampler(bases[i], omegas, noise_key)
                 entry = {"nfe": int(nfe), "metrics": problem.measure(measure_key, samples, full)}
-                return entry | ({"table": np.asarray(omegas).tolist()} if full else {})
+                if full:
+                    entry["metrics"]["median_omega"] = float(np.median(omegas))
+                    entry["table"] = np.asarray(omegas).tolist()
+                return entry
 
             own = [Candidate(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i])) for task in tasks]
             for candidate in hand_made if i < swept else table.shortlist(hand_made):
@@ -218,7 +221,8 @@ class _Rows:
         floor = None
         if values is None:
             values = [entry["metrics"][metric] for entry in entries]
-            floor = float(np.mean([f["metrics"][metric] for f in self.floors]))
+            floors = [f["metrics"][metric] for f in self.floors if metric in f["metrics"]]
+            floor = float(np.mean(floors)) if floors else None
         return records.Row(
             problem=self.problem.name,
             method=method,
@@ -251,9 +255,17 @@ class _Rows:
         return rows
 
     def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[records.Row]:
-        """The best of each hand-made family per seed, and the learned weights' paired differences to it."""
+        """The best of each hand-made family per seed, the learned weights' paired differences to it, and the share
+        (unguided - learned) / (unguided - floor) of the gap to true data that they close."""
         rows = []
         learned = [label for label in table.entries if label[0] not in (*FAMILIES, "unguided")]
+        unguided = [table.entries[("unguided", "omega = 0")][seed]["metrics"][metric] for seed in range(seeds)]
+        floors = [f["metrics"][metric] for f in self.floors]
+        for label in learned:
+            mine = [table.entries[label][seed] for seed in range(seeds)]
+            triples = zip(mine, unguided, floors, strict=True)
+            closed = [(start - own["metrics"][metric]) / (start - floor) for own, start, floor in triples]
+            rows.append(self.row(label[0], "share of the gap", {}, mine, f"{metric}_gap_closed", closed))
         for name in table.families():
             winners = [table.winner(name, metric, seed) for seed in range(seeds)]
             best = [table.entries[label][seed] for seed, label in enumerate(winners)]

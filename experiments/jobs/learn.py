@@ -71,7 +71,8 @@ def _rollout_tasks(problem, config) -> list[Task]:
 def _rollout_task(problem, config, steps: int, iterations: int, start: str | None) -> Task:
     learn, net = config.learn, network(problem, config)
     grid, step = sampling.uniform_grid(steps), step_of(config)
-    weight = functools.partial(_weight, net, problem.schedule, 0.5 / steps, 1 - 0.5 / steps, 0.0)
+    # on its own grid no query is clamped; a sampler with smaller steps gets the weight of the trained gap
+    weight = functools.partial(_weight, net, problem.schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps)
 
     def loss(params, key, base):
         data_key, roll_key = jax.random.split(key)
@@ -150,12 +151,12 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
         params, opt_state, figures = learning.update(optimizer, loss, *state, jax.random.fold_in(key, i))
         return (params, opt_state), figures
 
+    init = jax.jit(lambda key: net.init(key, jnp.zeros(1), jnp.zeros(1), problem.conditions[:1]))
     learned = []
     for i, base in enumerate(bases):
         seed = config.seed + i
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        own = net.init(jax.random.fold_in(key, 0), jnp.zeros(1), jnp.zeros(1), problem.conditions[:1])
-        params = starts[i] if starts else own
+        params = starts[i] if starts else init(jax.random.fold_in(key, 0))
         state, _ = fit(
             f"{task.name}, seed {seed}",
             workdir / "guidance" / task.name.replace(" ", "") / f"seed_{seed}",

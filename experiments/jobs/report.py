@@ -59,7 +59,8 @@ def _draw(problem, config, workdir, rows) -> dict:
         "omega_map": (
             figures.omega_map(problem, weights),
             "Learned omega(s, t) for a step from t down to s, mean over conditions. Rollout weights are trained on "
-            "the gaps of their own grid only (dashed line); away from it they are extrapolated.",
+            "the gaps of their own grid only (dashed line): smaller gaps get the weight of that gap, larger ones are "
+            "extrapolated.",
         ),
         "samples": (
             figures.samples(problem, samples),
@@ -113,6 +114,7 @@ def _page(problem, config, rows, pictures) -> str:
 def _table(problem, rows, metric) -> str:
     """The main table: each method at each number of steps, best first, and its paired gap to the hand-tuned."""
     gaps = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_difference"}
+    closed = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_gap_closed"}
     body = []
     main = [r for r in rows if r.metric == metric and r.method not in evaluate.FAMILIES]
     for row in sorted(main, key=lambda r: (r.steps, r.value)):
@@ -122,9 +124,21 @@ def _table(problem, rows, metric) -> str:
         for family in ("best constant", "best interval"):
             gap = gaps.get((f"{row.method} - {family}", row.steps))
             cells.append(figures.number(gap.value, gap.standard_error) if gap else "")
+        share = closed.get((row.method, row.steps))
+        cells.append(f"{100 * share.value:.1f} %" if share else "")
         style = " class='learned'" if learned else ""
         body.append(f"<tr{style}>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
-    header = ("method", "weight", "steps", "NFE", metric, "floor", "minus best constant", "minus best interval")
+    header = (
+        "method",
+        "weight",
+        "steps",
+        "NFE",
+        metric,
+        "floor",
+        "minus best constant",
+        "minus best interval",
+        "gap closed",
+    )
     head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
     return f"<table><caption>{metric}, lower is better</caption><tr>{head}</tr>{''.join(body)}</table>"
 

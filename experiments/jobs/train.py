@@ -25,10 +25,11 @@ def run(problem, config, workdir) -> list:
         params, opt_state, figures = update(optimizer, loss, *state, jax.random.fold_in(key, i))
         return (params, opt_state), figures
 
+    init = jax.jit(problem.network.init)
     trained = []
     for seed in range(config.seed, config.seed + config.seeds):
         key = jax.random.key(seed)
-        params = problem.network.init(jax.random.fold_in(key, 0))
+        params = init(jax.random.fold_in(key, 0))
         state, _ = fit(
             f"base denoiser, seed {seed}",
             workdir / "base" / f"seed_{seed}",

@@ -5,7 +5,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -189,19 +188,17 @@ def get_config(preset):
     assert all(word in err for word in words), err
 
 
-def test_a_bad_command_imports_nothing_heavy_and_answers_at_once():
+def test_a_bad_command_imports_nothing_heavy():
     arguments = ["--config=configs/mixture.py", "--workdir=unused", "--config.learn.delta=2"]
     probe = (
         "import sys; from experiments.main import main; code = main(sys.argv[1:]);"
         "heavy = {'jax', 'flax', 'optax', 'orbax', 'numpy', 'matplotlib', 'sklearn'};"
         "print(sorted(heavy & sys.modules.keys())); sys.exit(code)"
     )
-    began = time.monotonic()
     run = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stdout == "[]\n"
     assert run.stderr.count("\n") == 1
-    assert time.monotonic() - began < 3
 
 
 def test_help_lists_every_field_with_its_value_and_what_is_allowed(capsys):

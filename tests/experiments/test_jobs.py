@@ -81,10 +81,8 @@ def test_network_evaluations_are_counted(finished):
 
 def test_the_same_command_repeats_nothing(finished):
     before = leaves(finished)
-    start = time.monotonic()
     assert main(command(finished, job="evaluate")) == 0
     assert leaves(finished) == before
-    assert time.monotonic() - start < 30
 
 
 def test_a_sweep_over_weights_compiles_once():
