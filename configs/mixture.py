@@ -83,7 +83,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 500
+    learn.iterations = 400
     learn.batch = 256
     learn.particles = 4
     learn.beta = 1.75
@@ -97,7 +97,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     learn.depth = 6
     learn.embedding = 32
     learn.gammas = (0.0,)
-    learn.rollout_iterations = 200
+    learn.rollout_iterations = 160
     learn.rollout_batch = 128
     learn.rollout_real = 512
     learn.remat = "none"
@@ -109,7 +109,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     evaluation.sweep_seeds = 5
     evaluation.samples = 4000
     evaluation.omegas = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5)
-    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.2, 0.8), (0.4, 0.7), (0.5, 0.9))
+    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.4, 0.7))
     evaluation.clamp = (1.0,)
     evaluation.sampler = "ddim"
     evaluation.churn = 0.0

@@ -18,7 +18,7 @@ from guidance import guides, sampling, weights
 from guidance.types import Weight
 
 FAMILIES = ("constant", "interval", "clamp_linear")
-SHORTLIST = 5  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
+SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
 
 
 class Candidate(NamedTuple):
