@@ -15,14 +15,16 @@ Presets, and what to expect of the learned weights:
 from ml_collections import config_dict
 
 PRESETS = {
-    "exact": {"problem.error": "none", "eval.steps": (100,)},
-    "attenuated": {"problem.error": "attenuated", "eval.steps": (20, 100)},
+    "exact": {"problem.error": "none", "eval.steps": (100,), "eval.samples": 4000},
+    "attenuated": {"problem.error": "attenuated", "eval.steps": (20, 100), "eval.samples": 4000, "learn.iterations": 500},
     "under": {"problem.error": "under"},
     "record": {
         "problem.error": "under",
         "seeds": 5,
         "learn.rollout_iterations": 300,
         "eval.steps": (10, 20, 100),
+        "eval.samples": 4000,
+        "learn.iterations": 500,
         "eval.omegas": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0),
         "eval.intervals": tuple(
             (lo, hi) for lo in (0.0, 0.2, 0.3, 0.4, 0.5) for hi in (0.5, 0.6, 0.7, 0.8, 1.0) if lo < hi
@@ -37,6 +39,7 @@ PRESETS = {
         "learn.objectives": ("self_consistency", "reward_only", "rollout"),
         "learn.gammas": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0),
         "eval.steps": (20,),
+        "eval.samples": 4000,
     },
     "high_dimensional": {
         "problem.error": "under",
@@ -49,6 +52,7 @@ PRESETS = {
         "base.steps": 600,
         "learn.rollout_batch": 48,
         "learn.rollout_real": 192,
+        "eval.samples": 4000,
     },
 }
 
@@ -83,7 +87,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 400
+    learn.iterations = 300
     learn.batch = 256
     learn.particles = 4
     learn.beta = 1.75
@@ -97,7 +101,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     learn.depth = 6
     learn.embedding = 32
     learn.gammas = (0.0,)
-    learn.rollout_iterations = 160
+    learn.rollout_iterations = 120
     learn.rollout_batch = 128
     learn.rollout_real = 512
     learn.remat = "none"
@@ -107,7 +111,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     config.eval = evaluation = config_dict.ConfigDict()
     evaluation.steps = (10, 20)
     evaluation.sweep_seeds = 5
-    evaluation.samples = 4000
+    evaluation.samples = 2000
     evaluation.omegas = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5)
     evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.4, 0.7))
     evaluation.clamp = (1.0,)

@@ -10,7 +10,7 @@ from guidance.nets.mlp import DenoiserMLP
 from guidance.rewards import linear_quadratic
 from guidance.tilts import tilt
 
-REFERENCE = 16000  # true samples that a measurement compares with, all conditions together
+REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
 LAYOUT_SEED = 20250
 
 
@@ -32,7 +32,7 @@ def build(config) -> Problem:
     fast, full = _measures(target, reward, schedule, classes)
 
     def measure(key, samples, complete):
-        reference = _of_target(key, REFERENCE // classes)
+        reference = _of_target(key, REFERENCE * samples.shape[1])
         values = full(key, samples, reference) if complete else fast(samples, reference)
         return {name: float(value) for name, value in values.items()}
 
