@@ -101,6 +101,13 @@ def _noised(key: Array, schedule: Schedule, x0: Array, s: Array) -> Array:
     return x_s.reshape(x0.shape)
 
 
+def _own_particles(steps_key, particle_key, model, weight, x0, cond, settings) -> tuple[Array, Array, Particles]:
+    """A step (s, t) for each of x0 [n, ...], its m copies [n, m, ...], and the copies noised to t and guided to s."""
+    s, t = draw_steps(steps_key, x0.shape[:1], settings)
+    copies = jnp.broadcast_to(x0[:, None], (x0.shape[0], settings.particles, *x0.shape[1:]))
+    return s, copies, guided_particles(particle_key, model, weight, copies, cond, s, t, settings.churn)
+
+
 def self_consistency(
     key: Array,
     model: Model,
@@ -121,9 +128,7 @@ def self_consistency(
     Source: arXiv 2510.00815, eqs. 20-22, Algorithms 1 and 4.
     """
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
-    s, t = draw_steps(steps_key, x0.shape[:1], settings)
-    copies = jnp.broadcast_to(x0[:, None], (x0.shape[0], settings.particles, *x0.shape[1:]))
-    guided = guided_particles(particle_key, model, weight, copies, cond, s, t, settings.churn)
+    s, copies, guided = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
     x_s = _noised(noise_key, model.schedule, copies, s)
     loss = grouped_mismatch(guided.y, x_s, settings.beta, settings.lam)
     return loss if reward is None else loss - gamma * mean_reward(reward, guided.x0, cond)
@@ -134,9 +139,7 @@ def reward_only(
 ) -> Array:
     """-mean R(D_omega(x_t, c), c): the reward without the mismatch that keeps it honest; the ablation."""
     steps_key, particle_key = jax.random.split(key)
-    s, t = draw_steps(steps_key, x0.shape[:1], settings)
-    copies = jnp.broadcast_to(x0[:, None], (x0.shape[0], settings.particles, *x0.shape[1:]))
-    guided = guided_particles(particle_key, model, weight, copies, cond, s, t, settings.churn)
+    _, _, guided = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
     return -mean_reward(reward, guided.x0, cond)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from guidance import mixtures, rewards, schedules
+from guidance.learning import Model, OneStep
 from guidance.mixtures import Mixture
 from guidance.types import Array, Denoise, Schedule
 
@@ -175,3 +176,28 @@ def omega_energy_beta2(schedule: Schedule, t: float, variance: float = HG_VARIAN
 def omega_attenuated(omega: float, r: float) -> float:
     """The optimum once D_c is attenuated: guided predictions sweep the same line, (1 + omega)/(1 - r) - 1."""
     return (1 + omega) / (1 - r) - 1
+
+
+# ---- fixture HG as a model to be guided
+
+RF = schedules.rectified_flow()
+
+
+def steps_at(s, t, churn=1.0, **knobs) -> OneStep:
+    """Settings whose steps are all s <- t: the triangle of allowed steps shrunk to a point."""
+    return OneStep(s_min=s, delta=t - s, zeta=1 - t, churn=churn, **knobs)
+
+
+def hg_attenuated(r, x, t, cond):
+    """(1 - r) D_c + r D_u: an under-trained conditional branch with a known repair."""
+    exact = hg_denoise(RF)
+    unconditional = {"mu": cond["mu"], "known": jnp.zeros_like(cond["known"])}
+    return (1 - r) * exact(x, t, cond) + r * exact(x, t, unconditional)
+
+
+def hg_model(r=0.0):
+    return Model(Partial(hg_attenuated, r), RF, HG_NULL)
+
+
+def traced(config):
+    return jax.tree.map(jnp.float32, config._replace(particles=None))

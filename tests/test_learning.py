@@ -22,26 +22,6 @@ from tests import oracles
 RF = schedules.rectified_flow()
 
 
-def _at(s, t, churn=1.0, **knobs) -> OneStep:
-    """Settings whose steps are all s <- t: the triangle of allowed steps shrunk to a point."""
-    return OneStep(s_min=s, delta=t - s, zeta=1 - t, churn=churn, **knobs)
-
-
-def _attenuated(r, x, t, cond):
-    """(1 - r) D_c + r D_u: an under-trained conditional branch with a known repair."""
-    exact = oracles.hg_denoise(RF)
-    unconditional = {"mu": cond["mu"], "known": jnp.zeros_like(cond["known"])}
-    return (1 - r) * exact(x, t, cond) + r * exact(x, t, unconditional)
-
-
-def _model(r=0.0):
-    return Model(Partial(_attenuated, r), RF, oracles.HG_NULL)
-
-
-def _traced(config):
-    return jax.tree.map(jnp.float32, config._replace(particles=None))
-
-
 # ---- gradients
 
 
@@ -59,7 +39,7 @@ def test_l2g_10_the_guided_step_is_affine_in_omega(x64):
     @jax.jit
     def at(omega, churn):
         weight = weights.constant(omega)
-        return learning.guided_particles(jax.random.key(0), _model(), weight, particles, cond, s, t, churn)
+        return learning.guided_particles(jax.random.key(0), oracles.hg_model(), weight, particles, cond, s, t, churn)
 
     for churn in (0.0, 0.6, 1.0):
         zero, one, other = (at(omega, churn) for omega in (0.0, 1.0, 2.7))
@@ -80,7 +60,7 @@ def test_gradient_is_the_analytic_affine_one(x64):
     @jax.jit
     def particles(omegas):
         weight = lambda s, t, cond: omegas  # noqa: E731
-        return learning.guided_particles(jax.random.key(0), _model(), weight, copies, cond, s, t, 0.5).y
+        return learning.guided_particles(jax.random.key(0), oracles.hg_model(), weight, copies, cond, s, t, 0.5).y
 
     gradient = jax.jit(jax.grad(lambda omegas: grouped_mismatch(particles(omegas), x_s, beta, lam)))(omegas)
     y, x = np.asarray(particles(omegas)), np.asarray(x_s)
@@ -101,7 +81,9 @@ def test_the_l2_loss_is_a_parabola(x64):
 
     @jax.jit
     def loss(omega):
-        return learning.l2(jax.random.key(0), _model(), weights.constant(omega), x0, cond, _at(0.3, 0.5, 0.4))
+        return learning.l2(
+            jax.random.key(0), oracles.hg_model(), weights.constant(omega), x0, cond, oracles.steps_at(0.3, 0.5, 0.4)
+        )
 
     low, zero, high = (float(loss(omega)) for omega in (-1.0, 0.0, 1.0))
     slope, curvature = (high - low) / 2, (high + low) / 2 - zero
@@ -130,7 +112,7 @@ def test_no_gradient_reaches_the_denoiser(name):
     x0, cond = _small(8)
 
     def loss(r, omega):
-        return _objective(name)(jax.random.key(0), _model(r), weights.constant(omega), x0, cond, OneStep())
+        return _objective(name)(jax.random.key(0), oracles.hg_model(r), weights.constant(omega), x0, cond, OneStep())
 
     to_denoiser, to_weight = jax.jit(jax.grad(loss, (0, 1)))(0.2, 0.5)
     assert float(to_denoiser) == 0.0
@@ -149,7 +131,9 @@ def test_the_reward_enters_with_a_minus_sign():
     @functools.partial(jax.jit, static_argnames="reward")
     def run(gamma=0.0, reward=None):
         weight = weights.constant(0.7)
-        return learning.self_consistency(jax.random.key(0), _model(), weight, x0, cond, config, gamma, reward)
+        return learning.self_consistency(
+            jax.random.key(0), oracles.hg_model(), weight, x0, cond, config, gamma, reward
+        )
 
     constant = lambda x0, cond: jnp.full(x0.shape[0], 5.0)  # noqa: E731
     assert float(run(gamma=0.3, reward=constant)) == pytest.approx(float(run()) - 1.5, rel=1e-5)
@@ -164,7 +148,7 @@ def test_a_step_on_the_reward_term_raises_the_mean_reward():
     @jax.jit
     def loss(omega, gamma):
         return learning.self_consistency(
-            jax.random.key(0), _model(), weights.constant(omega), x0, cond, OneStep(), gamma, _reward
+            jax.random.key(0), oracles.hg_model(), weights.constant(omega), x0, cond, OneStep(), gamma, _reward
         )
 
     @jax.jit
@@ -173,7 +157,7 @@ def test_a_step_on_the_reward_term_raises_the_mean_reward():
         s, t = jnp.full(64, 0.3), jnp.full(64, 0.6)
         particles = jnp.repeat(x0[:, None], 4, axis=1)
         guided = learning.guided_particles(
-            jax.random.key(1), _model(), weights.constant(omega), particles, cond, s, t, 1.0
+            jax.random.key(1), oracles.hg_model(), weights.constant(omega), particles, cond, s, t, 1.0
         )
         return jnp.mean(_reward(guided.x0.reshape(256, -1), None))
 
@@ -227,7 +211,7 @@ def _marginal_losses(omega, config):
 def test_per_condition_consistency_has_its_closed_form_mean(churn, omega):
     """Points: y ~ N(alpha_s c + omega B c, s^2), x_s ~ N(alpha_s c, s^2). At omega = 0 the laws agree exactly."""
     s, t = 0.4, 0.6
-    values = _per_condition_losses(omega, _traced(_at(s, t, churn, beta=1.0)))
+    values = _per_condition_losses(omega, oracles.traced(oracles.steps_at(s, t, churn, beta=1.0)))
     b = float(transition(RF, jnp.asarray(s), jnp.asarray(t), churn)[1])
     shifts = omega * b * np.asarray(POINTS_AT)
     repulsion = _folded(0.0, s * 2**0.5)
@@ -241,7 +225,7 @@ def test_per_condition_consistency_has_its_closed_form_mean(churn, omega):
 def test_marginal_consistency_has_its_closed_form_mean(omega):
     """The same data pooled: mixtures of three Gaussians on both sides, all labels equally often."""
     s, t = 0.4, 0.6
-    values = _marginal_losses(omega, _traced(_at(s, t, 1.0, beta=1.0)))
+    values = _marginal_losses(omega, oracles.traced(oracles.steps_at(s, t, 1.0, beta=1.0)))
     b = float(transition(RF, jnp.asarray(s), jnp.asarray(t), 1.0)[1])
     c = np.asarray(POINTS_AT, np.float64)
     x, y = (1 - s) * c, (1 - s) * c + omega * b * c
@@ -262,7 +246,7 @@ def test_group_objectives_compare_independent_samples(name):
     y = (A + B k) x_t + sqrt(V) z is Gaussian with a known variance; shared samples would shorten the distance.
     """
     s, t, v, churn, n = 0.1, 0.2, 4.0, 0.5, 4
-    model, config = Model(Partial(_gaussian, v), RF, 1), _at(s, t, churn, beta=1.0)
+    model, config = Model(Partial(_gaussian, v), RF, 1), oracles.steps_at(s, t, churn, beta=1.0)
 
     def loss(key):
         data_key, key = jax.random.split(key)
@@ -325,7 +309,7 @@ def test_l2g_13_an_update_costs_2_n_m_evaluations():
 
 def test_l2_is_a_case_of_self_consistency():
     x0, cond = _small()
-    arguments = (_model(), weights.constant(0.4), x0, cond)
+    arguments = (oracles.hg_model(), weights.constant(0.4), x0, cond)
     settings = OneStep(beta=2.0, lam=0.0)
     expected = jax.jit(lambda key: learning.self_consistency(key, *arguments, settings))(jax.random.key(0))
     got = jax.jit(lambda key: learning.l2(key, *arguments, OneStep()))(jax.random.key(0))
@@ -337,7 +321,7 @@ def test_any_rule_may_be_learned():
     x0, cond = _small()
 
     def loss(omega, rule):
-        model = _model()._replace(rule=rule)
+        model = oracles.hg_model()._replace(rule=rule)
         return learning.self_consistency(jax.random.key(0), model, weights.constant(omega), x0, cond, OneStep())
 
     value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(1.0, rules.unguided)
@@ -362,7 +346,7 @@ def test_updates_find_the_l2_optimum():
     def loss(params, key):
         data_key, key = jax.random.split(key)
         x0, cond = oracles.hg_sample(data_key, 128)
-        return learning.l2(key, _model(), weights.constant(params), x0, cond, _at(0.5, 0.6))
+        return learning.l2(key, oracles.hg_model(), weights.constant(params), x0, cond, oracles.steps_at(0.5, 0.6))
 
     def body(carry, key):
         params, state, _ = learning.update(optimizer, loss, *carry, key)

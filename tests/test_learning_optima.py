@@ -12,36 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from guidance import learning, schedules, weights
-from guidance.learning import Model, OneStep
 from guidance.mismatch import grouped_mismatch
 from guidance.sampling import transition
 from tests import oracles
 
 RF = schedules.rectified_flow()
 BATCHES, POINTS = 10, 1000  # 10 000 data points of 4 particles each
-
-
-def _at(s, t, churn=1.0, **knobs) -> OneStep:
-    """Settings whose steps are all s <- t: the triangle of allowed steps shrunk to a point."""
-    return OneStep(s_min=s, delta=t - s, zeta=1 - t, churn=churn, **knobs)
-
-
-def _attenuated(r, x, t, cond):
-    """(1 - r) D_c + r D_u: an under-trained conditional branch with a known repair."""
-    exact = oracles.hg_denoise(RF)
-    unconditional = {"mu": cond["mu"], "known": jnp.zeros_like(cond["known"])}
-    return (1 - r) * exact(x, t, cond) + r * exact(x, t, unconditional)
-
-
-def _model(r=0.0):
-    return Model(Partial(_attenuated, r), RF, oracles.HG_NULL)
-
-
-def _traced(config):
-    return jax.tree.map(jnp.float32, config._replace(particles=None))
 
 
 def _newton(loss, steps):
@@ -63,7 +41,9 @@ def _optima(objective, r, config, particles=4):
         x0, cond = oracles.hg_sample(data_key, POINTS)
 
         def loss(omega):
-            return objective(jax.random.clone(loss_key), _model(r), weights.constant(omega), x0, cond, config)
+            return objective(
+                jax.random.clone(loss_key), oracles.hg_model(r), weights.constant(omega), x0, cond, config
+            )
 
         return _newton(loss, 4)
 
@@ -72,7 +52,9 @@ def _optima(objective, r, config, particles=4):
 
 def _optimum(s, t, churn, beta, lam=1.0, r=0.0, objective=learning.self_consistency):
     """(omega*, its standard error) by Monte Carlo."""
-    values = np.asarray(_optima(objective, r, _traced(_at(s, t, churn, beta=beta, lam=lam))), np.float64)
+    values = np.asarray(
+        _optima(objective, r, oracles.traced(oracles.steps_at(s, t, churn, beta=beta, lam=lam))), np.float64
+    )
     return values.mean(), oracles.standard_error(values)
 
 
@@ -199,7 +181,7 @@ def test_l2g_7_shared_noise_has_another_optimum(churn, beta, lam, expected):
 )
 def test_l2g_8_attenuation_moves_every_optimum_the_same_way(r, objective, churn, beta, lam):
     """L2G-8: omega_att = (1 + omega_exact)/(1 - r) - 1, for every objective and every batch, not only in the mean."""
-    config = _traced(_at(0.5, 0.6, churn, beta=beta, lam=lam))
+    config = oracles.traced(oracles.steps_at(0.5, 0.6, churn, beta=beta, lam=lam))
     exact, attenuated = (_optima(objective, q, config) for q in (0.0, r))
     # Newton in float32 ends within 1e-3 of the optimum of a batch, whose spread over batches is .02 to .1
     chex.assert_trees_all_close(attenuated, oracles.omega_attenuated(exact, r), atol=3e-3)
