@@ -20,11 +20,12 @@ import optax
 
 from guidance.guides import both_branches
 from guidance.mismatch import grouped_mismatch
-from guidance.rules import cfg
+from guidance.predictions import eps_from_x0
+from guidance.rules import cfg, once
 from guidance.sampling.steps import transition
 from guidance.schedules import diffuse
 from guidance.shapes import like
-from guidance.types import Array, Cond, Denoise, Reward, Rule, Schedule, Weight
+from guidance.types import Array, At, Cond, Denoise, Reward, Rule, Schedule, Weight
 
 
 class OneStep(NamedTuple):
@@ -88,10 +89,14 @@ def guided_particles(
     positive, reference = jax.lax.stop_gradient(
         both_branches(model.denoise, x_t, t_each, jax.tree.map(each, cond), model.null)
     )
-    guided = model.rule(positive, reference, each(weight(s, t, cond)))
-    a, b, v = (like(c, flat) for c in transition(model.schedule, s_each, t_each, churn))
-    y = a * x_t + b * guided + jnp.sqrt(v) * jax.random.normal(churn_key, flat.shape, flat.dtype)
-    return Particles(y.reshape(x0.shape), guided.reshape(x0.shape))
+    at = At(x_t, t_each, s_each, model.schedule)
+    guided = once(model.rule, positive, reference, each(weight(s, t, cond)), at)
+    eps = eps_from_x0(model.schedule, x_t, guided.x0, t_each) if guided.eps is None else guided.eps
+    variance = transition(model.schedule, s_each, t_each, churn)[2]
+    kept = jnp.sqrt(jnp.maximum(model.schedule.sigma(s_each) ** 2 - variance, 0))
+    mean = like(model.schedule.alpha(s_each), flat) * guided.x0 + like(kept, flat) * eps
+    y = mean + like(jnp.sqrt(variance), flat) * jax.random.normal(churn_key, flat.shape, flat.dtype)
+    return Particles(y.reshape(x0.shape), guided.x0.reshape(x0.shape))
 
 
 def _noised(key: Array, schedule: Schedule, x0: Array, s: Array) -> Array:

@@ -74,6 +74,15 @@ def x0_to(kind: str, schedule: Schedule, x: Array, x0: Array, t: Array) -> Array
     return like(schedule.alpha_dot(t), x) * x0 + like(schedule.sigma_dot(t), x) * eps
 
 
+def velocity_coefficients(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    """(a, b) of velocity = a x_0 + b x at fixed (x, t): b = sigma'/sigma, a = alpha' - alpha b; finite at sigma = 0.
+
+    For rectified flow a = -1/t and b = 1/t. a is never 0, so a gap between velocities is a times the gap in x_0.
+    """
+    growth = _divide(schedule.sigma_dot(t), schedule.sigma(t))
+    return schedule.alpha_dot(t) - schedule.alpha(t) * growth, growth
+
+
 def convert(source: str, target: str, schedule: Schedule, x: Array, prediction: Array, t: Array) -> Array:
     """Converts between any two of the five predictions at (x [batch, ...], t [batch])."""
     return x0_to(target, schedule, x, x0_from(source, schedule, x, prediction, t), t)

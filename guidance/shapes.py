@@ -25,3 +25,16 @@ def null_like(cond: Cond, null: Cond) -> Cond:
 def row_dot(a: Array, b: Array) -> Array:
     """Inner product per sample over all other axes: [batch, ...] x [batch, ...] -> [batch]."""
     return jnp.sum((a * b).reshape(a.shape[0], -1), axis=-1)
+
+
+def row_norm(a: Array) -> Array:
+    """Euclidean norm per sample over all other axes, [batch, ...] -> [batch]; its gradient at zero is zero."""
+    squared = row_dot(a, a)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
+def ratio(a: Array, b: Array, otherwise=0.0) -> Array:
+    """a / b elementwise, and `otherwise`, with zero gradient, where b is zero."""
+    zero = b == 0
+    return jnp.where(zero, otherwise, a / jnp.where(zero, 1, b))

@@ -25,9 +25,6 @@ Denoise = Callable[[Array, Array, Cond], Array]
 # (s [batch], t [batch], cond) -> omega [batch]
 Weight = Callable[[Array, Array, Cond], Array]
 
-# (positive [batch, ...], reference [batch, ...], omega [batch]) -> guided x0-prediction [batch, ...]
-Rule = Callable[[Array, Array, Array], Array]
-
 # (x0 [batch, ...], cond) -> reward [batch]
 Reward = Callable[[Array, Cond], Array]
 
@@ -41,6 +38,44 @@ class Schedule(NamedTuple):
     time: Callable[[Array], Array]  # the inverse of log_snr
     alpha_dot: Callable[[Array], Array]  # d alpha / d t
     sigma_dot: Callable[[Array], Array]  # d sigma / d t
+
+
+class At(NamedTuple):
+    """Where the branches were evaluated, and where the step goes: x [batch, ...], t [batch], s [batch]."""
+
+    x: Array
+    t: Array
+    s: Array
+    schedule: Schedule
+
+
+class Branches(NamedTuple):
+    """What a stage of a rule sees and hands on: the two predictions, the weight, and the opinion so far."""
+
+    positive: Array  # D_c [batch, ...]
+    reference: Array  # D_u, or what stands for it [batch, ...]
+    omega: Array  # [batch]
+    x0: Array  # the opinion so far; D_c before a rule has combined the two
+    eps: Array | None  # the noise to keep; None: the one that x0 implies
+
+
+class Stage(NamedTuple):
+    """A part of a rule that needs more than the two predictions and omega: a memory, the place, the opinion so far.
+
+    init: x [batch, ...] -> state.
+    apply: (state, Branches, At) -> (state, Branches).
+    idle: state -> state on a step whose omega is zero for the whole batch, so that the reference was not evaluated
+        and D_c is the answer; None where that would be wrong, and the reference is evaluated on every step.
+    """
+
+    init: Callable[[Array], State]
+    apply: Callable[[State, Branches, At], tuple[State, Branches]]
+    idle: Callable[[State], State] | None
+
+
+# A rule is a function (positive [batch, ...], reference [batch, ...], omega [batch]) -> guided x0-prediction, or a
+# Stage; `rules.stack` puts several in a row.
+Rule = Callable[[Array, Array, Array], Array] | Stage
 
 
 class Guided(NamedTuple):

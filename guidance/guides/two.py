@@ -1,0 +1,171 @@
+"""Guides with two branches: a rule, its weight, and where the reference prediction comes from.
+
+The two branches run as one batched network call where they share a network; where omega is zero for the whole batch a
+`lax.cond` skips the reference branch, and the count of network evaluations says so.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from guidance.predictions import eps_from_x0
+from guidance.rules import as_stage
+from guidance.rules import cfg as cfg_rule
+from guidance.rules.stacking import start
+from guidance.shapes import null_like, row_dot
+from guidance.types import Array, At, Branches, Cond, Denoise, Guide, Guided, Rule, Schedule, Stage, Weight
+
+
+def guided(rule: Rule, weight: Weight, null: Cond, skip: bool = True) -> Guide:
+    """The guide that combines D(x, t, cond) and D(x, t, null) by `rule` with weight omega(s, t, cond).
+
+    null: the null condition, leaves without batch axis (the label C for C classes); or a negative condition. With
+    `skip`, steps on which omega is zero for the whole batch evaluate the conditional branch only, if the rule allows
+    it (D_c is its answer there, and it has no memory of the gap). Pass skip=False to differentiate with respect to
+    weights that are zero, or under vmap, where a cond computes both sides anyway.
+    """
+    return _guide(rule, weight, Partial(_null_branches, null), skip)
+
+
+def cfg(weight: Weight, null: Cond, skip: bool = True) -> Guide:
+    """Classifier-free guidance with the given weight: `guided(rules.cfg, weight, null)`."""
+    return guided(cfg_rule, weight, null, skip)
+
+
+def autoguided(rule: Rule, weight: Weight, weak: Denoise, skip: bool = True) -> Guide:
+    """Guidance away from a weaker denoiser at the same condition: D_c + omega (D_c - D_weak) for the CFG rule.
+
+    weak: a smaller or less trained network, an earlier checkpoint, or the same network with a part of it perturbed
+    (perturbed attention, skipped layers): anything of type `denoise`. weak = strong is the identity.
+    Source: Guiding a Diffusion Model with a Bad Version of Itself, arXiv 2406.02507, eq. 3 (its w - 1 is our omega).
+    """
+    return _guide(rule, weight, Partial(_weak_branches, weak), skip)
+
+
+def early_stopping(rule: Rule, weight: Weight, null: Cond, threshold=0.991) -> Guide:
+    """`guided` until the two noise predictions of a sample agree, <eps_c, eps_u>/(|eps_c||eps_u|) > threshold.
+
+    From the next step on the sample is unguided; once all samples have stopped the reference branch is skipped.
+    Source: Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models, arXiv 2312.12487.
+    """
+    stage = as_stage(rule)
+    return Guide(Partial(_init_stopping, stage), Partial(_apply_stopping, stage, weight, null, threshold))
+
+
+def unguided() -> Guide:
+    """The conditional branch alone: one evaluation a step."""
+    return Guide(Partial(_no_state), Partial(_apply_unguided))
+
+
+def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) -> tuple[Array, Array]:
+    """(D(x, t, cond), D(x, t, null)) in one network call of twice the batch."""
+    return tuple(at_conditions(denoise, x, t, [cond, null_like(cond, null)]))
+
+
+def at_conditions(denoise: Denoise, x: Array, t: Array, conds: list[Cond]) -> list[Array]:
+    """The predictions at (x, t) for several conditions, leaves [batch, ...], in one network call."""
+    n, k = x.shape[0], len(conds)
+    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds)
+    out = denoise(jnp.concatenate([x] * k), jnp.concatenate([t] * k), together)
+    return [out[i * n : (i + 1) * n] for i in range(k)]
+
+
+def opinion(branches: Branches, at: At, **nfe) -> Guided:
+    """What a sampler takes: the final x0, the noise to keep, and the evaluations by branch."""
+    counts = {branch: jnp.asarray(count, jnp.int32) for branch, count in nfe.items()}
+    return as_guided(at.schedule, at.x, branches.x0, at.t, counts, branches.eps)
+
+
+def as_guided(schedule: Schedule, x: Array, x0: Array, t: Array, counts, eps: Array | None = None) -> Guided:
+    """Fills in the noise that x0 implies where no other is given."""
+    return Guided(x0, eps_from_x0(schedule, x, x0, t) if eps is None else eps, counts)
+
+
+def _guide(rule: Rule, weight: Weight, evaluate, skip: bool) -> Guide:
+    stage = as_stage(rule)
+    apply = _apply_skipping if skip and stage.idle is not None else _apply_both
+    return Guide(Partial(_init, stage), Partial(apply, stage, weight, evaluate))
+
+
+def _null_branches(null, denoise, x, t, cond):
+    return both_branches(denoise, x, t, cond, null)
+
+
+def _weak_branches(weak, denoise, x, t, cond):
+    return denoise(x, t, cond), weak(x, t, cond)
+
+
+def _init(stage, x):
+    return stage.init(x)
+
+
+def _no_state(x):
+    del x
+    return ()
+
+
+def _apply_both(stage, weight, evaluate, state, denoise, schedule, x, t, s, cond):
+    at = At(x, t, s, schedule)
+    positive, reference = evaluate(denoise, x, t, cond)
+    state, branches = stage.apply(state, start(positive, reference, weight(s, t, cond)), at)
+    return state, opinion(branches, at, positive=1, reference=1)
+
+
+def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, t, s, cond):
+    at, omega = At(x, t, s, schedule), weight(s, t, cond)
+    needed = jnp.any(omega != 0)
+
+    def with_both(x):
+        after, branches = stage.apply(state, start(*evaluate(denoise, x, t, cond), omega), at._replace(x=x))
+        out = opinion(branches, at._replace(x=x))
+        return after, out.x0, out.eps
+
+    def alone(x):
+        out = as_guided(schedule, x, denoise(x, t, cond), t, {})
+        return stage.idle(state), out.x0, out.eps
+
+    state, x0, eps = jax.lax.cond(needed, with_both, alone, x)
+    return state, Guided(x0, eps, {"positive": jnp.asarray(1, jnp.int32), "reference": needed.astype(jnp.int32)})
+
+
+def _init_stopping(stage: Stage, x):
+    return stage.init(x), jnp.zeros(x.shape[0], bool)
+
+
+def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x, t, s, cond):
+    inner, stopped = state
+    at, omega = At(x, t, s, schedule), jnp.where(stopped, 0, weight(s, t, cond))
+
+    def with_both(x):
+        positive, reference = both_branches(denoise, x, t, cond, null)
+        after, branches = stage.apply(inner, start(positive, reference, omega), at._replace(x=x))
+        out = opinion(branches, at._replace(x=x))
+        x0 = jnp.where(_rows(stopped, x), positive, out.x0)
+        eps = jnp.where(_rows(stopped, x), eps_from_x0(schedule, x, positive, t), out.eps)
+        return after, stopped | (_likeness(schedule, x, positive, reference, t) > threshold), x0, eps
+
+    def alone(x):
+        out = as_guided(schedule, x, denoise(x, t, cond), t, {})
+        return inner, stopped, out.x0, out.eps
+
+    needed = ~jnp.all(stopped)
+    inner, stopped, x0, eps = jax.lax.cond(needed, with_both, alone, x)
+    counts = {"positive": jnp.asarray(1, jnp.int32), "reference": needed.astype(jnp.int32)}
+    return (inner, stopped), Guided(x0, eps, counts)
+
+
+def _rows(flags, x):
+    return flags.reshape(flags.shape + (1,) * (x.ndim - 1))
+
+
+def _likeness(schedule, x, positive, reference, t):
+    """Cosine of the angle between the two noise predictions, [batch]; 0 where one is zero."""
+    a, b = eps_from_x0(schedule, x, positive, t), eps_from_x0(schedule, x, reference, t)
+    product = row_dot(a, a) * row_dot(b, b)
+    return jnp.where(product > 0, row_dot(a, b) / jnp.sqrt(jnp.where(product > 0, product, 1)), 0)
+
+
+def _apply_unguided(state, denoise, schedule, x, t, s, cond):
+    del s
+    x0 = denoise(x, t, cond)
+    return state, as_guided(schedule, x, x0, t, {"positive": jnp.asarray(1, jnp.int32)})

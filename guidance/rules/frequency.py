@@ -1,0 +1,63 @@
+"""Frequency-decoupled guidance: another weight for each band of a Laplacian pyramid."""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from guidance.rules.projected import along
+from guidance.shapes import like
+from guidance.types import Array, Rule
+
+
+def frequency_decoupled(factors=(0.25, 1.0), parallel=1.0) -> Rule:
+    """Frequency-decoupled guidance (FDG): band k is guided by omega factors[k], lowest band first.
+
+        guided = sum_k [ P_k D_c + omega factor_k (g_perp + parallel g_par) ],   g = P_k (D_c - D_u)
+
+    P_k: the bands of a Laplacian pyramid of images [batch, H, W, C], with len(factors) levels; vectors [batch, d] have
+    two bands, mean and residual. g_par is the part of a band's gap along P_k D_c. Equal factors of 1 and parallel = 1
+    give CFG. Two evaluations a step. Raises ValueError for vectors with another number of factors than two.
+    Source: Guidance in the Frequency Domain Enables High-Fidelity Sampling at Low CFG Scales, arXiv 2506.19713 (its
+    w_k - 1 is our omega factor_k).
+    """
+    return Partial(_frequency_decoupled, tuple(factors), parallel)
+
+
+def _frequency_decoupled(factors, parallel, positive: Array, reference: Array, omega: Array) -> Array:
+    guided = []
+    for factor, own, gap in zip(
+        factors, bands(positive, len(factors)), bands(positive - reference, len(factors)), strict=True
+    ):
+        shared = along(gap, own)
+        guided.append(own + like(omega * factor, own) * (gap - shared + parallel * shared))
+    return assemble(guided)
+
+
+def bands(x: Array, levels: int) -> list[Array]:
+    """The bands of x, lowest first; `assemble` adds them up to x again.
+
+    Images: x_{k+1} is x_k at half the size, and each band is x_k minus the enlarged x_{k+1}. Vectors: mean, residual.
+    """
+    if x.ndim == 2:
+        if levels != 2:
+            raise ValueError(f"vectors have two bands, mean and residual; got {levels} factors")
+        mean = jnp.broadcast_to(jnp.mean(x, axis=-1, keepdims=True), x.shape)
+        return [mean, x - mean]
+    found = []
+    for _ in range(levels - 1):
+        smaller = _resize(x, [max(1, (size + 1) // 2) for size in x.shape[1:-1]])
+        found.append(x - _resize(smaller, x.shape[1:-1]))
+        x = smaller
+    return [x, *reversed(found)]
+
+
+def assemble(parts: list[Array]) -> Array:
+    """The array whose bands are `parts`, lowest first."""
+    x = parts[0]
+    for part in parts[1:]:
+        x = part + _resize(x, part.shape[1:-1])
+    return x
+
+
+def _resize(x, sizes):
+    return x if x.ndim == 2 else jax.image.resize(x, (x.shape[0], *sizes, x.shape[-1]), "linear")

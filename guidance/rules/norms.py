@@ -1,0 +1,96 @@
+"""Rules that look at the size of the outcome: rescale, energy-preserving, MaHiRo."""
+
+import jax.numpy as jnp
+
+from guidance.rules.linear import cfg, scale_from_omega
+from guidance.rules.stacking import stack, stateless
+from guidance.shapes import like, ratio, row_norm
+from guidance.types import Array, Stage
+
+
+def cfg_rescale(phi=0.7) -> Stage:
+    """CFG, then `rescale(phi)`; the paper uses omega = 6.5. Two evaluations a step.
+
+    Source: Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eqs. 15-16.
+    """
+    return stack(cfg, rescale(phi))
+
+
+def rescale(phi=0.7) -> Stage:
+    """An outcome stage: x0 <- phi x0 std(D_c)/std(x0) + (1 - phi) x0, std over all axes of one sample.
+
+    phi = 0 changes nothing, phi = 1 gives the result the standard deviation of D_c; where std(x0) = 0 the result is
+    unchanged. Source: Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eqs. 15-16.
+    """
+    return stateless(_rescale, phi)
+
+
+def _rescale(phi, branches, at):
+    del at
+    centred = lambda a: a - like(jnp.mean(a.reshape(a.shape[0], -1), axis=-1), a)  # noqa: E731
+    factor = ratio(row_norm(centred(branches.positive)), row_norm(centred(branches.x0)), 1.0)
+    return branches._replace(x0=like(phi * factor + (1 - phi), branches.x0) * branches.x0)
+
+
+def ep_cfg() -> Stage:
+    """Energy-preserving CFG: CFG, then `energy`. Two evaluations a step.
+
+    Source: EP-CFG: Energy-Preserving Classifier-Free Guidance, arXiv 2412.09966.
+    """
+    return stack(cfg, energy())
+
+
+def energy() -> Stage:
+    """An outcome stage: x0 <- x0 |D_c|/|x0|: the energy of the conditional prediction, kept per sample.
+
+    Source: EP-CFG: Energy-Preserving Classifier-Free Guidance, arXiv 2412.09966; its plain form, without the optional
+    percentile-based energy.
+    """
+    return stateless(_energy)
+
+
+def _energy(branches, at):
+    del at
+    factor = ratio(row_norm(branches.positive), row_norm(branches.x0), 1.0)
+    return branches._replace(x0=like(factor, branches.x0) * branches.x0)
+
+
+def mahiro(positive: Array, reference: Array, omega: Array) -> Array:
+    """MaHiRo: between CFG and w D_c, by the likeness of their signed roots; w = 1 + omega.
+
+        L = w D_c,  g = w D_c - omega D_u,  M = (L + g)/2,  r(a) = sign(a) sqrt|a|,
+        sim = mean of cos(r(w D_u), r(M)) along channels,  q = 2 (sim + 1),  guided = (q g + (4 - q) L)/4
+
+    The mean runs over the sample's own pixels. At omega = 0 both ends are D_c. Two evaluations a step.
+    Source: a community node without a paper; `mahiro_batch` has its exact mean.
+    """
+    return _mahiro(positive, reference, omega, per_sample=True)
+
+
+def mahiro_batch(positive: Array, reference: Array, omega: Array) -> Array:
+    """MaHiRo as published: the mean of the cosine also runs over the batch, which couples the samples."""
+    return _mahiro(positive, reference, omega, per_sample=False)
+
+
+def _mahiro(positive, reference, omega, per_sample):
+    scale = like(scale_from_omega(omega), positive)
+    leap = scale * positive
+    guided = positive + (scale - 1) * (positive - reference)
+    cosine = _cosine(_signed_root(scale * reference), _signed_root((leap + guided) / 2))
+    cosine = cosine.reshape(cosine.shape[0], -1)
+    similarity = jnp.mean(cosine, axis=-1) if per_sample else jnp.full(cosine.shape[0], jnp.mean(cosine))
+    q = like(2 * (similarity + 1), positive)
+    return (q * guided + (4 - q) * leap) / 4
+
+
+def _signed_root(a):
+    zero = a == 0
+    return jnp.sign(a) * jnp.sqrt(jnp.where(zero, 1, jnp.abs(a))) * jnp.where(zero, 0.0, 1.0)
+
+
+def _cosine(a, b):
+    """Cosine of the angle between a and b along the last axis; 0 where one is zero."""
+    dot = lambda u, v: jnp.sum(u * v, axis=-1)  # noqa: E731
+    product = dot(a, a) * dot(b, b)
+    zero = product == 0
+    return jnp.where(zero, 0.0, dot(a, b) / jnp.sqrt(jnp.where(zero, 1, product)))

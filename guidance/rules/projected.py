@@ -1,0 +1,130 @@
+"""Rules that project: adaptive projected guidance, tangential damping, perpendicular negatives. Per sample."""
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from guidance.predictions import eps_from_x0
+from guidance.rules.linear import cfg
+from guidance.rules.stacking import stack, stateless, with_gap
+from guidance.shapes import like, ratio, row_dot, row_norm
+from guidance.types import Array, Stage
+
+
+def momentum(beta) -> Stage:
+    """A gap stage with memory: g <- (D_c - D_u) + beta m, m <- g, with m = 0 at the start of every sampling run.
+
+    beta < 0 pushes away from the direction of the steps before. The gap of every step enters the memory, so the
+    reference branch is never skipped.
+    Source: Eliminating Oversaturation and Artifacts of High Guidance Scales, arXiv 2410.02416, section 4.
+    """
+    return Stage(Partial(jnp.zeros_like), Partial(_momentum, beta), None)
+
+
+def _momentum(beta, memory, branches, at):
+    del at
+    gap = branches.positive - branches.reference + beta * memory
+    return gap, with_gap(branches, gap)
+
+
+def norm_cap(radius) -> Stage:
+    """A gap stage: g <- g min(1, radius/|g|). Source: arXiv 2410.02416, section 4."""
+    return stateless(_norm_cap, radius)
+
+
+def _norm_cap(radius, branches, at):
+    del at
+    gap = branches.positive - branches.reference
+    factor = jnp.minimum(1, ratio(jnp.asarray(radius, gap.dtype), row_norm(gap), 1.0))
+    return with_gap(branches, like(factor, gap) * gap)
+
+
+def project(eta) -> Stage:
+    """A gap stage: g <- g_perp + eta g_par, where g_par is the part of g along D_c.
+
+    Source: arXiv 2410.02416, section 4; x0 space, as its authors advise.
+    """
+    return stateless(_project, eta)
+
+
+def _project(eta, branches, at):
+    del at
+    gap = branches.positive - branches.reference
+    parallel = along(gap, branches.positive)
+    return with_gap(branches, gap - parallel + eta * parallel)
+
+
+def along(a: Array, b: Array) -> Array:
+    """The part of `a` along `b` per sample, (<a, b>/|b|^2) b; zero where b is zero."""
+    return like(ratio(row_dot(a, b), row_dot(b, b)), b) * b
+
+
+def apg(eta=0.0, cap=15.0, beta=-0.5) -> Stage:
+    """Adaptive projected guidance: momentum, then the cap, then the projection, then D_c + omega g.
+
+    eta = 1, cap = inf, beta = 0 is CFG. Defaults: the paper's for SDXL; it uses cap 7.5, beta -0.75 for Stable
+    Diffusion 2.1, 5 and -0.5 for DiT-XL/2, 2.5 and -0.75 for EDM2-S. The norm of the result is not preserved:
+    without momentum |guided|^2 = |D_c|^2 + omega^2 |g_perp|^2 at eta = 0. Two evaluations a step.
+    Source: arXiv 2410.02416, section 4 and Table 10 (its w - 1 is our omega).
+    """
+    return stack(momentum(beta), norm_cap(cap), project(eta), cfg)
+
+
+def tcfg() -> Stage:
+    """Tangential damping CFG: `tangential`, then CFG. Neutral at omega = 0. Two evaluations a step.
+
+    Source: TCFG: Tangential Damping Classifier-free Guidance, arXiv 2503.18137.
+    """
+    return stack(tangential(), cfg)
+
+
+def tangential() -> Stage:
+    """Tangential damping, a gap stage: D_u keeps only its part along what the two branches share.
+
+    In eps space, M = [eps_u; eps_c], v_1 its leading right singular vector, eps_u <- <eps_u, v_1> v_1. Written with
+    the mean m and half the difference h of the two, which span the same plane with the same v_1 = y_1 m + y_2 h (up
+    to its length): eps_u - <eps_u, v_1> v_1 = (y_1 + y_2)(y_2 m - y_1 h), where (y_1, y_2) is the leading eigenvector
+    of the Gram matrix of (m, h). With h = -(alpha/sigma) (D_c - D_u)/2 everything divides by alpha/sigma, and the gap
+    in x0 is finite at alpha = 0. Tie (orthogonal branches of equal norm): v_1 along their mean, our choice.
+    Source: TCFG: Tangential Damping Classifier-free Guidance, arXiv 2503.18137, section 4 (its w - 1 is our omega).
+    """
+    return stateless(_tangential)
+
+
+def _tangential(branches, at):
+    gap = branches.positive - branches.reference
+    mean = eps_from_x0(at.schedule, at.x, branches.positive - gap / 2, at.t)
+    k = at.schedule.alpha(at.t) / jnp.maximum(at.schedule.sigma(at.t), jnp.finfo(gap.dtype).tiny)
+    y1, y2_over_k = _leading(row_dot(mean, mean), row_dot(mean, -gap / 2), row_dot(gap, gap) / 4, k)
+    share = like(y1 + k * y2_over_k, gap)
+    return with_gap(branches, gap - share * (like(y2_over_k, gap) * mean + like(y1, gap) * gap / 2))
+
+
+def _leading(a, b, d, k):
+    """(y_1, y_2/k) of the unit leading eigenvector of [[a, k b], [k b, k^2 d]], finite as k -> 0; (1, 0) at a tie."""
+    difference = a - k**2 * d
+    spread = jnp.sqrt(jnp.where((difference == 0) & (b * k == 0), 1, difference**2 + (2 * k * b) ** 2))
+    cosine2 = jnp.where((difference == 0) & (b * k == 0), 1, difference / spread)
+    mostly_mean = cosine2 >= 0
+    half = jnp.sqrt((1 + jnp.abs(cosine2)) / 2)  # the larger of |cos|, |sin| of the angle
+    other = b / (spread * half)  # the smaller one, over k
+    sign = jnp.where(b < 0, -1.0, 1.0)
+    y1 = jnp.where(mostly_mean, half, k * jnp.abs(other))
+    return y1, jnp.where(mostly_mean, other, sign * half / jnp.where(mostly_mean, 1, k))
+
+
+def perp_neg(positive: Array, reference: Array, omega: Array, negatives: Array, strengths: Array) -> Array:
+    """Perp-Neg: each negative condition acts only perpendicular to the positive one.
+
+        g = D_c - D_u,   g_j = D_j - D_u,   perp_j = g_j - (<g_j, g>/|g|^2) g
+        guided = D_u + (1 + omega)(g - sum_j strength_j perp_j)
+
+    negatives [J, batch, ...], strengths [J], positive numbers. Strengths of 0 give CFG; a negative parallel to g has
+    no effect. At omega = 0 the negatives still act: the paper weighs them by the scale.
+    Source: Re-imagine the Negative Prompt Algorithm, arXiv 2304.04968, section 4.
+    """
+    gap = positive - reference
+    total = jnp.zeros_like(gap)
+    for j in range(negatives.shape[0]):
+        other = negatives[j] - reference
+        total += strengths[j] * (other - along(other, gap))
+    return reference + (1 + like(omega, gap)) * (gap - total)
