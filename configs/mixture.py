@@ -16,21 +16,34 @@ Presets, and what to expect of the learned weights:
 from ml_collections import config_dict
 
 PRESETS = {
-    "exact": {"problem.error": "none", "eval.steps": (100,), "eval.samples": 4000},
+    "exact": {
+        "problem.error": "none",
+        "seeds": 5,
+        "learn.objectives": ("self_consistency", "rollout"),
+        "learn.iterations": 2000,
+        "eval.steps": (100,),
+        "eval.samples": 4000,
+        "eval.omegas": (0.0, 0.1, 0.2, 0.5, 1.0),
+        "eval.intervals": ((0.0, 0.5), (0.2, 0.8)),
+    },
     "attenuated": {
         "problem.error": "attenuated",
+        "seeds": 5,
+        "learn.iterations": 500,
+        "learn.rollout_iterations": 300,
         "eval.steps": (20, 100),
         "eval.samples": 4000,
-        "learn.iterations": 500,
+        "eval.omegas": (0.0, 0.1, 0.2, 0.43, 0.7, 1.0, 1.5, 2.5),
+        "eval.intervals": ((0.0, 0.5), (0.2, 0.8)),
     },
     "under": {"problem.error": "under"},
     "record": {
         "problem.error": "under",
         "seeds": 5,
+        "learn.iterations": 500,
         "learn.rollout_iterations": 300,
         "eval.steps": (10, 20, 100),
         "eval.samples": 4000,
-        "learn.iterations": 500,
         "eval.omegas": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0),
         "eval.intervals": tuple(
             (lo, hi) for lo in (0.0, 0.2, 0.3, 0.4, 0.5) for hi in (0.5, 0.6, 0.7, 0.8, 1.0) if lo < hi
@@ -42,8 +55,10 @@ PRESETS = {
         "problem.attenuation": 0.3,
         "problem.reward.a": (1.0, 0.0),
         "problem.reward.b": 0.2,
+        "seeds": 5,
         "learn.objectives": ("self_consistency", "reward_only", "rollout"),
         "learn.gammas": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0),
+        "learn.rollout_iterations": 300,
         "eval.steps": (20,),
         "eval.samples": 4000,
     },
@@ -54,11 +69,15 @@ PRESETS = {
         "problem.modes": 2,
         "problem.layout": "random",
         "problem.radius": 6.0,
+        "seeds": 5,
         "base.width": 128,
         "base.steps": 600,
         "learn.rollout_batch": 48,
         "learn.rollout_real": 192,
         "eval.samples": 4000,
+        "eval.sweep_seeds": 2,
+        "eval.omegas": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
+        "eval.intervals": ((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.5, 0.9)),
     },
 }
 
