@@ -19,8 +19,8 @@ PRESETS = {
     "exact": {
         "problem.error": "none",
         "seeds": 5,
-        "learn.objectives": ("self_consistency", "rollout"),
-        "learn.iterations": 2000,
+        "learn.objectives": ("self_consistency", "per_condition", "rollout"),
+        "learn.iterations": 500,
         "eval.steps": (100,),
         "eval.samples": 4000,
         "eval.omegas": (0.0, 0.1, 0.2, 0.5, 1.0),

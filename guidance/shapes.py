@@ -28,10 +28,21 @@ def row_dot(a: Array, b: Array) -> Array:
 
 
 def row_norm(a: Array) -> Array:
-    """Euclidean norm per sample over all other axes, [batch, ...] -> [batch]; its gradient at zero is zero."""
-    squared = row_dot(a, a)
-    zero = squared == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
+    """Euclidean norm per sample over all other axes, [batch, ...] -> [batch].
+
+    Scaled by the largest entry, so that it neither overflows nor underflows; its gradient at zero is zero.
+    """
+    flat = a.reshape(a.shape[0], -1)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(flat), axis=-1))
+    zero = largest == 0
+    largest = jnp.where(zero, 1, largest)
+    squares = jnp.sum((flat / largest[:, None]) ** 2, axis=-1)
+    return jnp.where(zero, 0, largest * jnp.sqrt(jnp.where(zero, 1, squares)))
+
+
+def unit(a: Array) -> Array:
+    """a/|a| per sample over all other axes; zero, with zero gradient, where a is zero."""
+    return ratio(a, like(row_norm(a), a))
 
 
 def ratio(a: Array, b: Array, otherwise=0.0) -> Array:

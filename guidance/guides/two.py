@@ -12,7 +12,7 @@ from guidance.predictions import eps_from_x0
 from guidance.rules import as_stage
 from guidance.rules import cfg as cfg_rule
 from guidance.rules.stacking import start
-from guidance.shapes import null_like, row_dot
+from guidance.shapes import null_like, row_dot, unit
 from guidance.types import Array, At, Branches, Cond, Denoise, Guide, Guided, Rule, Schedule, Stage, Weight
 
 
@@ -161,8 +161,7 @@ def _rows(flags, x):
 def _likeness(schedule, x, positive, reference, t):
     """Cosine of the angle between the two noise predictions, [batch]; 0 where one is zero."""
     a, b = eps_from_x0(schedule, x, positive, t), eps_from_x0(schedule, x, reference, t)
-    product = row_dot(a, a) * row_dot(b, b)
-    return jnp.where(product > 0, row_dot(a, b) / jnp.sqrt(jnp.where(product > 0, product, 1)), 0)
+    return row_dot(unit(a), unit(b))
 
 
 def _apply_unguided(state, denoise, schedule, x, t, s, cond):

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from guidance.shapes import like, ratio, row_dot, row_norm
+from guidance.shapes import like, ratio, row_dot, row_norm, unit
 from guidance.types import Array, Rule
 
 SMALL = 1e-3  # of sin(gamma): below it the rotation is the linear rule, as in the paper
@@ -26,11 +26,11 @@ def angle_domain(cap=math.pi / 3) -> Rule:
 
 
 def _angle_domain(cap, positive: Array, reference: Array, omega: Array) -> Array:
-    squared = row_dot(reference, reference)
-    orthogonal = positive - like(ratio(row_dot(positive, reference), squared), positive) * reference
-    rise, along = row_norm(orthogonal), ratio(row_dot(positive, reference), row_norm(reference))
-    length = row_norm(positive)
-    defined = (length > 0) & (squared > 0)
+    away, length = unit(reference), row_norm(positive)
+    along = row_dot(positive, away)
+    orthogonal = positive - like(along, positive) * away
+    rise = row_norm(orthogonal)
+    defined = (length > 0) & (row_norm(reference) > 0)
     gamma = jnp.arctan2(rise, jnp.where(defined, along, 1))
     turn = jnp.minimum(jnp.maximum(omega, 0) * gamma, cap)
     sine = ratio(rise, length)

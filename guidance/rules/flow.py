@@ -5,8 +5,9 @@ from jax.tree_util import Partial
 
 from guidance.predictions import velocity_coefficients, x0_to
 from guidance.rules.linear import cfg
+from guidance.rules.projected import along
 from guidance.rules.stacking import stack, stateless, with_gap
-from guidance.shapes import like, ratio, row_dot
+from guidance.shapes import like
 from guidance.types import Stage
 
 
@@ -30,9 +31,8 @@ def optimized_scale() -> Stage:
 def _optimized_scale(branches, at):
     positive = x0_to("velocity", at.schedule, at.x, branches.positive, at.t)
     reference = x0_to("velocity", at.schedule, at.x, branches.reference, at.t)
-    s = ratio(row_dot(positive, reference), row_dot(reference, reference))
     slope, _ = velocity_coefficients(at.schedule, at.t)
-    return with_gap(branches, (positive - like(s, positive) * reference) / like(slope, positive))
+    return with_gap(branches, (positive - along(positive, reference)) / like(slope, positive))
 
 
 def zero_init(steps=1) -> Stage:

@@ -24,13 +24,12 @@ def frequency_decoupled(factors=(0.25, 1.0), parallel=1.0) -> Rule:
 
 
 def _frequency_decoupled(factors, parallel, positive: Array, reference: Array, omega: Array) -> Array:
-    guided = []
-    for factor, own, gap in zip(
-        factors, bands(positive, len(factors)), bands(positive - reference, len(factors)), strict=True
-    ):
+    added = []
+    levels = zip(factors, bands(positive, len(factors)), bands(positive - reference, len(factors)), strict=True)
+    for factor, own, gap in levels:
         shared = along(gap, own)
-        guided.append(own + like(omega * factor, own) * (gap - shared + parallel * shared))
-    return assemble(guided)
+        added.append(like(omega * factor, own) * (gap - shared + parallel * shared))
+    return positive + assemble(added)
 
 
 def bands(x: Array, levels: int) -> list[Array]:

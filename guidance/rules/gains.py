@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from guidance.rules.linear import cfg
 from guidance.rules.stacking import gain, stack, stateless
-from guidance.shapes import ratio, row_dot, row_norm
+from guidance.shapes import ratio, row_dot, row_norm, unit
 from guidance.types import Array, Branches, Stage
 
 FAR = 1e6  # what |D_c - D_u|/|D_u| counts as where D_u is zero
@@ -62,7 +62,7 @@ def effective_scale(branches: Branches) -> Array:
     To compare rules at equal strength. Source: Guidance Matters, arXiv 2602.22570.
     """
     gap = branches.positive - branches.reference
-    return ratio(row_dot(branches.x0 - branches.reference, gap), row_dot(gap, gap), 1.0)
+    return ratio(row_dot(branches.x0 - branches.reference, unit(gap)), row_norm(gap), 1.0)
 
 
 def _power(size, exponent):

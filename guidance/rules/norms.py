@@ -1,5 +1,6 @@
 """Rules that look at the size of the outcome: rescale, energy-preserving, MaHiRo."""
 
+import jax
 import jax.numpy as jnp
 
 from guidance.rules.linear import cfg, scale_from_omega
@@ -80,7 +81,7 @@ def _mahiro(positive, reference, omega, per_sample):
     cosine = cosine.reshape(cosine.shape[0], -1)
     similarity = jnp.mean(cosine, axis=-1) if per_sample else jnp.full(cosine.shape[0], jnp.mean(cosine))
     q = like(2 * (similarity + 1), positive)
-    return (q * guided + (4 - q) * leap) / 4
+    return leap + q / 4 * (guided - leap)
 
 
 def _signed_root(a):
@@ -90,6 +91,8 @@ def _signed_root(a):
 
 def _cosine(a, b):
     """Cosine of the angle between a and b along the last axis; 0 where one is zero."""
+    size = lambda u: jax.lax.stop_gradient(jnp.max(jnp.abs(u), axis=-1, keepdims=True))  # noqa: E731
+    a, b = ratio(a, size(a)), ratio(b, size(b))
     dot = lambda u, v: jnp.sum(u * v, axis=-1)  # noqa: E731
     product = dot(a, a) * dot(b, b)
     zero = product == 0

@@ -1,12 +1,13 @@
 """Rules that project: adaptive projected guidance, tangential damping, perpendicular negatives. Per sample."""
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.predictions import eps_from_x0
 from guidance.rules.linear import cfg
 from guidance.rules.stacking import stack, stateless, with_gap
-from guidance.shapes import like, ratio, row_dot, row_norm
+from guidance.shapes import like, ratio, row_dot, row_norm, unit
 from guidance.types import Array, Stage
 
 
@@ -55,7 +56,8 @@ def _project(eta, branches, at):
 
 def along(a: Array, b: Array) -> Array:
     """The part of `a` along `b` per sample, (<a, b>/|b|^2) b; zero where b is zero."""
-    return like(ratio(row_dot(a, b), row_dot(b, b)), b) * b
+    direction = unit(b)
+    return like(row_dot(a, direction), b) * direction
 
 
 def apg(eta=0.0, cap=15.0, beta=-0.5) -> Stage:
@@ -101,9 +103,13 @@ def _tangential(branches, at):
 
 def _leading(a, b, d, k):
     """(y_1, y_2/k) of the unit leading eigenvector of [[a, k b], [k b, k^2 d]], finite as k -> 0; (1, 0) at a tie."""
+    size = jax.lax.stop_gradient(jnp.maximum(jnp.maximum(a, k**2 * d), jnp.abs(k * b)))
+    a, b, d = (ratio(value, size) for value in (a, b, d))
     difference = a - k**2 * d
-    spread = jnp.sqrt(jnp.where((difference == 0) & (b * k == 0), 1, difference**2 + (2 * k * b) ** 2))
-    cosine2 = jnp.where((difference == 0) & (b * k == 0), 1, difference / spread)
+    squared = difference**2 + (2 * k * b) ** 2
+    tie = squared == 0
+    spread = jnp.sqrt(jnp.where(tie, 1, squared))
+    cosine2 = jnp.where(tie, 1, difference / spread)
     mostly_mean = cosine2 >= 0
     half = jnp.sqrt((1 + jnp.abs(cosine2)) / 2)  # the larger of |cos|, |sin| of the angle
     other = b / (spread * half)  # the smaller one, over k

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guidance import guides, mixtures, rules, sampling, schedules, weights
 from guidance.rules.stacking import as_stage, start
@@ -73,13 +75,15 @@ def test_the_battery_is_complete():
 def test_omega_zero_is_the_conditional_branch(name, shape):
     positive, reference, x = _branches(shape)
     x0, _ = _apply(RULES[name](), positive, reference, jnp.zeros(BATCH), x)
-    chex.assert_trees_all_close(x0, positive, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(x0, positive)  # to the last bit
 
 
-@pytest.mark.parametrize("schedule", sorted(schedules.SCHEDULES))
-@pytest.mark.parametrize("shape", [(2,), (8, 8, 2)], ids=["vectors", "images"])
+PLACES = [(name, (2,)) for name in sorted(schedules.SCHEDULES)] + [("cosine", (8, 8, 2))]
+
+
+@pytest.mark.parametrize("schedule, shape", PLACES)
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_jit_changes_nothing_and_all_is_finite(name, shape, schedule):
+def test_jit_changes_nothing_and_all_is_finite(name, schedule, shape):
     positive, reference, x = _branches(shape)
     run = functools.partial(_apply, RULES[name](), schedule=schedules.SCHEDULES[schedule]())
     eager, jitted = run(positive, reference, OMEGA, x), jax.jit(run)(positive, reference, OMEGA, x)
@@ -123,12 +127,31 @@ def test_values_and_gradients_are_finite_at_degenerate_branches(name, where):
     positive, reference = (jnp.broadcast_to(jnp.asarray(a), (BATCH, 2)) for a in DEGENERATE[where])
     x = _branches((2,))[2]
 
-    def total(positive, reference, omega):
+    chex.assert_tree_all_finite(_value_and_gradient(name)(positive, reference, OMEGA, x))
+
+
+@functools.cache
+def _value_and_gradient(name):
+    def total(positive, reference, omega, x):
         x0, eps = _apply(RULES[name](), positive, reference, omega, x)
         return jnp.sum(x0) if eps is None else jnp.sum(x0) + jnp.sum(eps)
 
-    value, gradient = jax.value_and_grad(total, argnums=(0, 1, 2))(positive, reference, OMEGA)
-    chex.assert_tree_all_finite((value, gradient))
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+
+
+@given(
+    sizes=st.tuples(st.floats(-12, 6), st.floats(-12, 6)),
+    likeness=st.sampled_from([0.0, 1e-6, 1e-3, 1.0]),
+    sign=st.sampled_from([-1.0, 1.0]),
+    seed=st.integers(0, 1000),
+)
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_values_and_gradients_are_finite_at_any_size_and_angle(name, sizes, likeness, sign, seed):
+    """Branches of length 1e-12 to 1e6, from parallel and anti-parallel to unrelated, float32."""
+    positive, other, x = _branches((2,), seed)
+    reference = sign * positive + likeness * other
+    arguments = positive * 10 ** sizes[0], reference * 10 ** sizes[1], OMEGA, x
+    chex.assert_tree_all_finite(_value_and_gradient(name)(*arguments))
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
