@@ -2,6 +2,7 @@
 
     python -m experiments.main --config=configs/mixture.py --workdir=runs/mixture [--config.learn.iterations=500 ...]
     python -m experiments.main --config=configs/mixture.py --help
+    python -m experiments.main --list
 
 The same command resumes a run that was stopped. Exit codes: 0 done, 1 a full disk or foreign checkpoint, 2 a command
 or config that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
@@ -21,6 +22,11 @@ def main(arguments: list[str]) -> int:
     try:
         if {"-h", "--help"} & set(arguments):
             print(usage(arguments))
+            return 0
+        if "--list" in arguments:
+            from experiments import catalogue  # imports the library, which no other early exit needs
+
+            print(catalogue.listing())
             return 0
         request = parse(arguments)
         lock = records.claim(request.workdir, request.config)

@@ -37,8 +37,8 @@ def summed(weight: Weight, null: Cond, others: list[tuple[Weight, Denoise]]) -> 
 
         guided = D_c + omega (D_c - D_u) + sum_j omega_j (D_c - D_j)
 
-    The published combinations of CFG with perturbed attention (arXiv 2403.17377), skipped layers, smoothed energy
-    (arXiv 2408.00760) or a weak network (arXiv 2406.02507). Evaluations: positive 1, reference 1, others J.
+    Evaluations: positive 1, reference 1, others J. Source: the published combinations of CFG with perturbed attention
+    (arXiv 2403.17377), skipped layers, smoothed energy (arXiv 2408.00760) or a weak network (arXiv 2406.02507).
     """
     return Guide(Partial(_no_state), Partial(_apply_summed, weight, null, _pairs(others)))
 
@@ -52,7 +52,8 @@ def classifier_chosen(classifier, sharpness=1.0) -> Guide:
     classifier: x0 [batch, ...] -> logits [batch, classes]; cond: int labels [batch]. A certain classifier is unguided;
     with two classes c' is always the other one; with exact branches the guided score is that of
     p_c^(1 + omega) p_c'^(-omega) at this noise level. Evaluations: positive 1, reference 1, one after the other.
-    Our policy, after the idea of Gradient-Free Classifier Guidance, arXiv 2411.15393, whose formulas we did not find.
+    Source: our policy, after the idea of Gradient-Free Classifier Guidance, arXiv 2411.15393, whose formulas we did
+    not find.
     """
     return Guide(Partial(_no_state), Partial(_apply_classifier, _partial(classifier), sharpness))
 
