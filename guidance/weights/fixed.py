@@ -80,7 +80,7 @@ def snap(grid: Array, times: Array) -> Array:
 
 def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
     """Times at which sigma/alpha equals `levels`; increasing in the level, 0 at level 0, finite at infinity."""
-    levels = jnp.asarray(levels, float)
+    levels = jnp.asarray(levels)
     positive = levels > 0
     log_snr = -2 * jnp.log(jnp.where(positive, levels, 1))
     return times_of_log_snr(schedule, jnp.where(positive, log_snr, jnp.inf))
