@@ -1,15 +1,41 @@
 """Weights: functions (s, t, cond) -> omega [batch], fixed shapes and the learned network."""
 
-from guidance.weights.fixed import clamp_linear, constant, interval, table, times_of_log_snr, times_of_noise_level
+from guidance.weights.fixed import (
+    constant,
+    interval,
+    interval_of_log_snr,
+    interval_of_noise_levels,
+    interval_of_steps,
+    snap,
+    table,
+    times_of_log_snr,
+    times_of_noise_level,
+)
 from guidance.weights.learned import GuidanceNet, learned
+from guidance.weights.ramps import RAMPS, beta, clamp_linear, exponential, powered_cosine, ramp, score_power
+from guidance.weights.stepwise import step_down, step_up, time_mean, triangle
 
 __all__ = [
+    "RAMPS",
     "GuidanceNet",
+    "beta",
     "clamp_linear",
     "constant",
+    "exponential",
     "interval",
+    "interval_of_log_snr",
+    "interval_of_noise_levels",
+    "interval_of_steps",
     "learned",
+    "powered_cosine",
+    "ramp",
+    "score_power",
+    "snap",
+    "step_down",
+    "step_up",
     "table",
+    "time_mean",
     "times_of_log_snr",
     "times_of_noise_level",
+    "triangle",
 ]

@@ -1,11 +1,13 @@
-"""Fixed weights: constant, limited interval, clamp-linear, and a table over the steps of a grid.
+"""Fixed weights: constant, limited interval in every unit, and a table over the steps of a grid.
 
-Knobs are leaves of the returned pytree, so a sweep over them compiles once.
+Knobs are leaves of the returned pytree, so a sweep over them compiles once. Papers mostly print the scale 1 + omega;
+every function here takes omega, which is 0 where nothing is guided.
 """
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.schedules import LOG_SNR_MAX
 from guidance.types import Array, Schedule, Weight
 
 
@@ -19,11 +21,16 @@ def _constant(omega, s, t, cond):
     return jnp.broadcast_to(jnp.asarray(omega, t.dtype), t.shape)
 
 
+# ---- limited interval
+
+
 def interval(omega, lo, hi) -> Weight:
     """omega where lo < t <= hi, else 0; t is the time at which the step starts.
 
-    Bounds in time; `times_of_noise_level` and `times_of_log_snr` convert bounds given in sigma/alpha or log-SNR.
-    Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, eq. 6 (half-open in the noise level, as there).
+    Bounds in time; `interval_of_noise_levels`, `interval_of_log_snr` and `interval_of_steps` take other units. To move
+    bounds to the nearest boundaries of steps: `interval(omega, *snap(grid, [lo, hi]))`.
+    Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, eq. 6 (half-open in the noise level, as there;
+    its scale is 1 outside, which is omega = 0).
     """
     return Partial(_interval, omega, lo, hi)
 
@@ -33,19 +40,61 @@ def _interval(omega, lo, hi, s, t, cond):
     return jnp.where((t > lo) & (t <= hi), jnp.asarray(omega, t.dtype), jnp.zeros_like(t))
 
 
-def clamp_linear(omega, floor) -> Weight:
-    """scale = max(floor, 2 (1 + omega) (1 - t)), omega(t) = scale - 1: the clamped linear ramp.
+def interval_of_noise_levels(schedule: Schedule, omega, lo, hi, grid: Array | None = None) -> Weight:
+    """omega where lo < sigma/alpha <= hi, else 0; 0 <= lo < hi <= inf.
 
-    The unclamped ramp has mean scale 1 + omega over t in [0, 1] and rises towards the data; `floor` is a scale (c_0 of
-    the paper, where 1 means that early steps are at least unguided).
-    Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040, section on parametrised ramps.
+    With a `grid` the bounds are snapped to the nearest boundaries of its steps (see `snap`): published bounds are
+    rounded, and a bound that misses its grid time by rounding would move the interval by a whole step.
+    Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, eq. 6.
     """
-    return Partial(_clamp_linear, omega, floor)
+    return _between(times_of_noise_level(schedule, jnp.stack([jnp.asarray(lo), jnp.asarray(hi)])), omega, grid)
 
 
-def _clamp_linear(omega, floor, s, t, cond):
-    del s, cond
-    return jnp.maximum(floor, 2 * (1 + omega) * (1 - t)) - 1
+def interval_of_log_snr(schedule: Schedule, omega, lo, hi, grid: Array | None = None) -> Weight:
+    """omega where lo <= log(alpha^2/sigma^2) < hi, else 0: half-open as in time; `grid` snaps the bounds.
+
+    Source: as `interval_of_noise_levels`, with log-SNR = -2 log(sigma/alpha).
+    """
+    return _between(times_of_log_snr(schedule, jnp.stack([jnp.asarray(hi), jnp.asarray(lo)])), omega, grid)
+
+
+def interval_of_steps(grid: Array, omega, first: int, last: int) -> Weight:
+    """omega on the steps first..last (both included, 0 is the step that starts at grid[0]), else 0.
+
+    As the official code of the paper counts: [17, 22] of its 32 steps are the noise levels (0.19, 1.61].
+    Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, official code.
+    """
+    return interval(omega, grid[last + 1], grid[first])
+
+
+def _between(bounds: Array, omega, grid: Array | None) -> Weight:
+    bounds = bounds if grid is None else snap(grid, bounds)
+    return interval(omega, bounds[0], bounds[1])
+
+
+def snap(grid: Array, times: Array) -> Array:
+    """The times [k] moved to the nearest boundaries of the steps of `grid` [steps + 1]; exact entries of the grid."""
+    times = jnp.asarray(times)
+    return grid[jnp.argmin(jnp.abs(times[:, None] - grid[None, :]), axis=-1)]
+
+
+def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
+    """Times at which sigma/alpha equals `levels`; increasing in the level, 0 at level 0, finite at infinity."""
+    levels = jnp.asarray(levels)
+    positive = levels > 0
+    log_snr = -2 * jnp.log(jnp.where(positive, levels, 1))
+    return times_of_log_snr(schedule, jnp.where(positive, log_snr, jnp.inf))
+
+
+def times_of_log_snr(schedule: Schedule, log_snr: Array) -> Array:
+    """Times at which log(alpha^2/sigma^2) equals `log_snr`; decreasing in the log-SNR, 0 at infinity.
+
+    Below -LOG_SNR_MAX, where schedules clip it, the log-SNR counts as -LOG_SNR_MAX: no time of a grid is noisier.
+    """
+    return schedule.time(jnp.maximum(jnp.asarray(log_snr), -LOG_SNR_MAX))
+
+
+# ---- tables
 
 
 def table(grid: Array, omegas: Array) -> Weight:
@@ -62,13 +111,3 @@ def _table(grid, omegas, s, t, cond):
     # the step that starts nearest to t: robust to the rounding of t
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
     return omegas[i] if omegas.ndim == 1 else omegas[i, cond]
-
-
-def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
-    """Times at which sigma/alpha equals `levels`; increasing in the level."""
-    return schedule.time(-2 * jnp.log(jnp.asarray(levels)))
-
-
-def times_of_log_snr(schedule: Schedule, log_snr: Array) -> Array:
-    """Times at which log(alpha^2/sigma^2) equals `log_snr`; decreasing in the log-SNR."""
-    return schedule.time(jnp.asarray(log_snr))

@@ -1,0 +1,152 @@
+"""Smooth weights: functions of time alone, after published schedules of the guidance scale.
+
+tau = 1 - t is the progress of sampling: 0 at noise, 1 at data (the papers' step index divided by the number of steps,
+on a grid that is uniform in time). Sources print the scale w = 1 + omega; here every strength is an omega, and
+`ramp(..., of="scale")` multiplies w = 1 + omega by the ramp, as the sources do, then subtracts 1.
+
+Power-law guidance, whose strength depends on |D_c - D_u|, is a rule; what it has of a weight is `score_power`.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jax.scipy.special import betaln
+from jax.tree_util import Partial
+
+from guidance.schedules import LOG_SNR_MAX
+from guidance.types import Array, Schedule, Weight
+
+# progress tau -> a profile of mean 1 over [0, 1]
+RAMPS = {
+    "linear": lambda tau: 2 * tau,
+    "cosine": lambda tau: 1 - jnp.cos(jnp.pi * tau),
+    "inverse_linear": lambda tau: 2 * (1 - tau),
+    "sine": lambda tau: 1 + jnp.cos(jnp.pi * tau),
+    "v": lambda tau: 2 * jnp.abs(1 - 2 * tau),
+    "lambda": lambda tau: 2 * (1 - jnp.abs(1 - 2 * tau)),
+}
+_OF = ("scale", "omega")
+
+
+def ramp(shape: str, omega, floor=-math.inf, of: str = "scale") -> Weight:
+    """A ramp r(tau) of mean 1, tau = 1 - t, so that the time average over [0, 1] is that of the constant omega.
+
+        linear 2 tau | cosine 1 - cos(pi tau) | inverse_linear 2 (1 - tau) | sine 1 + cos(pi tau)
+        v 2 |1 - 2 tau| | lambda 2 (1 - |1 - 2 tau|)
+
+        of="scale":  1 + omega(t) = max(floor, (1 + omega) r(tau))      (the paper)
+        of="omega":  1 + omega(t) = max(floor, 1 + omega r(tau))        (never less than unguided for omega >= 0)
+
+    `floor` is a scale (the paper's c_0; 1 means at least unguided); a floor that is reached raises the mean. "lambda"
+    of omega is the triangle of arXiv 2509.22007 as its text states it; `triangle` is the one of its code. omega, floor
+    are leaves. Raises ValueError for an unknown shape or `of`.
+    Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040 (of="omega": our choice).
+    """
+    _check("ramp", shape, RAMPS)
+    _check("of", of, _OF)
+    return Partial(_Ramp(shape, of), omega, floor)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ramp:
+    """The static half of a ramp; compared by value, so that building it again does not compile again."""
+
+    shape: str
+    of: str
+
+    def __call__(self, omega, floor, s, t, cond):
+        del s, cond
+        return _applied(self.of, omega, floor, RAMPS[self.shape](1 - t))
+
+
+def clamp_linear(omega, floor) -> Weight:
+    """scale = max(floor, 2 (1 + omega) (1 - t)): `ramp("linear", omega, floor)`, the clamped linear ramp."""
+    return ramp("linear", omega, floor)
+
+
+def powered_cosine(omega, power, floor=-math.inf, of: str = "scale") -> Weight:
+    """The profile (1 - cos(pi tau^power)) / 2 rises from 0 at noise to 1 at data, later for a larger power > 0.
+
+    It is not normalised: omega is the weight at data, t = 0. `of` and `floor` as in `ramp`; omega, power and floor
+    are leaves. Raises ValueError for an unknown `of`.
+    Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040, powered cosine; of="omega" is the
+    form of the code of Masked Diffusion Transformer, arXiv 2303.14389.
+    """
+    _check("of", of, _OF)
+    return Partial(_PoweredCosine(of), omega, power, floor)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PoweredCosine:
+    of: str
+
+    def __call__(self, omega, power, floor, s, t, cond):
+        del s, cond
+        # tau = 0 is taken out before the power: the derivatives of 0^power are not finite
+        started = t < 1
+        powered = jnp.where(started, jnp.where(started, 1 - t, 1) ** power, 0)
+        return _applied(self.of, omega, floor, (1 - jnp.cos(jnp.pi * powered)) / 2)
+
+
+def beta(omega, a, b) -> Weight:
+    """scale = (1 + omega) Beta(tau; a, b), the density tau^(a-1) (1 - tau)^(b-1) / B(a, b): mean scale 1 + omega.
+
+    Where the density vanishes (both ends, for a, b > 1) the prediction is the purely unconditional one, omega = -1.
+    Defaults of the source: a = b = 2 (paper), a = 2, b = 3 (code). The source divides the gap by |D_c - D_u|^gamma as
+    well: that part is a rule. a, b >= 1: below, the density has poles at the ends, which are cut off at finite values.
+    Source: Classifier-free Guidance with Adaptive Scaling, arXiv 2502.10574 (its progress is step / (steps - 1)).
+    """
+    return Partial(_beta, omega, a, b)
+
+
+def _beta(omega, a, b, s, t, cond):
+    del s, cond
+    tiny = float(jnp.finfo(t.dtype).tiny)
+    log_tau, log_rest = jnp.log(jnp.maximum(1 - t, tiny)), jnp.log(jnp.maximum(t, tiny))
+    # the finite floor of the logarithms keeps values and gradients finite at both ends
+    exponent = (a - 1) * log_tau + (b - 1) * log_rest - betaln(jnp.asarray(a, t.dtype), jnp.asarray(b, t.dtype))
+    return (1 + omega) * jnp.exp(exponent) - 1
+
+
+def exponential(omega, rate) -> Weight:
+    """scale = (1 + omega) exp(rate (1 - t)): 1 + omega at noise, e^rate times as much at data.
+
+    Its mean scale is (1 + omega) (e^rate - 1) / rate. A published rate: not found.
+    Source: C2FG: Control Classifier-Free Guidance via Score Discrepancy Analysis, arXiv 2603.08155 (its t/T is our t,
+    its omega is our scale).
+    """
+    return Partial(_exponential, omega, rate)
+
+
+def _exponential(omega, rate, s, t, cond):
+    del s, cond
+    return (1 + omega) * jnp.exp(rate * (1 - t)) - 1
+
+
+def score_power(weight: Weight, schedule: Schedule, power) -> Weight:
+    """omega(s, t, c) (alpha_t / sigma_t^2)^power: what power-law guidance has of a function of time.
+
+    Its guided score s_c + omega g |g|^power, g = s_c - s_u = (alpha/sigma^2) d, is in x0 space
+    D_c + omega (alpha/sigma^2)^power |d|^power d with d = D_c - D_u; the factor |d|^power is the rule's. Finite at
+    both ends for power <= 1. `weight` and `power` are leaves, and so must be the members of `schedule`.
+    Source: Overshoot and Shrinkage in Classifier-Free Guidance, arXiv 2502.07849 (its weight is our omega).
+    """
+    return Partial(_score_power, weight, schedule, power)
+
+
+def _score_power(weight, schedule, power, s, t, cond):
+    # alpha/sigma^2 = sqrt(SNR)/sigma; both factors are cut off where the schedule cuts off its log-SNR
+    log_sigma = jnp.log(jnp.maximum(schedule.sigma(t), math.exp(-LOG_SNR_MAX / 2)))
+    return weight(s, t, cond) * jnp.exp(power * (schedule.log_snr(t) / 2 - log_sigma))
+
+
+def _applied(of: str, omega, floor, profile: Array) -> Array:
+    """The weight whose scale, or whose omega, follows the profile, at a scale of at least `floor`."""
+    scale = (1 + omega) * profile if of == "scale" else 1 + omega * profile
+    return jnp.maximum(floor, scale) - 1
+
+
+def _check(name: str, value: str, known) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
