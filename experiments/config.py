@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
-from experiments.fields import CONSTRAINTS, FIELDS, PROBLEMS, Field, choice
+from experiments.fields import CONSTRAINTS, PROBLEMS, Field, choice
 
 USAGE = "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER [--config.GROUP.FIELD=VALUE ...]"
 
@@ -54,7 +54,7 @@ def load(source: str, overrides: Mapping[str, str] | None = None) -> config_dict
             )
         values[name] = fields[name].kind.parse(raw)
     config = _nested(_checked(values, fields))
-    failures = [c for c in CONSTRAINTS["all"] + CONSTRAINTS[config.problem.name] if not c.holds(config)]
+    failures = [c for c in CONSTRAINTS[config.problem.name] if not c.holds(config)]
     if failures:
         raise ConfigError("; ".join(_refusal(c.field, flat(config)[c.field], c.allowed) for c in failures))
     return config.lock()
@@ -140,7 +140,7 @@ def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
     except Exception as error:
         raise ConfigError(f"--config={source}: {type(error).__name__}: {error}") from error
     name = Field(choice(*PROBLEMS), "the problem; each config file has its own")
-    fields = {"problem.name": name, **FIELDS, **PROBLEMS[_problem_of(source, values)]}
+    fields = {"problem.name": name, **PROBLEMS[_problem_of(source, values)]}
     for field in values.keys() - fields.keys():
         raise ConfigError(f"{path}: {field}: {_unknown(field, fields)}")
     for field in fields.keys() - values.keys():

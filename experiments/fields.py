@@ -195,7 +195,8 @@ BASE = {
 }
 
 PROBLEMS = {
-    "mixture": BASE
+    "mixture": FIELDS
+    | BASE
     | {
         "problem.dimension": Field(integer(1, 4096), "dimension of the space"),
         "problem.classes": Field(integer(1, 1000), "number of classes"),
@@ -210,7 +211,8 @@ PROBLEMS = {
         "problem.reward.b": Field(number(0), "curvature of the reward"),
         "problem.reward.temperature": Field(POSITIVE, "the tilt is exp(reward / temperature)"),
     },
-    "digits": BASE
+    "digits": FIELDS
+    | BASE
     | {
         "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
         "problem.train_fraction": Field(number(0, 1, "()"), "share of the digits for denoiser and guidance"),
@@ -219,30 +221,44 @@ PROBLEMS = {
         ),
         "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
     },
-    "mnist": {
+    "mnist": FIELDS
+    | {
         "problem.model": Field(text("path of an existing .npz file"), "weights of the published flow transformer"),
         "problem.classifier": Field(
             text("path of an existing .npz file"), "weights of the LeNet whose features are metrics"
         ),
         "problem.data": Field(text(f"a folder that holds {', '.join(MNIST_FILES)}"), "the MNIST images and labels"),
     },
+    "leaderboard": {
+        "job": Field(choice("leaderboard"), "the part to run: all of it"),
+        "seed": Field(integer(0), "first seed"),
+        "seeds": Field(integer(2), "seeds that are reported"),
+        "tuning_seeds": Field(COUNT, "seeds that the knobs are tuned on"),
+        "samples": Field(integer(8), "samples for each condition, problem and seed"),
+        "nfe": Field(each(integer(3)), "network evaluations per sample, all branches together"),
+        "omegas": Field(each(number(-1)), "the values that every knob is tuned over (scale = 1 + omega)"),
+        "updates": Field(COUNT, "updates of a learned weight at the lowest NFE; more NFE get fewer, for equal cost"),
+        "base_steps": Field(each(COUNT), "updates of the under-trained and of the trained network"),
+    },
 }
 
-CONSTRAINTS = {
-    "all": (
-        Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
-        Constraint(
-            "learn.particles",
-            "at least 2 when learn.lambda_ > 0",
-            lambda c: c.learn.particles > 1 or c.learn.lambda_ == 0,
-        ),
-        Constraint(
-            "learn.delta",
-            "learn.s_min + learn.delta + learn.zeta below 1",
-            lambda c: c.learn.s_min + c.learn.delta + c.learn.zeta < 1,
-        ),
+LEARNING = (
+    Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
+    Constraint(
+        "learn.particles",
+        "at least 2 when learn.lambda_ > 0",
+        lambda c: c.learn.particles > 1 or c.learn.lambda_ == 0,
     ),
-    "mixture": (
+    Constraint(
+        "learn.delta",
+        "learn.s_min + learn.delta + learn.zeta below 1",
+        lambda c: c.learn.s_min + c.learn.delta + c.learn.zeta < 1,
+    ),
+)
+
+CONSTRAINTS = {
+    "mixture": LEARNING
+    + (
         Constraint(
             "problem.layout",
             "ring only when problem.dimension = 2",
@@ -264,14 +280,16 @@ CONSTRAINTS = {
             lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
         ),
     ),
-    "digits": (
+    "digits": LEARNING
+    + (
         Constraint(
             "problem.classifier_fraction",
             "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
             lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
         ),
     ),
-    "mnist": (
+    "mnist": LEARNING
+    + (
         Constraint(
             "problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()
         ),
@@ -284,6 +302,14 @@ CONSTRAINTS = {
             "problem.data",
             f"a folder that holds {', '.join(MNIST_FILES)}",
             lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
+        ),
+    ),
+    "leaderboard": (
+        Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
+        Constraint(
+            "base_steps",
+            "two rising numbers of updates",
+            lambda c: len(c.base_steps) == 2 and c.base_steps[0] < c.base_steps[1],
         ),
     ),
 }

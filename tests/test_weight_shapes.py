@@ -62,11 +62,6 @@ BATTERY = {
 } | {f"ramp {shape}": (lambda *k, shape=shape: weights.ramp(shape, *k), (2.0, 0.5)) for shape in weights.RAMPS} | {
     f"ramp {shape} of omega": (lambda *k, shape=shape: weights.ramp(shape, *k, of="omega"), (2.0,))
     for shape in weights.RAMPS
-} | {
-    f"score_power {name}": (
-        lambda omega, power, make=make: weights.score_power(weights.constant(omega), make(), power), (2.0, 0.9),
-    )
-    for name, make in schedules.SCHEDULES.items()
 }  # fmt: skip
 every_weight = pytest.mark.parametrize("name", list(BATTERY))
 
@@ -99,8 +94,6 @@ def test_jit_vmap_and_gradients_through_the_knobs(name):
     """
     make, knobs = BATTERY[name]
     t = jnp.asarray([0.0, 0.15, 0.45, 0.8, 1.0])
-    if name.startswith("score_power"):
-        t = 0.5 + t / 2  # nearer to the data the factor 1/sigma^(2 power) leaves the range of the sine
     total = lambda *k, t=t: jnp.sum(jnp.sin(0.01 * at(make(*k), t)))  # noqa: E731
     knobs = tuple(map(jnp.asarray, knobs))
     stacked = tuple(jnp.stack([k, 1.01 * k]) for k in knobs)
@@ -285,20 +278,6 @@ def test_exponential(x64):
     chex.assert_trees_all_close(at(weight, [0.0, 0.5, 1.0]), expected, rtol=1e-12)
     assert integral(weight) == pytest.approx(2.5 * np.expm1(0.8) / 0.8 - 1, abs=1e-12)
     chex.assert_trees_all_close(at(weights.exponential(1.5, 0.0), [0.1, 0.9]), jnp.full(2, 1.5), rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
-def test_score_power_carries_a_score_space_rule_to_x0(name, x64):
-    """s_c + omega g |g|^p becomes x0 = D_c + omega' |d|^p d with omega' from the weight: g = (alpha/sigma^2) d."""
-    schedule, t, omega, power = schedules.SCHEDULES[name](), jnp.asarray([0.1, 0.5, 0.8]), 3.0, 0.9
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    d = jnp.asarray([1.3, -0.2, 0.7])
-    gap = alpha / sigma**2 * d
-    in_score = omega * gap * jnp.abs(gap) ** power
-    weight = at(weights.score_power(weights.constant(omega), schedule, power), t)
-    chex.assert_trees_all_close(alpha / sigma**2 * weight * jnp.abs(d) ** power * d, in_score, rtol=1e-9)
-    plain = weights.score_power(weights.constant(omega), schedule, 0.0)
-    chex.assert_trees_all_close(at(plain, t), jnp.full(3, omega), rtol=1e-12)
 
 
 # ---- schedules over the steps of a grid

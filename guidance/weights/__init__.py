@@ -12,7 +12,7 @@ from guidance.weights.fixed import (
     times_of_noise_level,
 )
 from guidance.weights.learned import GuidanceNet, learned
-from guidance.weights.ramps import RAMPS, beta, clamp_linear, exponential, powered_cosine, ramp, score_power
+from guidance.weights.ramps import RAMPS, beta, clamp_linear, exponential, powered_cosine, ramp
 from guidance.weights.stepwise import step_down, step_up, time_mean, triangle
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "learned",
     "powered_cosine",
     "ramp",
-    "score_power",
     "snap",
     "step_down",
     "step_up",

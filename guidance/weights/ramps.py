@@ -4,7 +4,7 @@ tau = 1 - t is the progress of sampling: 0 at noise, 1 at data (the papers' step
 on a grid that is uniform in time). Sources print the scale w = 1 + omega; here every strength is an omega, and
 `ramp(..., of="scale")` multiplies w = 1 + omega by the ramp, as the sources do, then subtracts 1.
 
-Power-law guidance, whose strength depends on |D_c - D_u|, is a rule; what it has of a weight is `score_power`.
+Power-law guidance, whose strength depends on |D_c - D_u|, is a rule: `rules.power_law`.
 """
 
 import dataclasses
@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import betaln
 from jax.tree_util import Partial
 
-from guidance.schedules import LOG_SNR_MAX
-from guidance.types import Array, Schedule, Weight
+from guidance.types import Array, Weight
 
 # progress tau -> a profile of mean 1 over [0, 1]
 RAMPS = {
@@ -122,23 +121,6 @@ def exponential(omega, rate) -> Weight:
 def _exponential(omega, rate, s, t, cond):
     del s, cond
     return (1 + omega) * jnp.exp(rate * (1 - t)) - 1
-
-
-def score_power(weight: Weight, schedule: Schedule, power) -> Weight:
-    """omega(s, t, c) (alpha_t / sigma_t^2)^power: what power-law guidance has of a function of time.
-
-    Its guided score s_c + omega g |g|^power, g = s_c - s_u = (alpha/sigma^2) d, is in x0 space
-    D_c + omega (alpha/sigma^2)^power |d|^power d with d = D_c - D_u; the factor |d|^power is the rule's. Finite at
-    both ends for power <= 1. `weight` and `power` are leaves, and so must be the members of `schedule`.
-    Source: Overshoot and Shrinkage in Classifier-Free Guidance, arXiv 2502.07849 (its weight is our omega).
-    """
-    return Partial(_score_power, weight, schedule, power)
-
-
-def _score_power(weight, schedule, power, s, t, cond):
-    # alpha/sigma^2 = sqrt(SNR)/sigma; both factors are cut off where the schedule cuts off its log-SNR
-    log_sigma = jnp.log(jnp.maximum(schedule.sigma(t), math.exp(-LOG_SNR_MAX / 2)))
-    return weight(s, t, cond) * jnp.exp(power * (schedule.log_snr(t) / 2 - log_sigma))
 
 
 def _applied(of: str, omega, floor, profile: Array) -> Array:

@@ -1,0 +1,27 @@
+"""The leaderboard: every rule and weight on a dozen mixtures that each isolate one effect, at equal NFE.
+
+    python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard
+
+Writes leaderboard.md, leaderboard.csv and pictures; docs/leaderboard.md is such a page. Expect weights learned through
+the sampler on top, and CFG, whatever the rule's shape, close behind where one constant repairs the error.
+"""
+
+from ml_collections import config_dict
+
+PRESETS = {"smoke": {"nfe": (10,), "samples": 32, "seeds": 2, "tuning_seeds": 1, "updates": 2, "base_steps": (5, 10)}}
+
+
+def get_config(preset: str = "") -> config_dict.ConfigDict:
+    config = config_dict.ConfigDict()
+    config.job = "leaderboard"
+    config.problem = config_dict.ConfigDict({"name": "leaderboard"})
+    config.seed = 0
+    config.seeds = 4
+    config.tuning_seeds = 2
+    config.samples = 256
+    config.nfe = (10, 20, 50)
+    config.omegas = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0)
+    config.updates = 300
+    config.base_steps = (300, 5000)
+    config.update_from_flattened_dict(PRESETS.get(preset, {}))
+    return config

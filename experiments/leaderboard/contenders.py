@@ -1,0 +1,88 @@
+"""Who competes: rules and weights, each a guide with one knob that is tuned on the same number of values."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance import guides, rules, weights
+from guidance.types import Array, Guide, Rule, Weight
+
+LEARNED = ("cfg", "angle_domain", "apg", "cfg_plus_plus")  # rules whose weights are also learned
+
+
+class Contender(NamedTuple):
+    """A guide for each value of its knob. `structure` names what compiles together: only tables of omega differ."""
+
+    name: str
+    structure: str
+    guide: Callable[[Weight, int], Guide]  # (weight, null label) -> guide
+    weight: Callable[[Array, float], Weight]  # (grid, knob) -> weight
+    knobs: tuple[float, ...]
+    evaluations: int  # a step, where nothing is skipped
+
+    def table(self, grid: Array, longest: int) -> np.ndarray:
+        """omega for every knob and step, [knobs, longest]; steps beyond the grid are 0."""
+        found = np.zeros((len(self.knobs), longest), np.float32)
+        t, s = jnp.asarray(grid[:-1]), jnp.asarray(grid[1:])
+        for i, knob in enumerate(self.knobs):
+            found[i, : len(t)] = self.weight(grid, knob)(s, t, jnp.zeros(len(t), jnp.int32))
+        return found
+
+
+def by_rule(rule: Rule) -> Callable[[Weight, int], Guide]:
+    """(weight, null) -> the guide of a rule; nothing is skipped, so that NFE is what it says."""
+    return lambda weight, null: guides.guided(rule, weight, null, skip=False)
+
+
+def _constant(grid, omega):
+    del grid
+    return weights.constant(omega)
+
+
+def unguided(weight, null):
+    """The guide that takes no weight."""
+    del weight, null
+    return guides.unguided()
+
+
+RULES: dict[str, Rule] = {
+    "cfg": rules.cfg,
+    "angle_domain": rules.angle_domain(),
+    "apg": rules.apg(0.0, 2.5, -0.5),
+    "tcfg": rules.tcfg(),
+    "cfg_rescale": rules.cfg_rescale(),
+    "ep_cfg": rules.ep_cfg(),
+    "mahiro": rules.mahiro,
+    "power_law": rules.power_law(),
+    "magnitude_aware": rules.magnitude_aware(2.0),
+    "cfg_zero_star": rules.cfg_zero_star(),
+    "frequency_decoupled": rules.frequency_decoupled(),
+    "gap_normalised": rules.gap_normalised(0.5),
+    "cfg_plus_plus": rules.cfg_plus_plus(),
+}
+
+WEIGHTS: dict[str, Callable[[Array, float], Weight]] = {
+    "interval (0.3, 0.8]": lambda grid, omega: weights.interval(omega, 0.3, 0.8),
+    "interval (0, 0.6]": lambda grid, omega: weights.interval(omega, 0.0, 0.6),
+    "clamp_linear": lambda grid, omega: weights.clamp_linear(omega, 1.0),
+    "triangle": weights.triangle,
+    "cosine": lambda grid, omega: weights.ramp("cosine", omega),
+    "inverse_linear": lambda grid, omega: weights.ramp("inverse_linear", omega),
+    "step_up": weights.step_up,
+    "exponential": lambda grid, omega: weights.exponential(omega, -2.0),
+}
+
+
+def contenders(omegas: tuple[float, ...]) -> list[Contender]:
+    """All of them; `omegas` is the budget. CFG++'s knob is lambda: the same number of values in (0, 1]."""
+    lambdas = tuple(float(a) for a in np.linspace(0.15, 1.0, len(omegas)))
+    found = [Contender("unguided", "unguided", unguided, _constant, (0.0,), 1)]
+    for name, rule in RULES.items():
+        knobs = lambdas if name == "cfg_plus_plus" else omegas
+        found.append(Contender(name, name, by_rule(rule), _constant, knobs, 2))
+    for name, weight in WEIGHTS.items():
+        found.append(Contender(f"cfg, {name}", "cfg", by_rule(rules.cfg), weight, omegas, 2))
+    found.append(Contender("rectified", "rectified", guides.rectified, _constant, omegas, 3))
+    return found

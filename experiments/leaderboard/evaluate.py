@@ -1,0 +1,125 @@
+"""Samples and measures: one compiled function for each guide and group, whatever the number of steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
+from guidance import metrics, mixtures, sampling, weights
+from guidance.sampling.sample import advance
+
+REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
+METRICS = (
+    "energy_distance",
+    "mode_share_error",
+    "variance_ratio",
+    "norm_growth",
+    "negative_log_likelihood",
+)
+
+
+def evaluator(group: Group, guide, step, samples: int):
+    """(tables [knobs, longest, GUIDED], grid [longest + 1], steps, key) -> metrics [problems, knobs, METRICS].
+
+    The grid is padded with zeros after its `steps` steps, which a loop of that many rounds never reaches, so that the
+    number of steps is data. All knobs share noise and reference samples.
+    """
+    one = functools.partial(_evaluate, group, guide, step, samples)
+    over_knobs = jax.vmap(one, (None, None, 0, None, None, None, None))
+    return _over_problems(group, jax.vmap(over_knobs, (0, 0, None, None, None, None, 0)), samples)
+
+
+def learned_evaluator(group: Group, guide, step, samples: int):
+    """As `evaluator` for one table for each problem, [problems, longest, GUIDED] -> [problems, METRICS]."""
+    one = functools.partial(_evaluate, group, guide, step, samples)
+    return _over_problems(group, jax.vmap(one, (0, 0, 0, None, None, None, 0)), samples)
+
+
+def _evaluate(group, guide, step, samples, truth, model, table, grid, steps, key, reference):
+    x = _sample(group, guide, step, truth, model, table, grid, steps, key, samples)
+    return measure(truth, x, reference)
+
+
+def _over_problems(group, everything, samples):
+    @jax.jit
+    def run(tables, grid, steps, key):
+        noise_key, reference_key = jax.random.split(key)
+        reference = references(group, reference_key, REFERENCE * samples)
+        return everything(group.truth, group.model, tables, grid, steps, noise_key, reference)
+
+    return run
+
+
+def floor(group: Group, key, samples: int):
+    """What true samples score, [problems, METRICS]."""
+    own_key, reference_key = jax.random.split(key)
+    own, reference = references(group, own_key, samples), references(group, reference_key, REFERENCE * samples)
+    return jax.vmap(measure)(group.truth, own, reference)
+
+
+def sampler(group: Group, guide, step, samples: int):
+    """(table [longest, GUIDED], grid, steps, key, index of a problem) -> samples [GUIDED, n, d], for the pictures."""
+
+    @functools.partial(jax.jit, static_argnums=4)
+    def run(table, grid, steps, key, index):
+        truth, model = jax.tree.map(lambda a: a[index], (group.truth, group.model))
+        return _sample(group, guide, step, truth, model, table, grid, steps, key, samples)
+
+    return run
+
+
+def references(group: Group, key, n: int):
+    """True samples [problems, GUIDED, n, d]."""
+    labels = jnp.repeat(jnp.arange(GUIDED), n)
+    draw = jax.vmap(lambda truth: mixtures.sample(key, truth, labels))(group.truth)
+    return draw.reshape(draw.shape[0], GUIDED, n, -1)
+
+
+def _sample(group, guide, step, truth, model, table, grid, steps, key, samples):
+    denoise, dimension = group.denoise(model), truth.means.shape[-1]
+    cond = jnp.repeat(jnp.arange(GUIDED), samples)
+    start_key, step_key = jax.random.split(key)
+    x = sampling.initial_noise(start_key, SCHEDULE, grid, (dimension,), jnp.arange(len(cond)))
+    built = guide(weights.table(grid, table), truth.null)
+    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(len(cond)))
+
+    def body(i, carry):
+        inputs = i, grid[i], grid[i + 1]
+        return advance(keys, inputs, denoise, built, step, SCHEDULE, *carry, cond)[:2]
+
+    x, _ = jax.lax.fori_loop(0, steps, body, (x, built.init(x)))
+    return x.reshape(GUIDED, samples, dimension)
+
+
+def measure(truth, x, reference):
+    """The numbers of METRICS for samples x [GUIDED, n, d], means over the conditions."""
+    groups, n, dimension = x.shape
+    # a diverged sample must lose, not spoil the tables
+    x = jnp.nan_to_num(jnp.clip(x, -1e3, 1e3), nan=1e3)
+    energy = jax.vmap(lambda a, b: metrics.energy_distance(a, b).value)(x, reference)
+    flat, cond = x.reshape(-1, dimension), jnp.repeat(jnp.arange(groups), n)
+    zero = jnp.zeros(len(cond))
+    members = mixtures.responsibilities(truth, SCHEDULE, flat, zero, cond).reshape(groups, n, -1)
+    shares = jax.vmap(metrics.mode_shares)(members)
+    wanted = jnp.exp(truth.log_weights[:groups])
+    width = jax.vmap(lambda own, r: _width(own, r, truth))(x, members)
+    norm = lambda a: jnp.mean(jnp.linalg.norm(a, axis=-1))  # noqa: E731
+    values = (
+        jnp.mean(energy),
+        jnp.mean(jax.vmap(metrics.share_error)(shares, wanted)),
+        jnp.mean(width),
+        norm(x) / norm(reference),
+        -jnp.mean(mixtures.log_density(truth, SCHEDULE, flat, zero, cond)),
+    )
+    return jnp.stack(values)
+
+
+def _width(x, members, truth):
+    """Mean over the class's modes, by their shares in the sample, of tr S_j / tr S*_j."""
+    total = jnp.sum(members, axis=0)
+    mean = members.T @ x / jnp.where(total > 0, total, 1)[:, None]
+    second = members.T @ (x**2) / jnp.where(total > 0, total, 1)[:, None]
+    spread = jnp.sum(second - mean**2, axis=-1)
+    variances = jnp.broadcast_to(truth.variances, truth.means.shape)
+    return jnp.sum(total * spread / jnp.sum(variances, axis=-1)) / jnp.sum(total)

@@ -1,0 +1,50 @@
+"""Learned weights for any rule: the rollout objective on a whole group of problems at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
+from guidance import guides, learning, mixtures, sampling, weights
+from guidance.rollout import rollout_loss
+
+REAL = 256  # true samples for each condition and update
+PARTICLES = 64
+RATE = 5e-3
+
+
+def trainer(group: Group, rule, steps: int, updates: int):
+    """key -> omega tables [problems, steps, GUIDED] of networks trained through `steps` DDIM steps of `rule`."""
+    net = weights.GuidanceNet(num_classes=GUIDED, width=64, depth=6, time_width=32, cond_width=32)
+    grid, labels = sampling.uniform_grid(steps), jnp.arange(GUIDED)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(RATE, updates)))
+    bounds = {"s_min": 0.5 / steps, "t_max": 1 - 0.5 / steps, "gap_min": 0.999 / steps}
+    weight = functools.partial(weights.learned, net, schedule=SCHEDULE, **bounds)
+
+    def loss(truth, model, params, key):
+        data_key, roll_key = jax.random.split(key)
+        real = mixtures.sample(data_key, truth, jnp.repeat(labels, REAL)).reshape(GUIDED, REAL, -1)
+        guide = guides.guided(rule, weight(params), truth.null, skip=False)
+        return rollout_loss(
+            roll_key, group.denoise(model), guide, sampling.ddim(), SCHEDULE, grid, real, labels, PARTICLES,
+            remat="none",
+        )  # fmt: skip
+
+    def train(truth, model, key):
+        params = net.init(key, jnp.zeros(1), jnp.zeros(1), labels[:1])
+
+        def one(state, key):
+            params, opt_state, _ = learning.update(optimizer, functools.partial(loss, truth, model), *state, key)
+            return (params, opt_state), None
+
+        keys = jax.random.split(jax.random.fold_in(key, 1), updates)
+        (params, _), _ = jax.lax.scan(one, (params, optimizer.init(params)), keys)
+        own = weight(params)
+        return jax.vmap(lambda t, s: own(jnp.full(GUIDED, s), jnp.full(GUIDED, t), labels))(grid[:-1], grid[1:])
+
+    def train_all(key):
+        return jax.vmap(train)(group.truth, group.model, jax.random.split(key, len(group.names)))
+
+    return jax.jit(train_all)

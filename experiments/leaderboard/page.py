@@ -1,0 +1,90 @@
+"""What the leaderboard leaves: the page, the CSV and the pictures, all from the rows of results.json."""
+
+import csv
+import io
+
+import numpy as np
+
+from experiments import records
+from experiments.leaderboard import pictures
+
+LEAD = "energy_distance"
+INTRODUCTION = """# Leaderboard
+
+Written by `python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard`.
+
+Unbiased energy distance to the true law per condition, times 1000 (lower is better; it may be negative), mean over
+{seeds} seeds, and its standard error. Each row is tuned for each column: its knob is the best of {budget} on {tuning}
+other seeds; learned weights are trained anew for each seed and never see the samples that are measured. All rows of a
+table have the same number of network evaluations per sample, so that unguided sampling takes twice the steps. Every
+column is one mixture with one known model error (`experiments/leaderboard/problems.py`). Bold: within two standard
+errors of the best of its column. All numbers, with mode shares, widths, norms and likelihoods: `leaderboard.csv`.
+"""
+
+
+def write(workdir, rows, config, stacks) -> None:
+    """Writes leaderboard.md, leaderboard.csv and the pictures into the folder."""
+    records.write_atomically(workdir / "leaderboard.csv", as_csv(rows))
+    names = pictures.draw(workdir, rows, config, stacks)
+    records.write_atomically(workdir / "leaderboard.md", as_page(rows, config, names))
+
+
+def as_csv(rows) -> str:
+    """One line for each problem, NFE and method, a column for each metric and its standard error."""
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    lines = {}
+    for row in rows:
+        line = lines.setdefault((row.problem, row.nfe, row.method), {"weight": row.weight, "seeds": row.seeds})
+        line |= {row.metric: row.value, f"{row.metric}_se": row.standard_error}
+    columns = ["weight", "seeds", *(name for metric in metrics for name in (metric, f"{metric}_se"))]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["problem", "nfe", "method", *columns])
+    for (problem, nfe, method), line in lines.items():
+        writer.writerow([problem, f"{nfe:g}", method, *(_short(line.get(name)) for name in columns)])
+    return text.getvalue()
+
+
+def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
+    """(method, mean rank over the problems, {problem: row}) at one NFE, best first; true data are not ranked."""
+    cells = {}
+    for row in rows:
+        if row.metric == LEAD and row.nfe == nfe:
+            cells.setdefault(row.method, {})[row.problem] = row
+    problems = list(next(iter(cells.values())))
+    values = np.array([[cells[method][p].value for p in problems] for method in cells])
+    ranks = 1 + (values[None] < values[:, None]).sum(1) + ((values[None] == values[:, None]).sum(1) - 1) / 2
+    order = np.argsort(ranks.mean(1), kind="stable")
+    methods = list(cells)
+    return [(methods[i], float(ranks[i].mean()), cells[methods[i]]) for i in order]
+
+
+def as_page(rows, config, names) -> str:
+    floors = {row.problem: row for row in rows if row.metric == LEAD and row.method == "true data"}
+    ranked = [row for row in rows if row.method != "true data"]
+    numbers = {"seeds": config.seeds, "budget": len(config.omegas), "tuning": config.tuning_seeds}
+    lines = INTRODUCTION.format(**numbers).splitlines()
+    for nfe in sorted({row.nfe for row in ranked}):
+        table = standings(ranked, nfe)
+        problems = list(table[0][2])
+        lines += ["", f"## NFE {nfe:g}", "", "| method | mean rank | " + " | ".join(problems) + " |"]
+        lines += ["|---" * (len(problems) + 2) + "|"]
+        best = {p: min((cells[p] for _, _, cells in table), key=lambda row: row.value) for p in problems}
+        for method, rank, cells in table:
+            shown = [_cell(cells[p], best[p]) for p in problems]
+            lines.append(f"| {method} | {rank:.1f} | " + " | ".join(shown) + " |")
+        lines.append("| *true data* | | " + " | ".join(_cell(floors[p], None) for p in problems) + " |")
+    lines += ["", "## Pictures", ""]
+    lines += [line for name, caption in names for line in (f"![{caption}]({name})", "", caption, "")]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cell(row, best) -> str:
+    error = row.standard_error or 0.0
+    text = f"{1000 * row.value:.1f} ± {1000 * error:.1f}"
+    close = best is not None and row.value <= best.value + 2 * np.hypot(error, best.standard_error or 0.0)
+    return f"**{text}**" if close else text
+
+
+def _short(value):
+    return f"{value:.6g}" if isinstance(value, float) else value
