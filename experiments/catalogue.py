@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import NamedTuple
 
+from experiments.leaderboard import contenders
 from guidance import guides, rules, sampling, weights
 
 FAMILIES = (
@@ -74,6 +75,8 @@ def page() -> str:
         "",
         "Written by `python -m experiments.catalogue docs/rules.md` from the docstrings; edit those. Everywhere",
         "omega = 0 is unguided unless the entry says otherwise, and `scale = 1 + omega`.",
+        "Pictures: a class of two modes (contours, shares 0.6 and 0.4) and 400 samples of a model whose conditional",
+        "branch is attenuated by half, which CFG with omega = 1 repairs exactly; the titles show the shares.",
         "",
         inspect.getdoc(sys.modules["guidance.rules.stacking"]),
     ]
@@ -82,11 +85,17 @@ def page() -> str:
         for entry in entries(module):
             lines += ["", f"### {entry.name}", "", f"`{title}.{entry.signature}`", "", entry.summary, ""]
             lines += [entry.body, "", f"Source: {entry.source}"]
+            if title == "rules" and entry.name in contenders.RULES:
+                lines += ["", f"![{entry.name} on two modes](gallery/{entry.name}.png)"]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
 if __name__ == "__main__":
+    from experiments.leaderboard import pictures  # matplotlib, which a listing does not need
+
     if len(sys.argv) != 2:
         sys.exit("usage: python -m experiments.catalogue FILE.md")
-    pathlib.Path(sys.argv[1]).write_text(page(), encoding="utf-8")
-    print(sys.argv[1])
+    target = pathlib.Path(sys.argv[1])
+    target.write_text(page(), encoding="utf-8")
+    pictures.gallery(target.parent / "gallery")
+    print(f"{target} and {target.parent / 'gallery'}")

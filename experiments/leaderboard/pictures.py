@@ -7,13 +7,14 @@ import numpy as np
 
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
-from experiments.leaderboard.problems import GUIDED, SCHEDULE
+from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
 from guidance import mixtures, sampling, weights
 from guidance.sampling.sample import sample
 
 PROBLEM = "attenuated"  # the one that is drawn: two classes of two modes each
 STRONG = 3.0  # the omega of the gallery: far beyond the exact repair, so that each rule shows its character
 STEPS = 20
+LOW, HIGH = -1.7, 4.3  # of both axes
 
 
 def draw(workdir, rows, config, stacks) -> list[tuple[str, str]]:
@@ -73,33 +74,56 @@ def _two_modes(group, index, config):
     return figure
 
 
-def rule_samples(group, index, n: int = 400) -> dict[str, np.ndarray]:
-    """{rule: samples of class 0 [n, 2]} at the strong constant weight, unguided first."""
+def rule_samples(group, index, omega: float = STRONG, n: int = 400) -> dict[str, np.ndarray]:
+    """{rule: samples of class 0 [n, 2]} at a constant weight, unguided first; CFG++ has lambda = omega/STRONG."""
     times = sampling.uniform_grid(STEPS)
     found = {}
     for name, rule in {"unguided": None, **field.RULES}.items():
         guide = field.unguided if rule is None else field.by_rule(rule)
-        knob = 1.0 if name == "cfg_plus_plus" else STRONG
-        table = jnp.full((STEPS, GUIDED), knob)
+        knob = omega / STRONG if name == "cfg_plus_plus" else omega
         run = evaluate.sampler(group, guide, sampling.ddim(), n)
+        table = jnp.full((STEPS, GUIDED), knob)
         found[name] = np.asarray(run(table, times, STEPS, jax.random.key(5), index)[0])
     return found
 
 
+def gallery(folder) -> list[str]:
+    """Draws each rule at omega = 1, which repairs this model, and at omega = STRONG; returns the rules' names."""
+    group = plane(jax.random.key(0))
+    index = group.names.index(PROBLEM)
+    truth = jax.tree.map(lambda a: a[index], group.truth)
+    mild, strong = (rule_samples(group, index, omega) for omega in (1.0, STRONG))
+    folder.mkdir(exist_ok=True)
+    for name in field.RULES:
+        figure, panels = plt.subplots(1, 2, figsize=(5.2, 2.7))
+        for axes, x, words in zip(panels, (mild[name], strong[name]), _words(name), strict=True):
+            two_mode_panel(axes, truth, words, x)
+        figure.tight_layout()
+        figure.savefig(folder / f"{name}.png", dpi=60)
+        plt.close(figure)
+    return list(field.RULES)
+
+
+def _words(name):
+    return ("lambda = 0.33", "lambda = 1") if name == "cfg_plus_plus" else ("omega = 1", f"omega = {STRONG:g}")
+
+
 def two_mode_panel(axes, truth, name, x) -> None:
     """The true class as contours, the samples as points, the mode shares in the title."""
-    side = jnp.linspace(-4.2, 4.8, 100)
+    side = jnp.linspace(LOW, HIGH, 100)
     points = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
     log_p = mixtures.log_density(truth, SCHEDULE, points, jnp.zeros(10_000), jnp.zeros(10_000, jnp.int32))
     log_p = np.asarray(log_p).reshape(100, 100)
-    axes.contour(side, side, log_p, levels=log_p.max() - np.array([4.5, 2.0, 0.5]), colors="C2", linewidths=0.8)
-    axes.scatter(*np.clip(x, -4.2, 4.8).T, s=3, color="C0", alpha=0.5, linewidths=0)
+    axes.contour(
+        side, side, log_p, levels=log_p.max() - np.array([4.5, 2.0, 0.5]), colors="C2", linewidths=0.8, linestyles="-"
+    )
+    axes.scatter(*np.clip(x, LOW, HIGH).T, s=3, color="C0", alpha=0.5, linewidths=0)
     zero = jnp.zeros(len(x))
     shares = np.asarray(
         mixtures.responsibilities(truth, SCHEDULE, jnp.asarray(x), zero, jnp.zeros(len(x), jnp.int32))
     ).mean(0)
     axes.set_title(f"{name}\n{shares[0]:.2f} / {shares[1]:.2f}", fontsize=9)
-    axes.set(xticks=[], yticks=[], xlim=(-4.2, 4.8), ylim=(-4.2, 4.8), aspect="equal")
+    axes.set(xticks=[], yticks=[], xlim=(LOW, HIGH), ylim=(LOW, HIGH), aspect="equal")
 
 
 def _paths(group, index):
@@ -119,6 +143,6 @@ def _paths(group, index):
         two_mode_panel(axes, truth, name, np.asarray(out[-1]))
         axes.set_title(name, fontsize=9)
         for path in np.asarray(out).transpose(1, 0, 2):
-            axes.plot(*np.clip(path, -4.2, 4.8).T, color="C0", lw=0.7, alpha=0.7)
+            axes.plot(*np.clip(path, LOW, HIGH).T, color="C0", lw=0.7, alpha=0.7)
     figure.tight_layout()
     return figure

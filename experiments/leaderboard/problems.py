@@ -41,10 +41,10 @@ def closed_form(model: Model) -> Denoise:
 
 def groups(key: Array, base_steps: tuple[int, int]) -> list[Group]:
     """All problems. Two of them have a small network trained here, for base_steps[0] and base_steps[1] updates."""
-    return [_plane(key), _many_classes(), _high_dimension(), _networks(jax.random.fold_in(key, 1), base_steps)]
+    return [plane(key), _many_classes(), _high_dimension(), _networks(jax.random.fold_in(key, 1), base_steps)]
 
 
-def _plane(key) -> Group:
+def plane(key) -> Group:
     """Two classes of two modes each in the plane; one effect at a time."""
     ring = [[[2.0, 0.0], [0.0, 2.0]], [[-2.0, 0.0], [0.0, -2.0]]]
     close = [[[0.6, 0.0], [0.0, 1.8]], [[-0.6, 0.0], [0.0, -1.8]]]

@@ -22,7 +22,7 @@ CONFIG = config_dict.ConfigDict(
 
 @pytest.fixture(scope="module")
 def plane():
-    return problems._plane(jax.random.key(0))
+    return problems.plane(jax.random.key(0))
 
 
 def _pick(group, name):
