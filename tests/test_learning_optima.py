@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import learning, schedules, weights
+from guidance import learning, mixtures, schedules, weights
 from guidance.mismatch import grouped_mismatch
 from guidance.sampling import transition
 from tests import oracles
@@ -210,3 +210,40 @@ def test_l2g_9_energy_losses_repair_part_of_an_attenuated_branch(s, t, at_r_3, a
     for beta, first, second in zip((1.75, 1.0, 0.5), at_r_3, at_r_5, strict=True):
         assert _near(_optimum(s, t, 1.0, r=0.3, beta=beta), first, table=0.03)
         assert _near(_optimum(s, t, 1.0, r=0.5, beta=beta), second, table=0.03)
+
+
+def _losses_on_the_ring(objective, omegas, batches=8):
+    """loss(omega) - loss(0) on the exact ring of four classes with two modes each: means [omegas] and their errors."""
+    angles = 2 * np.pi * np.arange(8) / 8
+    points = 3 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    ring = mixtures.from_classes([points[c::4] for c in range(4)], 0.25)
+    model = learning.Model(mixtures.denoise(ring, RF), RF, ring.null)
+    settings = oracles.traced(oracles.steps_at(0.77, 0.8, 1.0, beta=1.75, lam=1.0))._replace(particles=4)
+
+    @jax.jit
+    def one(key):
+        data_key, loss_key = jax.random.split(key)
+        if objective is learning.per_condition_consistency:
+            cond = jnp.arange(4)
+            x0 = mixtures.sample(data_key, ring, jnp.repeat(cond, 2000)).reshape(4, 2000, 2)
+        else:
+            x0, cond = mixtures.sample_joint(data_key, ring, 4000)
+        loss = lambda omega: objective(  # noqa: E731
+            jax.random.clone(loss_key), model, weights.constant(omega), x0, cond, settings
+        )
+        return jnp.stack([loss(omega) for omega in omegas]) - loss(0.0)
+
+    values = np.asarray([one(key) for key in jax.random.split(jax.random.key(0), batches)])
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(batches)
+
+
+def test_self_consistency_overguides_exact_denoisers_where_a_class_has_several_modes():
+    """It compares a sample's step with that sample's own noising, and guidance brings the step nearer to the sample.
+
+    On HG, where a class is one Gaussian, the repulsion outweighs this (L2G-5). On the ring it does not, even for a
+    small step between laws that omega = 0 reproduces; the per-condition form compares the laws, and wants 0 there.
+    """
+    gain, error = _losses_on_the_ring(learning.self_consistency, (1.0,))
+    assert gain[0] + 5 * error[0] < 0
+    gain, error = _losses_on_the_ring(learning.per_condition_consistency, (1.0,))
+    assert gain[0] - 4 * error[0] > 0
