@@ -77,7 +77,9 @@ def samples(problem, sets):
     shown = {"true data": None} | sets
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(3.2 * columns, 3.3 * lines), squeeze=False)
+    figure, panels = plt.subplots(
+        lines, columns, figsize=(3.2 * columns, 3.3 * lines), squeeze=False, layout="compressed"
+    )
     for axes in panels.flat:
         axes.axis("off")
     for axes, (label, x) in zip(panels.flat, shown.items(), strict=False):
