@@ -128,7 +128,8 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
     hand_made = candidates(config)
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
     swept = min(config.seeds, config.eval.sweep_seeds)
-    total = swept * len(hand_made) + config.seeds * (len(tasks) + 1 + len(FAMILIES))
+    few = min(len(hand_made), 1 + SHORTLIST * len(FAMILIES) * len(problem.tuned))  # at most, as lists overlap
+    total = swept * len(hand_made) + (config.seeds - swept) * few + config.seeds * (len(tasks) + 1 + len(FAMILIES))
     table = _Entries(problem.tuned)
     details, floors = [], []
     with progress.counting(f"evaluating at {steps} steps", total) as count:
