@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from guidance.mismatch import grouped_mismatch
-from guidance.sampling.sample import advance, initial_noise, step_inputs
+from guidance.sampling.sample import advance, begin, initial_noise, step_inputs
+from guidance.sampling.solvers import as_solver
 from guidance.schedules import diffuse
-from guidance.types import Array, Cond, Denoise, Guide, Schedule, Step
+from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, Step
 
 REMAT = ("none", "steps", "segments")
 
@@ -29,7 +30,7 @@ def rollout(
     key: Array,
     denoise: Denoise,
     guide: Guide,
-    step: Step,
+    step: Step | Solver,
     schedule: Schedule,
     grid: Array,
     x: Array,
@@ -49,9 +50,10 @@ def rollout(
         raise ValueError(f"the number of steps ({steps}) must be a multiple of the number of segments ({segments})")
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
 
+    solver = as_solver(step)
+
     def one_step(carry, inputs):
-        x, state, _ = advance(keys, inputs, denoise, guide, step, schedule, *carry, cond)
-        return (x, state), None
+        return advance(keys, inputs, denoise, guide, solver, schedule, *carry, cond), None
 
     if remat != "none":
         one_step = jax.checkpoint(one_step)
@@ -63,7 +65,8 @@ def rollout(
     if remat == "segments":
         one_segment = jax.checkpoint(one_segment)
     inputs = jax.tree.map(lambda a: a.reshape(segments, -1), step_inputs(grid))
-    _, states = jax.lax.scan(one_segment, (x, guide.init(x)), inputs)
+    start = (x, begin(denoise, guide, solver, schedule, grid, x, cond))
+    _, states = jax.lax.scan(one_segment, start, inputs)
     return states
 
 
@@ -71,7 +74,7 @@ def rollout_loss(
     key: Array,
     denoise: Denoise,
     guide: Guide,
-    step: Step,
+    step: Step | Solver,
     schedule: Schedule,
     grid: Array,
     real: Array,

@@ -99,3 +99,20 @@ class Guide(NamedTuple):
 
 # (keys [batch], x_t, Guided, t [batch], s [batch], Schedule) -> x_s. Deterministic steps ignore the keys.
 Step = Callable[[Array, Array, Guided, Array, Array, Schedule], Array]
+
+# (carry, x, t [batch], s [batch]) -> (carry, Guided): asks the guide at (x, t) for a step to s. The carry holds the
+# guide's state and the count of network evaluations; solvers hand it on and never look inside.
+Evaluate = Callable[[State, Array, Array, Array], tuple[State, Guided]]
+
+
+class Solver(NamedTuple):
+    """An update x_t -> x_s that asks the guide as often as it wants and may remember earlier steps.
+
+    A `Step` is the common special case, one evaluation and no memory; whatever takes a solver takes a step.
+
+    init: x [batch, ...] -> memory; () for solvers without.
+    apply: (memory, carry, keys [batch], evaluate, x, t [batch], s [batch], schedule) -> (memory, carry, x_s).
+    """
+
+    init: Callable[[Array], State]
+    apply: Callable[..., tuple[State, State, Array]]

@@ -1,11 +1,12 @@
-"""`sample`: a scan of guide and step over a grid. It never mentions a rule."""
+"""`sample`: a scan of guide and solver over a grid. It never mentions a rule."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from guidance.types import Array, Cond, Denoise, Guide, Schedule, Step
+from guidance.sampling.solvers import as_solver
+from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, State, Step
 
 
 class Sampled(NamedTuple):
@@ -14,6 +15,14 @@ class Sampled(NamedTuple):
     x0: Array
     nfe: dict[str, Array]
     trajectory: Array | None
+
+
+class Running(NamedTuple):
+    """What a sampler hands from step to step beside x: the guide's state, the evaluations so far, the memory."""
+
+    guide: State
+    nfe: dict[str, Array]
+    memory: State
 
 
 def initial_noise(key: Array, schedule: Schedule, grid: Array, shape: tuple[int, ...], ids: Array) -> Array:
@@ -31,7 +40,7 @@ def sample(
     key: Array,
     denoise: Denoise,
     guide: Guide,
-    step: Step,
+    step: Step | Solver,
     schedule: Schedule,
     grid: Array,
     x: Array,
@@ -41,24 +50,24 @@ def sample(
 ) -> Sampled:
     """Runs `x` at time grid[0] down to grid[-1]: x_{i+1} = step(guide(x_i, t_i, t_{i+1})).
 
-    A sample depends on its id (default: its row number), not on the batch it is in: its keys are
-    fold_in(fold_in(key, id), step). x [batch, ...]; cond leaves [batch, ...]; grid [steps + 1], decreasing.
+    `step` is any member of `guidance.sampling`, or your own Step or Solver. A sample depends on its id (default: its
+    row number), not on the batch it is in: its keys are fold_in(fold_in(key, id), step). x [batch, ...]; cond leaves
+    [batch, ...]; grid [steps + 1], decreasing. The counts in `nfe` are of evaluations that took place: second
+    evaluations of a step count, branches and corrections that were skipped do not.
     """
     ids = jnp.arange(x.shape[0]) if ids is None else ids
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    solver = as_solver(step)
 
     def body(carry, inputs):
-        x, state, nfe = carry
-        x, state, step_nfe = advance(keys, inputs, denoise, guide, step, schedule, x, state, cond)
-        return (x, state, jax.tree.map(jnp.add, nfe, step_nfe)), (x if trajectory else None)
+        x, running = advance(keys, inputs, denoise, guide, solver, schedule, *carry, cond)
+        return (x, running), (x if trajectory else None)
 
-    state = guide.init(x)
-    inputs = step_inputs(grid)
-    nfe = zero_nfe(denoise, guide, schedule, x, state, grid, cond)
-    (last, _, nfe), path = jax.lax.scan(body, (x, state, nfe), inputs)
+    start = (x, begin(denoise, guide, solver, schedule, grid, x, cond))
+    (last, running), path = jax.lax.scan(body, start, step_inputs(grid))
     if trajectory:
         path = jnp.concatenate([x[None], path])
-    return Sampled(last, nfe, path)
+    return Sampled(last, running.nfe, path)
 
 
 def step_inputs(grid: Array) -> tuple[Array, Array, Array]:
@@ -66,20 +75,29 @@ def step_inputs(grid: Array) -> tuple[Array, Array, Array]:
     return jnp.arange(grid.shape[0] - 1), grid[:-1], grid[1:]
 
 
-def advance(keys, inputs, denoise, guide, step, schedule, x, state, cond):
-    """One guided step, shared by `sample` and by the rollout objective: -> (x_s, state, nfe of this step).
+def begin(denoise, guide, solver, schedule, grid, x, cond) -> Running:
+    """The state before the first step: no evaluations yet, for each branch that the guide reports."""
+    state = guide.init(x)
+    t = jnp.full(x.shape[:1], grid[0], x.dtype)
+    shapes = jax.eval_shape(lambda: guide.apply(state, denoise, schedule, x, t, t, cond)[1].nfe)
+    return Running(state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), solver.init(x))
+
+
+def advance(keys, inputs, denoise, guide, solver, schedule, x, running, cond) -> tuple[Array, Running]:
+    """One guided step, shared by `sample` and by the rollout objective: -> (x_s, running).
 
     keys [batch], one per sample; inputs: (i, t, s), scalars, as `step_inputs` lists them.
     """
     i, t, s = inputs
     t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
-    state, guided = guide.apply(state, denoise, schedule, x, t, s, cond)
     step_keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
-    return step(step_keys, x, guided, t, s, schedule).astype(x.dtype), state, guided.nfe
 
+    def evaluate(carry, x, t, s):
+        state, nfe = carry
+        state, guided = guide.apply(state, denoise, schedule, x, t, s, cond)
+        x0, eps = guided.x0.astype(x.dtype), guided.eps.astype(x.dtype)
+        return (state, jax.tree.map(jnp.add, nfe, guided.nfe)), guided._replace(x0=x0, eps=eps)
 
-def zero_nfe(denoise, guide, schedule, x, state, grid, cond) -> dict[str, Array]:
-    """A zero count for each branch that the guide reports, found without computing anything."""
-    t = jnp.full(x.shape[:1], grid[0], x.dtype)
-    shapes = jax.eval_shape(lambda: guide.apply(state, denoise, schedule, x, t, t, cond)[1].nfe)
-    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    carry = (running.guide, running.nfe)
+    memory, carry, x_s = solver.apply(running.memory, carry, step_keys, evaluate, x, t, s, schedule)
+    return x_s.astype(x.dtype), Running(*carry, memory)

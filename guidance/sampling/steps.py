@@ -7,6 +7,28 @@ from guidance.shapes import like, normal_like
 from guidance.types import Array, Guided, Schedule, Step
 
 
+def _ratios(schedule: Schedule, s: Array, t: Array) -> tuple[Array, Array]:
+    """alpha_t/alpha_s and sigma_s/sigma_t; finite where a divisor is 0."""
+    tiny = float(jnp.finfo(jnp.result_type(t)).tiny) ** 0.5
+    ratio_alpha = schedule.alpha(t) / jnp.maximum(schedule.alpha(s), tiny)
+    return ratio_alpha, schedule.sigma(s) / jnp.maximum(schedule.sigma(t), tiny)
+
+
+def decay(schedule: Schedule, s: Array, t: Array) -> Array:
+    """e^-h = alpha_t sigma_s / (alpha_s sigma_t), h = lambda_s - lambda_t, lambda = log(alpha/sigma) (half log-SNR).
+
+    Exactly 0 for a step from alpha_t = 0 or to sigma_s = 0, where h is infinite. Elementwise, s < t.
+    """
+    ratio_alpha, ratio_sigma = _ratios(schedule, s, t)
+    return ratio_alpha * ratio_sigma
+
+
+def safe_sqrt(a: Array) -> Array:
+    """sqrt(max(a, 0)) with gradient 0 where a <= 0."""
+    positive = a > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, a, 1)), 0)
+
+
 def transition(schedule: Schedule, s: Array, t: Array, churn) -> tuple[Array, Array, Array]:
     """Coefficients (A, B, V) of the churned DDIM transition x_s = A x_t + B x_0 + sqrt(V) z.
 
@@ -21,24 +43,22 @@ def transition(schedule: Schedule, s: Array, t: Array, churn) -> tuple[Array, Ar
     Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eq. 23, with the exponent j on sigma_s/sigma_t (as
     printed there and in arXiv 2502.02483, eq. 4, the ratio is squared: the second identity then fails by up to 0.13).
     """
-    alpha_s, alpha_t = schedule.alpha(s), schedule.alpha(t)
-    sigma_s, sigma_t = schedule.sigma(s), schedule.sigma(t)
-    tiny = float(jnp.finfo(jnp.result_type(sigma_t)).tiny) ** 0.5
-    ratio_alpha = alpha_t / jnp.maximum(alpha_s, tiny)
-    ratio_sigma = sigma_s / jnp.maximum(sigma_t, tiny)
+    ratio_alpha, ratio_sigma = _ratios(schedule, s, t)
     r11 = ratio_alpha * ratio_sigma
     e2 = jnp.asarray(churn) ** 2
     a = ratio_sigma * (e2 * r11 + (1 - e2))
-    b = alpha_s * (1 - r11 * (e2 * r11 + (1 - e2)))
+    b = schedule.alpha(s) * (1 - r11 * (e2 * r11 + (1 - e2)))
     # 1 - (1 - e2 (1 - r11))^2 written without cancellation
     shrink = e2 * (1 - r11)
-    return a, b, sigma_s**2 * shrink * (2 - shrink)
+    return a, b, schedule.sigma(s) ** 2 * shrink * (2 - shrink)
 
 
 def ddim() -> Step:
     """Deterministic DDIM: x_s = alpha_s x_0 + sigma_s eps; for rectified flow this is the Euler step.
 
-    It uses both members of `Guided`, so rules that keep another noise than the one implied by x_0 work (CFG++).
+    In general the Euler step of x/alpha in sigma/alpha, and the first-order step of DPM-Solver++ and UniPC. It uses
+    both members of `Guided`, so rules that keep another noise than the one implied by x_0 work (CFG++). Order 1, one
+    evaluation a step.
     Source: Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with zero variance.
     """
     return Partial(_ddim)
@@ -65,3 +85,34 @@ def _churned_ddim(churn, keys, x, guided, t, s, schedule):
     kept = jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0))
     mean = like(schedule.alpha(s), x) * guided.x0 + like(kept, x) * guided.eps
     return mean + like(jnp.sqrt(variance), x) * normal_like(keys, x)
+
+
+def ddpm() -> Step:
+    """DDPM ancestral sampling: a draw of p(x_s | x_t, x_0) at the predicted x_0, with its own (the smaller) variance.
+
+    x_s = alpha_s x_0 + sigma_s (e^-h eps + sqrt(1 - e^-2h) z): churned DDIM with e = 1, DDIM's eta = 1, the Euler
+    ancestral step of variance-exploding samplers and the first-order step of SDE-DPM-Solver++. One evaluation a step.
+    Source: Denoising Diffusion Probabilistic Models, arXiv 2006.11239, eq. 6-7.
+    """
+    return churned_ddim(1.0)
+
+
+def euler() -> Step:
+    """Euler on the clock of the schedule: x_s = x_t + (s - t) (alpha'_t x_0 + sigma'_t eps).
+
+    Written as x_s = (alpha_t + (s - t) alpha'_t) x_0 + (sigma_t + (s - t) sigma'_t) eps, the same where eps is the
+    noise implied by x_0; it is DDIM with the schedule replaced by its tangent, and DDIM itself for rectified flow. The
+    last step, to sigma_s = 0, is DDIM's (our choice: sigma' is infinite there for linear_vp and zero for edm, so the
+    tangent would leave noise in the sample). Order 1, one evaluation a step.
+    Source: Flow Straight and Fast (rectified flow), arXiv 2209.03003, algorithm 1, for any schedule.
+    """
+    return Partial(_euler)
+
+
+def _euler(keys: Array, x: Array, guided: Guided, t: Array, s: Array, schedule: Schedule) -> Array:
+    del keys
+    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+    inner = sigma > 0
+    alpha = jnp.where(inner, schedule.alpha(t) + (s - t) * schedule.alpha_dot(t), alpha)
+    sigma = jnp.where(inner, schedule.sigma(t) + (s - t) * schedule.sigma_dot(t), sigma)
+    return like(alpha, x) * guided.x0 + like(sigma, x) * guided.eps

@@ -1,0 +1,164 @@
+"""Solvers: steps that ask the guide more than once, or not at all.
+
+Conventions of every solver of this package.
+
+- The first evaluation is at (x_t, t) for the step to s. A second one at the end of the step, or between, is at its own
+  time and for what is left of the step: (x_s, s) to s, (x_m, t_m) to s.
+- The guide's state is advanced by every evaluation, in the order in which they take place.
+- `Guided` may name another noise than the one implied by x_0 (CFG++). Each solver starts from the DDIM step
+  alpha_s x_0 + sigma_s eps and adds corrections of higher order to it; with such a guide the first-order part is
+  what the rule asks for, but there is no ODE that the corrections could make more accurate.
+- A step to sigma_s = 0 is DDIM's, x_s = alpha_s x_0: nothing can be evaluated at the end of it (eps is 0/0, lambda
+  is infinite). A step from alpha_t = 0 is of first order where the solver's variable is infinite there. A second
+  evaluation that is not needed for any sample is skipped, and not counted.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from guidance.mixtures import Mixture, reverse_sample
+from guidance.sampling.steps import ddim, euler, safe_sqrt
+from guidance.shapes import like, normal_like
+from guidance.types import Array, Cond, Guided, Schedule, Solver, Step
+
+
+def no_memory(x: Array) -> tuple:
+    """The init of a solver that remembers nothing."""
+    del x
+    return ()
+
+
+def as_solver(step: Step | Solver) -> Solver:
+    """The solver itself, or a Step as a solver of one evaluation and no memory."""
+    return step if isinstance(step, Solver) else Solver(Partial(no_memory), Partial(_one_evaluation, step))
+
+
+def _one_evaluation(step, memory, carry, keys, evaluate, x, t, s, schedule):
+    carry, guided = evaluate(carry, x, t, s)
+    return memory, carry, step(keys, x, guided, t, s, schedule)
+
+
+def where_needed(needed: Array, refine, carry, x_s: Array):
+    """(carry, refine(carry)'s x_s) for the samples `needed` [batch], x_s for the others; skipped where none is.
+
+    refine: carry -> (carry, refined x_s). Under vmap both sides are computed, and the count is still that of jit.
+    """
+
+    def refined(carry):
+        carry, better = refine(carry)
+        return carry, jnp.where(like(needed, x_s), better, x_s).astype(x_s.dtype)
+
+    return jax.lax.cond(jnp.any(needed), refined, lambda carry: (carry, x_s), carry)
+
+
+# ---- Heun on the clock of the schedule
+
+
+def heun() -> Solver:
+    """Heun on the clock of the schedule: x_s = x_t + (s - t) (v_t + v_s')/2, v = alpha' x_0 + sigma' eps.
+
+    v_s' is taken at the Euler prediction (see `euler`). Order 2; 2 evaluations a step, 1 on a step to sigma_s = 0
+    (2N - 1 in all). For rectified flow the usual flow-matching Heun; for steps in the noise level see `edm`.
+    Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, algorithm 1.
+    """
+    return Solver(Partial(no_memory), Partial(_heun))
+
+
+def _velocity(schedule: Schedule, guided: Guided, t: Array) -> Array:
+    x0, eps = guided.x0, guided.eps
+    return like(schedule.alpha_dot(t), x0) * x0 + like(schedule.sigma_dot(t), x0) * eps
+
+
+def _heun(memory, carry, keys, evaluate, x, t, s, schedule):
+    carry, first = evaluate(carry, x, t, s)
+    predicted = euler()(keys, x, first, t, s, schedule).astype(x.dtype)
+
+    def refine(carry):
+        carry, second = evaluate(carry, predicted, s, s)
+        change = _velocity(schedule, second, s) - _velocity(schedule, first, t)
+        return carry, predicted + 0.5 * like(s - t, x) * change
+
+    carry, x_s = where_needed(schedule.sigma(s) > 0, refine, carry, predicted)
+    return memory, carry, x_s
+
+
+# ---- Heun in the noise level: EDM
+
+
+def edm() -> Solver:
+    """EDM's deterministic sampler: Heun for y = x/alpha in the noise level rho = sigma/alpha, where dy/drho = eps.
+
+    x_s = (alpha_s x_0 + sigma_s eps_t) + alpha_s (rho_s - rho_t) (eps_s - eps_t)/2. Order 2; 2 evaluations a step, 1
+    on a step to sigma_s = 0 or from alpha_t = 0, where rho is infinite. Made for `edm_grid`: between very large noise
+    levels, as uniform times of rectified flow near t = 1, its steps in rho are long (order 1.8 measured there).
+    Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, algorithm 1.
+    """
+    return Solver(Partial(no_memory), Partial(_edm))
+
+
+def edm_stochastic(gamma, s_noise=1.0, noise_min=0.0, noise_max=math.inf) -> Solver:
+    """EDM's stochastic sampler: raises the noise level by the factor 1 + gamma, then steps as `edm`.
+
+        rho' = (1 + gamma) rho,  x' = (alpha'/alpha) x + alpha' sqrt(rho'^2 - rho^2) S_noise z,  Heun from rho' to s
+
+    gamma: the paper's S_churn / N (N steps), clipped to [0, sqrt(2) - 1] as there. Only noise levels sigma/alpha in
+    [noise_min, noise_max] (S_tmin, S_tmax) are raised, none above that of t = 1 (our choice: networks know no higher
+    one), nor where alpha = 0. With s_noise = 1 the marginals are kept. All knobs are leaves. Evaluations as `edm`; the
+    first one is at the raised time.
+    Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, algorithm 2.
+    """
+    return Solver(Partial(no_memory), Partial(_edm_stochastic, gamma, s_noise, noise_min, noise_max))
+
+
+def _edm(memory, carry, keys, evaluate, x, t, s, schedule):
+    carry, first = evaluate(carry, x, t, s)
+    predicted = ddim()(keys, x, first, t, s, schedule).astype(x.dtype)
+    alpha_t = schedule.alpha(t)
+    alpha_t, starts = jnp.where(alpha_t > 0, alpha_t, 1), alpha_t > 0
+
+    def refine(carry):
+        carry, second = evaluate(carry, predicted, s, s)
+        width = schedule.sigma(s) - schedule.alpha(s) * schedule.sigma(t) / alpha_t
+        return carry, predicted + 0.5 * like(width, x) * (second.eps - first.eps)
+
+    carry, x_s = where_needed((schedule.sigma(s) > 0) & starts, refine, carry, predicted)
+    return memory, carry, x_s
+
+
+def _edm_stochastic(gamma, s_noise, noise_min, noise_max, memory, carry, keys, evaluate, x, t, s, schedule):
+    x, t = _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule)
+    return _edm(memory, carry, keys, evaluate, x, t, s, schedule)
+
+
+def _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule):
+    """(x', t') at the raised noise level."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    # without gamma > 0 the rounding of t -> log_snr -> t would still add noise
+    raised = (alpha > 0) & (sigma >= noise_min * alpha) & (sigma <= noise_max * alpha) & (jnp.asarray(gamma) > 0)
+    factor = 1 + jnp.clip(gamma, 0, math.sqrt(2) - 1)
+    higher = jnp.clip(schedule.time(schedule.log_snr(t) - 2 * jnp.log(factor)), t, 1)
+    higher = jnp.where(raised, higher, t).astype(t.dtype)
+    ratio = jnp.where(raised, schedule.alpha(higher) / jnp.where(raised, alpha, 1), 1)
+    added = safe_sqrt(schedule.sigma(higher) ** 2 - (ratio * sigma) ** 2)
+    noisier = like(ratio, x) * x + like(s_noise * added, x) * normal_like(keys, x)
+    return noisier.astype(x.dtype), higher
+
+
+# ---- exact reverse kernels
+
+
+def exact_reverse(mixture: Mixture, cond: Cond) -> Solver:
+    """Exact draws x_s ~ p(x_s | x_t, cond) of a Gaussian mixture: the right law after steps of any size.
+
+    cond: labels [batch] of the samples. Neither the guide nor the network is asked, and nothing is counted. The truth
+    that stochastic samplers approach; see `guidance.mixtures.reverse_kernel`.
+    """
+    return Solver(Partial(no_memory), Partial(_exact_reverse, mixture, cond))
+
+
+def _exact_reverse(mixture, cond, memory, carry, keys, evaluate, x, t, s, schedule):
+    del evaluate
+    return memory, carry, reverse_sample(keys, mixture, schedule, x, t, s, cond)

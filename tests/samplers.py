@@ -1,0 +1,51 @@
+"""The catalogue of samplers that several tests run over, and a driver that lets a test choose the noise."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from guidance import sampling
+from guidance.sampling import dpm, solvers, steps
+from guidance.sampling.sample import advance, begin, step_inputs
+
+DETERMINISTIC = {
+    "euler": sampling.euler(),
+    "ddim": sampling.ddim(),
+    "heun": sampling.heun(),
+    "edm": sampling.edm(),
+    "dpmpp_2m": sampling.dpmpp_2m(),
+    "dpmpp_2s": sampling.dpmpp_2s(),
+    "unipc": sampling.unipc(),
+    "unipc_3": sampling.unipc(3),
+}
+STOCHASTIC = {
+    "churned_ddim": sampling.churned_ddim(0.5),
+    "ddpm": sampling.ddpm(),
+    "edm_stochastic": sampling.edm_stochastic(0.2),
+    "dpmpp_2m_sde": sampling.dpmpp_2m_sde(),
+    "dpmpp_2s_sde": sampling.dpmpp_2s_sde(),
+}
+SOLVERS = {**DETERMINISTIC, **STOCHASTIC, "adaptive": sampling.adaptive(1e-3, 1e-3)}
+
+
+def driven(solver, denoise, guide, schedule, grid, x, cond, noise):
+    """The trajectory [steps + 1, batch, ...] of a sampler whose k-th draw in step i is noise[i, k]."""
+    solver = sampling.as_solver(solver)
+    keys = jax.random.split(jax.random.key(0), x.shape[0])
+
+    def body(carry, inputs):
+        inputs, given = inputs
+        draws = iter(given)
+        replaced = {"normal_like": lambda keys, x: next(draws)}
+        with (
+            mock.patch.multiple(steps, **replaced),
+            mock.patch.multiple(solvers, **replaced),
+            mock.patch.multiple(dpm, **replaced),
+        ):
+            carry = advance(keys, inputs, denoise, guide, solver, schedule, *carry, cond)
+        return carry, carry[0]
+
+    start = (x, begin(denoise, guide, solver, schedule, grid, x, cond))
+    _, path = jax.lax.scan(body, start, (step_inputs(grid), noise))
+    return jnp.concatenate([x[None], path])
