@@ -14,6 +14,8 @@ from experiments.leaderboard import evaluate, learned, page
 from experiments.leaderboard.problems import GUIDED, groups
 from guidance import sampling
 
+SAMPLER = sampling.ddim()
+
 
 def run(config, workdir) -> None:
     """Fills the ledger, then writes results.json, leaderboard.md, leaderboard.csv and the pictures."""
@@ -57,10 +59,10 @@ class Bench:
         return hand_made + [(f"learned {rule}", functools.partial(self.learned, rule)) for rule in field.LEARNED]
 
     def tuned(self, entrant: field.Contender, nfe: int) -> list[dict]:
-        steps = nfe // entrant.evaluations
+        steps = entrant.steps(nfe)
         grid = sampling.uniform_grid(steps)
         tables = np.repeat(entrant.table(grid, self.longest)[..., None], GUIDED, axis=-1)
-        run = self._compiled(entrant.structure, evaluate.evaluator, entrant.guide)
+        run = self._compiled(entrant.structure, evaluate.evaluator, entrant.guide, entrant.step)
         values = np.stack([np.asarray(run(tables, self._padded(grid), steps, key)) for key in self._keys()])
         trial, final = values[: self.config.tuning_seeds], values[self.config.tuning_seeds :]
         best = np.argmin(trial[..., 0].mean(0), axis=-1)  # [problems]
@@ -97,9 +99,9 @@ class Bench:
         pairs = enumerate(self.group.names)
         return [row for p, name in pairs for row in self._rows(name, "true data", "", {}, 1, 0, final[:, p])]
 
-    def _compiled(self, name, build, guide):
+    def _compiled(self, name, build, guide, step=SAMPLER):
         if name not in self.compiled:
-            self.compiled[name] = build(self.group, guide, sampling.ddim(), self.config.samples)
+            self.compiled[name] = build(self.group, guide, step, self.config.samples)
         return self.compiled[name]
 
     def _keys(self):
@@ -116,7 +118,7 @@ class Bench:
         for m, metric in enumerate(evaluate.METRICS):
             error = float(np.std(values[:, m], ddof=1) / np.sqrt(seeds)) if seeds > 1 else None
             row = records.Row(
-                problem, method, words, settings, "DDIM, uniform grid", steps, float(nfe), seeds, metric,
+                problem, method, words, settings, "uniform grid", steps, float(nfe), seeds, metric,
                 float(np.mean(values[:, m])), error,
             )  # fmt: skip
             rows.append(json.loads(json.dumps(row._asdict())))

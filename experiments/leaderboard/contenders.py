@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from guidance import guides, rules, weights
-from guidance.types import Array, Guide, Rule, Weight
+from guidance import guides, rules, sampling, weights
+from guidance.types import Array, Guide, Rule, Solver, Step, Weight
 
 LEARNED = ("cfg", "angle_domain", "apg", "cfg_plus_plus")  # rules whose weights are also learned
 
@@ -21,6 +21,12 @@ class Contender(NamedTuple):
     weight: Callable[[Array, float], Weight]  # (grid, knob) -> weight
     knobs: tuple[float, ...]
     evaluations: int  # a step, where nothing is skipped
+    step: Step | Solver = sampling.ddim()
+    saved: int = 0  # evaluations that the last step does without
+
+    def steps(self, nfe: int) -> int:
+        """The steps that a budget pays for, at least one."""
+        return max(1, (nfe + self.saved) // self.evaluations)
 
     def table(self, grid: Array, longest: int) -> np.ndarray:
         """omega for every knob and step, [knobs, longest]; steps beyond the grid are 0."""
@@ -74,6 +80,14 @@ WEIGHTS: dict[str, Callable[[Array, float], Weight]] = {
     "exponential": lambda grid, omega: weights.exponential(omega, -2.0),
 }
 
+# name: (solver, evaluations of CFG a step, evaluations that the last step saves)
+SAMPLERS: dict[str, tuple[Step | Solver, int, int]] = {
+    "DDPM": (sampling.ddpm(), 2, 0),
+    "Heun": (sampling.heun(), 4, 2),
+    "DPM-Solver++ 2M": (sampling.dpmpp_2m(), 2, 0),
+    "UniPC": (sampling.unipc(), 2, 0),
+}
+
 
 def contenders(omegas: tuple[float, ...]) -> list[Contender]:
     """All of them; `omegas` is the budget. CFG++'s knob is lambda: the same number of values in (0, 1]."""
@@ -84,5 +98,8 @@ def contenders(omegas: tuple[float, ...]) -> list[Contender]:
         found.append(Contender(name, name, by_rule(rule), _constant, knobs, 2))
     for name, weight in WEIGHTS.items():
         found.append(Contender(f"cfg, {name}", "cfg", by_rule(rules.cfg), weight, omegas, 2))
+    for name, (step, evaluations, saved) in SAMPLERS.items():
+        guide = by_rule(rules.cfg)
+        found.append(Contender(f"cfg, {name}", name, guide, _constant, omegas, evaluations, step, saved))
     found.append(Contender("rectified", "rectified", guides.rectified, _constant, omegas, 3))
     return found

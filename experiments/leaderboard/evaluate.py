@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import metrics, mixtures, sampling, weights
-from guidance.sampling.sample import advance
+from guidance.sampling.sample import advance, begin
 
 REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
 METRICS = (
@@ -84,11 +84,13 @@ def _sample(group, guide, step, truth, model, table, grid, steps, key, samples):
     built = guide(weights.table(grid, table), truth.null)
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(len(cond)))
 
-    def body(i, carry):
-        inputs = i, grid[i], grid[i + 1]
-        return advance(keys, inputs, denoise, built, step, SCHEDULE, *carry, cond)[:2]
+    solver = sampling.as_solver(step)
 
-    x, _ = jax.lax.fori_loop(0, steps, body, (x, built.init(x)))
+    def body(i, carry):
+        return advance(keys, (i, grid[i], grid[i + 1]), denoise, built, solver, SCHEDULE, *carry, cond)
+
+    start = x, begin(denoise, built, solver, SCHEDULE, grid, x, cond)
+    x, _ = jax.lax.fori_loop(0, steps, body, start)
     return x.reshape(GUIDED, samples, dimension)
 
 
