@@ -109,6 +109,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     base.width = 64
     base.depth = 3
     base.condition_dropout = 0.1
+    base.guidance_matched = 0.0
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")

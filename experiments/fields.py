@@ -192,6 +192,7 @@ BASE = {
     "base.width": Field(COUNT, "hidden width"),
     "base.depth": Field(COUNT, "hidden layers"),
     "base.condition_dropout": Field(number(0, 1, "()"), "share of samples trained with the null condition"),
+    "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
 PROBLEMS = {

@@ -49,6 +49,7 @@ NEVERS = [
     ("guidance.schedules", ("guidance.predictions", "guidance.rules", "guidance.weights", "guidance.sampling")),
     ("guidance.predictions", ("guidance.rules", "guidance.weights", "guidance.guides", "guidance.sampling")),
     ("guidance.guides", ("guidance.sampling",)),
+    ("guidance.steering", ("guidance.weights", "guidance.learning", "guidance.nets", "guidance.metrics")),
     ("experiments.config", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
     ("experiments.fields", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
     ("experiments.records", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
@@ -60,6 +61,12 @@ NEVERS = [
 def test_arrows_run_one_way(importer, forbidden):
     for path in inside(importer):
         assert not reaches(path, *forbidden), f"{path} imports {reaches(path, *forbidden)}"
+
+
+@pytest.mark.parametrize("path", GUIDANCE, ids=module_name)
+def test_nothing_below_steering_imports_it(path):
+    if not module_name(path).startswith("guidance.steering"):
+        assert not reaches(path, "guidance.steering")
 
 
 @pytest.mark.parametrize("path", GUIDANCE, ids=module_name)

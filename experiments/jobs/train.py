@@ -8,6 +8,7 @@ import optax
 
 from experiments.jobs.loop import fit
 from guidance.learning import update
+from guidance.matched import guidance_matched_loss
 from guidance.predictions import x0_to
 from guidance.schedules import diffuse
 
@@ -18,7 +19,7 @@ def run(problem, config, workdir) -> list:
         return [()] * config.seeds
     base = config.base
     optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
-    loss = functools.partial(_loss, problem, base.batch, base.condition_dropout)
+    loss = functools.partial(_loss, problem, base)
 
     @jax.jit
     def one_update(state, key, i):
@@ -43,14 +44,20 @@ def run(problem, config, workdir) -> list:
     return trained
 
 
-def _loss(problem, batch, dropout, params, key):
-    """E |network - target|^2 in the network's own prediction, t ~ U[0, 1], conditions dropped with probability p."""
+def _loss(problem, base, params, key):
+    """E |network - target|^2 in the network's own prediction, t ~ U[0, 1], conditions dropped with probability p.
+
+    With base.guidance_matched > 0 the guided prediction at that omega takes the place of the network's.
+    """
     data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
-    x0, cond = problem.draw(data_key, batch)
+    x0, cond = problem.draw(data_key, base.batch)
     eps = jax.random.normal(noise_key, x0.shape)
-    t = jax.random.uniform(time_key, (batch,), minval=1e-3, maxval=1.0)
+    t = jax.random.uniform(time_key, (base.batch,), minval=1e-3, maxval=1.0)
     x = diffuse(problem.schedule, x0, eps, t)
-    cond = jnp.where(jax.random.uniform(drop_key, (batch,)) < dropout, problem.null, cond)
+    cond = jnp.where(jax.random.uniform(drop_key, (base.batch,)) < base.condition_dropout, problem.null, cond)
     target = x0_to(problem.network.kind, problem.schedule, x, x0, t)
+    if base.guidance_matched > 0:
+        predict = functools.partial(problem.network.apply, params)
+        return guidance_matched_loss(predict, x, t, cond, problem.null, target, base.guidance_matched)
     error = problem.network.apply(params, x, t, cond) - target
-    return jnp.mean(jnp.sum(error.reshape(batch, -1) ** 2, axis=-1))
+    return jnp.mean(jnp.sum(error.reshape(base.batch, -1) ** 2, axis=-1))

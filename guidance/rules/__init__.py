@@ -1,6 +1,7 @@
 """Rules: how the predictions are combined. A rule is a function (positive, reference, omega) -> x0, or a stage."""
 
 from guidance.rules.angle import angle_domain
+from guidance.rules.annealed import annealed
 from guidance.rules.flow import cfg_zero_star, optimized_scale, zero_init
 from guidance.rules.frequency import frequency_decoupled
 from guidance.rules.gains import effective_scale, gap_normalised, magnitude_aware, power_law
@@ -12,6 +13,7 @@ from guidance.rules.stacking import as_stage, channels, once, stack
 
 __all__ = [
     "angle_domain",
+    "annealed",
     "apg",
     "as_stage",
     "cfg",

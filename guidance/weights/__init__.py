@@ -1,5 +1,6 @@
 """Weights: functions (s, t, cond) -> omega [batch], fixed shapes and the learned network."""
 
+from guidance.weights.annealing import AnnealingNet, annealing
 from guidance.weights.fixed import (
     constant,
     interval,
@@ -17,7 +18,9 @@ from guidance.weights.stepwise import step_down, step_up, time_mean, triangle
 
 __all__ = [
     "RAMPS",
+    "AnnealingNet",
     "GuidanceNet",
+    "annealing",
     "beta",
     "clamp_linear",
     "constant",

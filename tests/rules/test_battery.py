@@ -20,6 +20,7 @@ RULES = {
     "unguided": lambda: rules.unguided,
     "cfg": lambda: rules.cfg,
     "angle_domain": rules.angle_domain,
+    "annealed": lambda: rules.annealed(lambda t, size, lam: lam / (1 + size)),
     "apg": rules.apg,
     "apg without memory": lambda: rules.apg(0.3, 2.0, 0.0),
     "tcfg": rules.tcfg,
@@ -41,6 +42,7 @@ RULES = {
 }
 # rules for which omega = 0 is not the conditional branch, and why
 NOT_NEUTRAL = {
+    "annealed": "as cfg_plus_plus",
     "gap_normalised": "the scale 1 + omega itself is divided by the gap",
     "cfg_plus_plus": "its weight is lambda, and 0 is the reference",
     "cfg_zero_star": "its first step stands still",
