@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def test_leaves_everything_a_reader_needs(finished):
     assert {"base denoiser, seed 0", "self_consistency, seed 1", "rollout@8, seed 0"} <= phases
     page = (finished / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(finished.glob("*.png"))) == 5
-    assert "http" not in page, "the report must not fetch anything"
+    written = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # a picture may hold any four letters
+    assert "http" not in written, "the report must not fetch anything"
 
 
 def test_differences_are_paired_over_seeds(finished):
