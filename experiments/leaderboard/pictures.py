@@ -51,12 +51,16 @@ def _plane(rows, nfe):
         learned = method.startswith("learned")
         colour = "C3" if learned else "k" if method == "true data" else "C0" if "," in method else "0.35"
         axes.plot(x, y, "+" if method == "true data" else "o", color=colour, ms=12 if method == "true data" else 5)
-        axes.annotate(method, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour)
+        if "," not in method:  # the blue ones crowd together
+            axes.annotate(method, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour)
+    axes.plot([], [], "o", color="C0", ms=5, label="CFG, other weights and samplers")
+    axes.legend(fontsize=7, frameon=False)
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
     axes.set(
         xlabel="mode-share error (mean over problems)", ylabel="variance of a mode / truth (median over problems)"
     )
-    axes.grid(alpha=0.2)
+    axes.set_yscale("log")
+    axes.grid(alpha=0.2, which="both")
     return figure
 
 
@@ -64,13 +68,13 @@ def _two_modes(group, index, config):
     """Small multiples: one panel for each rule."""
     truth = jax.tree.map(lambda a: a[index], group.truth)
     columns, panels = 5, len(field.RULES) + 1
-    figure, grid = plt.subplots(-(-panels // columns), columns, figsize=(13, 2.8 * -(-panels // columns)))
+    figure, grid = plt.subplots(-(-panels // columns), columns, figsize=(13, 3.1 * -(-panels // columns)))
     for axes in grid.flat:
         axes.axis("off")
     for axes, (name, x) in zip(grid.flat, rule_samples(group, index).items(), strict=False):
         axes.axis("on")
         two_mode_panel(axes, truth, name, x)
-    figure.tight_layout()
+    figure.tight_layout(h_pad=2.0)
     return figure
 
 
