@@ -11,7 +11,6 @@ load does not count, and wall time elsewhere.
 import argparse
 import functools
 import platform
-import time
 
 import flax
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.timing import seconds
 from guidance import learning, predictions, schedules, weights
 from guidance.nets import flow_vit
 
@@ -47,13 +47,13 @@ def compare(net, n: int, m: int, repeats: int) -> None:
     inputs = many, jnp.full(2 * n * m, 0.5), jnp.arange(2 * n * m) % (CLASSES + 1)
     forward = jax.jit(lambda denoise, x, t, c: denoise(x, t, c))
     ways = (whole, predictions.in_chunks(whole, 128))
-    denoise = min(ways, key=lambda way: np.median([_seconds(forward, way, *inputs) for _ in range(4)][1:]))
+    denoise = min(ways, key=lambda way: np.median([seconds(forward, way, *inputs) for _ in range(4)][1:]))
     update, state = _update(schedule, n, m)
 
     forwards, updates = [], []
     for _ in range(repeats + 1):
-        forwards.append(_seconds(forward, denoise, *inputs))
-        updates.append(_seconds(update, denoise, *state, key))
+        forwards.append(seconds(forward, denoise, *inputs))
+        updates.append(seconds(update, denoise, *state, key))
     ratios = np.array(updates[1:]) / np.array(forwards[1:])  # the first ones compile
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
@@ -78,13 +78,6 @@ def _update(schedule, n: int, m: int):
         return learning.update(optimizer, functools.partial(loss, denoise), params, opt_state, key)
 
     return jax.jit(update), (params, optimizer.init(params))
-
-
-def _seconds(call, *arguments) -> float:
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    start = clock()
-    jax.block_until_ready(call(*arguments))
-    return clock() - start
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ wall time elsewhere; medians; both sides alternate.
 """
 
 import argparse
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.timing import seconds
 from experiments.leaderboard.contenders import RULES
 from guidance import guides, predictions, rules, sampling, schedules, weights
 from guidance.nets.mlp import DenoiserMLP
@@ -36,8 +36,8 @@ def main() -> None:
     # without its first, standing step, which needs no branch
     timed = RULES | {"cfg_zero_star": rules.stack(rules.optimized_scale(), rules.cfg)}
     for name, rule in timed.items():
-        seconds = rule_seconds(rule, repeats)
-        print(f"  {name:20s} {1e3 * seconds:7.2f} ms, {100 * seconds / forward:.3f} % of the forward")
+        cost = rule_seconds(rule, repeats)
+        print(f"  {name:20s} {1e3 * cost:7.2f} ms, {100 * cost / forward:.3f} % of the forward")
     ratio, low, high = loop_ratio(repeats)
     print(f"sample() / hand-written scan: {ratio:.3f} (quartiles {low:.3f} to {high:.3f})")
     print(f"a sweep over 64 omegas is traced {sweep_traces()} time(s)")
@@ -56,14 +56,14 @@ def forward_seconds(repeats: int) -> float:
         mixed = jnp.einsum("bqk,bkd->bqd", jnp.einsum("bqd,bkd->bqk", q, k), k).reshape(PART * TOKENS, WIDTH)
         return (mixed @ into) @ out.T
 
-    return LAYERS * LATENTS[0] / PART * float(np.median([_seconds(layer, x) for _ in range(repeats + 1)][1:]))
+    return LAYERS * LATENTS[0] / PART * float(np.median([seconds(layer, x) for _ in range(repeats + 1)][1:]))
 
 
 def rule_seconds(rule, repeats: int) -> float:
     positive, reference, x = (jax.random.normal(jax.random.key(i), LATENTS) for i in range(3))
     at = At(x, jnp.full(LATENTS[0], 0.5), jnp.full(LATENTS[0], 0.4), SCHEDULE)
     apply = jax.jit(lambda p, r, x: rules.once(rule, p, r, jnp.full(LATENTS[0], 2.0), at._replace(x=x)).x0)
-    return float(np.median([_seconds(apply, positive, reference, x) for _ in range(repeats + 1)][1:]))
+    return float(np.median([seconds(apply, positive, reference, x) for _ in range(repeats + 1)][1:]))
 
 
 def loop_ratio(repeats: int) -> tuple[float, float, float]:
@@ -92,7 +92,7 @@ def loop_ratio(repeats: int) -> tuple[float, float, float]:
         return jax.lax.scan(step, x, (grid[:-1], grid[1:]))[0]
 
     np.testing.assert_allclose(ours(x), by_hand(x), rtol=1e-3, atol=1e-3)
-    ratios = [_seconds(ours, x) / _seconds(by_hand, x) for _ in range(repeats)]
+    ratios = [seconds(ours, x) / seconds(by_hand, x) for _ in range(repeats)]
     return tuple(float(q) for q in np.quantile(ratios, (0.5, 0.25, 0.75)))
 
 
@@ -110,13 +110,6 @@ def sweep_traces() -> int:
     for omega in np.linspace(0, 8, 64):
         run(guides.guided(rules.apg(), weights.constant(float(omega)), 1))
     return len(traces)
-
-
-def _seconds(call, *arguments) -> float:
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    start = clock()
-    jax.block_until_ready(call(*arguments))
-    return clock() - start
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ from guidance.guides import both_branches
 from guidance.mismatch import grouped_mismatch
 from guidance.predictions import eps_from_x0
 from guidance.rules import cfg, once
-from guidance.sampling.steps import transition
+from guidance.sampling.steps import churned
 from guidance.schedules import diffuse
-from guidance.shapes import like
 from guidance.types import Array, At, Cond, Denoise, Reward, Rule, Schedule, Weight
 
 
@@ -92,10 +91,8 @@ def guided_particles(
     at = At(x_t, t_each, s_each, model.schedule)
     guided = once(model.rule, positive, reference, each(weight(s, t, cond)), at)
     eps = eps_from_x0(model.schedule, x_t, guided.x0, t_each) if guided.eps is None else guided.eps
-    variance = transition(model.schedule, s_each, t_each, churn)[2]
-    kept = jnp.sqrt(jnp.maximum(model.schedule.sigma(s_each) ** 2 - variance, 0))
-    mean = like(model.schedule.alpha(s_each), flat) * guided.x0 + like(kept, flat) * eps
-    y = mean + like(jnp.sqrt(variance), flat) * jax.random.normal(churn_key, flat.shape, flat.dtype)
+    z = jax.random.normal(churn_key, flat.shape, flat.dtype)
+    y = churned(model.schedule, guided.x0, eps, t_each, s_each, churn, z)
     return Particles(y.reshape(x0.shape), guided.x0.reshape(x0.shape))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from guidance.shapes import null_like, row_dot
+from guidance.shapes import like, null_like, row_dot
 from guidance.types import Array, Cond
 
 
@@ -36,4 +36,4 @@ def _is_null(cond: Cond, null: Cond, x: Array) -> Array:
     """Which rows hold the null condition, with the rank of x."""
     same = jax.tree.map(lambda c, n: jnp.all((c == n).reshape(c.shape[0], -1), axis=-1), cond, null_like(cond, null))
     rows = jnp.stack(jax.tree.leaves(same)).all(axis=0)
-    return rows.reshape(rows.shape + (1,) * (x.ndim - 1))
+    return like(rows, x)

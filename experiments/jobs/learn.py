@@ -71,8 +71,7 @@ def _rollout_tasks(problem, config) -> list[Task]:
 def _rollout_task(problem, config, steps: int, iterations: int, start: str | None) -> Task:
     learn, net = config.learn, network(problem, config)
     grid, step = sampling.uniform_grid(steps), step_of(config)
-    # on its own grid no query is clamped; a sampler with smaller steps gets the weight of the trained gap
-    weight = functools.partial(_weight, net, problem.schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps)
+    weight = rollout_weight(net, problem.schedule, steps)
 
     def loss(params, key, base):
         data_key, roll_key = jax.random.split(key)
@@ -97,6 +96,21 @@ def _rollout_task(problem, config, steps: int, iterations: int, start: str | Non
 def _segments(steps: int) -> int:
     """The divisor of `steps` nearest to its square root."""
     return min((d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - steps**0.5))
+
+
+def rollout_weight(net, schedule, steps: int) -> Callable:
+    """params -> the weight as trained through a uniform grid of `steps`.
+
+    On its own grid no query is clamped; a sampler with smaller steps gets the weight of the trained gap.
+    """
+    return functools.partial(_weight, net, schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps)
+
+
+def guidance_optimizer(learning_rate: float, iterations: int) -> optax.GradientTransformation:
+    """What every guidance network is trained with."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, iterations))
+    )
 
 
 def _weight(net, schedule, s_min, t_max, gap_min, params):
@@ -139,10 +153,7 @@ def run(problem, config, workdir) -> dict[str, list]:
 
 def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     """The learned params for each seed, from those in `starts` or from the network's own initial ones."""
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(optax.cosine_decay_schedule(task.learning_rate, task.iterations)),
-    )
+    optimizer = guidance_optimizer(task.learning_rate, task.iterations)
     net = network(problem, config)
 
     @jax.jit

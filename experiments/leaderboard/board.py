@@ -1,7 +1,6 @@
 """Runs the leaderboard: tunes every contender on some seeds, measures it on others, writes rows as it goes."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -121,5 +120,5 @@ class Bench:
                 problem, method, words, settings, "uniform grid", steps, float(nfe), seeds, metric,
                 float(np.mean(values[:, m])), error,
             )  # fmt: skip
-            rows.append(json.loads(json.dumps(row._asdict())))
+            rows.append(row._asdict())
         return rows

@@ -4,8 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from experiments.jobs.evaluate import tabulate
+from experiments.jobs.learn import guidance_optimizer, rollout_weight
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import guides, learning, mixtures, sampling, weights
 from guidance.rollout import rollout_loss
@@ -19,9 +20,7 @@ def trainer(group: Group, rule, steps: int, updates: int):
     """key -> omega tables [problems, steps, GUIDED] of networks trained through `steps` DDIM steps of `rule`."""
     net = weights.GuidanceNet(num_classes=GUIDED, width=64, depth=6, time_width=32, cond_width=32)
     grid, labels = sampling.uniform_grid(steps), jnp.arange(GUIDED)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(RATE, updates)))
-    bounds = {"s_min": 0.5 / steps, "t_max": 1 - 0.5 / steps, "gap_min": 0.999 / steps}
-    weight = functools.partial(weights.learned, net, schedule=SCHEDULE, **bounds)
+    optimizer, weight = guidance_optimizer(RATE, updates), rollout_weight(net, SCHEDULE, steps)
 
     def loss(truth, model, params, key):
         data_key, roll_key = jax.random.split(key)
@@ -41,8 +40,7 @@ def trainer(group: Group, rule, steps: int, updates: int):
 
         keys = jax.random.split(jax.random.fold_in(key, 1), updates)
         (params, _), _ = jax.lax.scan(one, (params, optimizer.init(params)), keys)
-        own = weight(params)
-        return jax.vmap(lambda t, s: own(jnp.full(GUIDED, s), jnp.full(GUIDED, t), labels))(grid[:-1], grid[1:])
+        return tabulate(weight(params), grid, labels)
 
     def train_all(key):
         return jax.vmap(train)(group.truth, group.model, jax.random.split(key, len(group.names)))

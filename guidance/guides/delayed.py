@@ -1,10 +1,8 @@
 """Two noise levels: the conditional branch above the level of the step, the unconditional one further up."""
 
-import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
-from guidance.guides.two import as_guided
+from guidance.guides.two import as_guided, joined, stateless
 from guidance.rules import cfg as cfg_rule
 from guidance.shapes import like, null_like
 from guidance.types import Array, Cond, Guide, Schedule, Weight
@@ -25,12 +23,7 @@ def delayed(weight: Weight, null: Cond, delta=0.1) -> Guide:
     Source: Conditional Diffusion Models with Classifier-Free Gibbs-like Guidance, arXiv 2505.21101
     (its w - 1 is our omega; its experiments have delta = 0.1).
     """
-    return Guide(Partial(_no_state), Partial(_apply_delayed, weight, null, delta))
-
-
-def _no_state(x):
-    del x
-    return ()
+    return stateless(_apply_delayed, weight, null, delta)
 
 
 def _apply_delayed(weight, null, delta, state, denoise, schedule, x, t, s, cond):
@@ -39,7 +32,7 @@ def _apply_delayed(weight, null, delta, state, denoise, schedule, x, t, s, cond)
     kept = jnp.where(apart, delta, 1)
     x_c, t_c = _lifted(schedule, x, t, jnp.where(apart, (1 + omega) / (1 + kept), 1))
     x_u, t_u = _lifted(schedule, x, t, jnp.where(apart, omega / kept, 1))
-    conds = _pairs(cond, null_like(cond, null))
+    conds = joined(cond, null_like(cond, null))
     out = denoise(jnp.concatenate([x_c, x_u]), jnp.concatenate([t_c, t_u]), conds)
     positive, reference = jnp.split(out, 2)
     counts = {"positive": jnp.asarray(1, jnp.int32), "reference": jnp.asarray(1, jnp.int32)}
@@ -53,7 +46,3 @@ def _lifted(schedule: Schedule, x: Array, t: Array, factor: Array) -> tuple[Arra
     alpha = schedule.alpha(t)
     shrunk = jnp.where(alpha == 0, 1, schedule.alpha(moved) / jnp.where(alpha == 0, 1, alpha))
     return like(shrunk, x) * x, moved
-
-
-def _pairs(cond: Cond, other: Cond) -> Cond:
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, other)

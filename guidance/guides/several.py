@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from guidance.guides.two import as_guided, at_conditions, both_branches
+from guidance.guides.two import as_guided, at_conditions, both_branches, stateless
 from guidance.predictions import velocity_coefficients
 from guidance.rules import cfg as cfg_rule
 from guidance.rules import perp_neg
@@ -21,7 +21,7 @@ def composed(weight: Weight, null: Cond, others: list[tuple[Weight, Cond]]) -> G
     a negative prompt. All weights 0 is unguided. Evaluations: positive 1, reference 1, others J.
     Source: Compositional Visual Generation with Composable Diffusion Models, arXiv 2206.01714, eq. 11.
     """
-    return Guide(Partial(_no_state), Partial(_apply_composed, weight, null, _pairs(others)))
+    return stateless(_apply_composed, weight, null, _pairs(others))
 
 
 def perpendicular(weight: Weight, null: Cond, negatives: list[tuple[float, Cond]]) -> Guide:
@@ -29,7 +29,7 @@ def perpendicular(weight: Weight, null: Cond, negatives: list[tuple[float, Cond]
 
     Evaluations: positive 1, reference 1, others J. Source: arXiv 2304.04968.
     """
-    return Guide(Partial(_no_state), Partial(_apply_perpendicular, weight, null, _pairs(negatives)))
+    return stateless(_apply_perpendicular, weight, null, _pairs(negatives))
 
 
 def summed(weight: Weight, null: Cond, others: list[tuple[Weight, Denoise]]) -> Guide:
@@ -40,7 +40,7 @@ def summed(weight: Weight, null: Cond, others: list[tuple[Weight, Denoise]]) -> 
     Evaluations: positive 1, reference 1, others J. Source: the published combinations of CFG with perturbed attention
     (arXiv 2403.17377), skipped layers, smoothed energy (arXiv 2408.00760) or a weak network (arXiv 2406.02507).
     """
-    return Guide(Partial(_no_state), Partial(_apply_summed, weight, null, _pairs(others)))
+    return stateless(_apply_summed, weight, null, _pairs(others))
 
 
 def classifier_chosen(classifier, sharpness=1.0) -> Guide:
@@ -55,7 +55,7 @@ def classifier_chosen(classifier, sharpness=1.0) -> Guide:
     Source: our policy, after the idea of Gradient-Free Classifier Guidance, arXiv 2411.15393, whose formulas we did
     not find.
     """
-    return Guide(Partial(_no_state), Partial(_apply_classifier, _partial(classifier), sharpness))
+    return stateless(_apply_classifier, _partial(classifier), sharpness)
 
 
 def dynamic(omegas: Array, evaluator, null: Cond) -> Guide:
@@ -65,7 +65,7 @@ def dynamic(omegas: Array, evaluator, null: Cond) -> Guide:
     this costs CFG's evaluations plus K of the evaluator; one candidate is CFG. Source: Dynamic Classifier-Free
     Diffusion Guidance via Online Feedback, arXiv 2509.16131; the evaluator is the caller's.
     """
-    return Guide(Partial(_no_state), Partial(_apply_dynamic, jnp.asarray(omegas), _partial(evaluator), null))
+    return stateless(_apply_dynamic, jnp.asarray(omegas), _partial(evaluator), null)
 
 
 def rectified(weight: Weight, null: Cond) -> Guide:
@@ -77,7 +77,7 @@ def rectified(weight: Weight, null: Cond) -> Guide:
     Source: Rectified-CFG++ for Flow Based Models, arXiv 2510.07631, Algorithm 1; for other schedules than rectified
     flow the flow to m is a DDIM step, our choice.
     """
-    return Guide(Partial(_no_state), Partial(_apply_rectified, weight, null))
+    return stateless(_apply_rectified, weight, null)
 
 
 def _pairs(pairs):
@@ -86,11 +86,6 @@ def _pairs(pairs):
 
 def _partial(function):
     return function if isinstance(function, Partial) else Partial(function)
-
-
-def _no_state(x):
-    del x
-    return ()
 
 
 def _evaluate_all(denoise, x, t, cond, null, others):

@@ -11,8 +11,8 @@ from jax.tree_util import Partial
 from guidance.predictions import eps_from_x0
 from guidance.rules import as_stage
 from guidance.rules import cfg as cfg_rule
-from guidance.rules.stacking import start
-from guidance.shapes import null_like, row_dot, unit
+from guidance.rules.stacking import no_state, start
+from guidance.shapes import like, null_like, row_dot, unit
 from guidance.types import Array, At, Branches, Cond, Denoise, Guide, Guided, Rule, Schedule, Stage, Weight
 
 
@@ -54,7 +54,12 @@ def early_stopping(rule: Rule, weight: Weight, null: Cond, threshold=0.991) -> G
 
 def unguided() -> Guide:
     """The conditional branch alone: one evaluation a step."""
-    return Guide(Partial(_no_state), Partial(_apply_unguided))
+    return stateless(_apply_unguided)
+
+
+def stateless(apply, *knobs) -> Guide:
+    """The guide without memory that applies `apply(*knobs, state, denoise, ...)`; knobs are its leaves."""
+    return Guide(Partial(no_state), Partial(apply, *knobs))
 
 
 def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) -> tuple[Array, Array]:
@@ -65,9 +70,13 @@ def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) 
 def at_conditions(denoise: Denoise, x: Array, t: Array, conds: list[Cond]) -> list[Array]:
     """The predictions at (x, t) for several conditions, leaves [batch, ...], in one network call."""
     n, k = x.shape[0], len(conds)
-    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds)
-    out = denoise(jnp.concatenate([x] * k), jnp.concatenate([t] * k), together)
+    out = denoise(jnp.concatenate([x] * k), jnp.concatenate([t] * k), joined(*conds))
     return [out[i * n : (i + 1) * n] for i in range(k)]
+
+
+def joined(*conds: Cond) -> Cond:
+    """Several conditions, leaves [batch, ...], one after the other along the batch axis."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds)
 
 
 def opinion(branches: Branches, at: At, **nfe) -> Guided:
@@ -97,11 +106,6 @@ def _weak_branches(weak, denoise, x, t, cond):
 
 def _init(stage, x):
     return stage.init(x)
-
-
-def _no_state(x):
-    del x
-    return ()
 
 
 def _apply_both(stage, weight, evaluate, state, denoise, schedule, x, t, s, cond):
@@ -140,8 +144,8 @@ def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x,
         positive, reference = both_branches(denoise, x, t, cond, null)
         after, branches = stage.apply(inner, start(positive, reference, omega), at._replace(x=x))
         out = opinion(branches, at._replace(x=x))
-        x0 = jnp.where(_rows(stopped, x), positive, out.x0)
-        eps = jnp.where(_rows(stopped, x), eps_from_x0(schedule, x, positive, t), out.eps)
+        x0 = jnp.where(like(stopped, x), positive, out.x0)
+        eps = jnp.where(like(stopped, x), eps_from_x0(schedule, x, positive, t), out.eps)
         return after, stopped | (_likeness(schedule, x, positive, reference, t) > threshold), x0, eps
 
     def alone(x):
@@ -152,10 +156,6 @@ def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x,
     inner, stopped, x0, eps = jax.lax.cond(needed, with_both, alone, x)
     counts = {"positive": jnp.asarray(1, jnp.int32), "reference": needed.astype(jnp.int32)}
     return (inner, stopped), Guided(x0, eps, counts)
-
-
-def _rows(flags, x):
-    return flags.reshape(flags.shape + (1,) * (x.ndim - 1))
 
 
 def _likeness(schedule, x, positive, reference, t):

@@ -2,9 +2,9 @@
 
 from jax.tree_util import Partial
 
+from guidance.rules.gains import eps_gap
 from guidance.rules.plus import cfg_plus_plus
 from guidance.rules.stacking import stack, stateless
-from guidance.shapes import ratio, row_norm
 from guidance.types import Stage
 
 
@@ -22,6 +22,4 @@ def annealed(network) -> Stage:
 
 
 def _scale(network, branches, at):
-    per_eps = ratio(at.schedule.alpha(at.t), at.schedule.sigma(at.t))
-    size = per_eps * row_norm(branches.positive - branches.reference)
-    return branches._replace(omega=network(at.t, size, branches.omega))
+    return branches._replace(omega=network(at.t, eps_gap(branches, at), branches.omega))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from guidance.rules.linear import cfg
 from guidance.rules.stacking import gain, stack, stateless
 from guidance.shapes import ratio, row_dot, row_norm, unit
-from guidance.types import Array, Branches, Stage
+from guidance.types import Array, At, Branches, Stage
 
 FAR = 1e6  # what |D_c - D_u|/|D_u| counts as where D_u is zero
 
@@ -36,9 +36,13 @@ def gap_normalised(gamma=1.0) -> Stage:
 
 
 def _gap_normalised(gamma, branches, at):
-    size = row_norm(branches.positive - branches.reference) * ratio(at.schedule.alpha(at.t), at.schedule.sigma(at.t))
-    scale = ratio(1 + branches.omega, _power(size, gamma))
+    scale = ratio(1 + branches.omega, _power(eps_gap(branches, at), gamma))
     return branches._replace(omega=scale - 1)
+
+
+def eps_gap(branches: Branches, at: At) -> Array:
+    """|eps_c - eps_u| = alpha |D_c - D_u|/sigma for each sample, [batch]."""
+    return row_norm(branches.positive - branches.reference) * ratio(at.schedule.alpha(at.t), at.schedule.sigma(at.t))
 
 
 def magnitude_aware(sensitivity=8.0) -> Stage:

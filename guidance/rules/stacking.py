@@ -45,7 +45,7 @@ def stateless(function, *knobs, neutral: bool = True) -> Stage:
 
     neutral: at omega = 0 the answer is D_c, so that the reference branch may be skipped.
     """
-    return Stage(Partial(_no_state), Partial(_Stateless(function), *knobs), Partial(_same) if neutral else None)
+    return Stage(Partial(no_state), Partial(_Stateless(function), *knobs), Partial(_same) if neutral else None)
 
 
 def once(rule: Rule, positive: Array, reference: Array, omega: Array, at: At) -> Branches:
@@ -116,7 +116,8 @@ def _idle_stack(stages, states):
     return tuple(stage.idle(state) for stage, state in zip(stages, states, strict=True))
 
 
-def _no_state(x):
+def no_state(x: Array) -> tuple:
+    """The init of what remembers nothing."""
     del x
     return ()
 

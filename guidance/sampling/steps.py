@@ -80,11 +80,15 @@ def churned_ddim(churn) -> Step:
 
 
 def _churned_ddim(churn, keys, x, guided, t, s, schedule):
+    return churned(schedule, guided.x0, guided.eps, t, s, churn, normal_like(keys, x))
+
+
+def churned(schedule: Schedule, x0: Array, eps: Array, t: Array, s: Array, churn, z: Array) -> Array:
+    """The churned DDIM step from x0 and eps with the noise z [batch, ...]; see `churned_ddim`."""
     _, _, variance = transition(schedule, s, t, churn)
-    sigma_s = schedule.sigma(s)
-    kept = jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0))
-    mean = like(schedule.alpha(s), x) * guided.x0 + like(kept, x) * guided.eps
-    return mean + like(jnp.sqrt(variance), x) * normal_like(keys, x)
+    kept = jnp.sqrt(jnp.maximum(schedule.sigma(s) ** 2 - variance, 0))
+    mean = like(schedule.alpha(s), x0) * x0 + like(kept, x0) * eps
+    return mean + like(jnp.sqrt(variance), x0) * z
 
 
 def ddpm() -> Step:
