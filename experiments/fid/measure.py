@@ -130,25 +130,31 @@ def calculate(
     _same_network(network, reference)
     _enough_images(images, reference, computed, paired, k)
     rows = ["features"] if paired else []
+    widths = {}
 
-    def check(widths):
+    def check(found):
+        widths.update(found)
         for name, part in distances.items():
-            _enough_rows(name, widths[part], images, reference, part in computed, few)
+            _enough_rows(name, found[part], images, reference, part in computed, few)
+
+    def check_truth(found):
+        if found != widths:  # images of another size under `pixels`
+            raise BadInput(f"{reference.path} gives {found} numbers an image, {images.path} {widths}")
 
     scores = ["probabilities"] if "is" in wanted else []
     sample = survey(network, images, batch, list(distances.values()), rows + scores, check=check)
     truth = None
     if paired or computed:
-        truth = survey(network, reference.images, batch, computed, rows)
+        truth = survey(network, reference.images, batch, computed, rows, check=check_truth)
     values, settings = {}, {}
     for name, part in distances.items():
         other = truth.stats[part] if part in computed else reference.stats[part]
-        if len(other.mean) != len(sample.stats[part].mean):  # images of another size under `pixels`
-            raise BadInput(f"{reference.path} and {images.path} give different numbers of {part}")
-        values[name] = metrics.frechet_distance(sample.stats[part], other, few=few)
+        with progress.waiting(f"computing {name}"):
+            values[name] = metrics.frechet_distance(sample.stats[part], other, few=few)
         settings[name] = {"statistics": "computed from the images" if part in computed else "stored"}
     for name in paired:
-        pair, settings[name] = PAIRED[name](sample.rows["features"], truth.rows["features"], k)
+        with progress.waiting(f"computing {name}"):
+            pair, settings[name] = PAIRED[name](sample.rows["features"], truth.rows["features"], k)
         values |= pair
     if scores:
         score, spread = metrics.inception_score(sample.rows["probabilities"], SCORE_SPLIT)

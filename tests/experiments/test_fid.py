@@ -236,6 +236,13 @@ def test_another_network_than_the_references(files, capsys, tmp_path):
     refused(run(capsys, *base, "--weights", files / "absent.npz"), "absent.npz does not exist")
 
 
+def test_images_of_another_size(files, capsys):
+    save(files / "large.npz", arr_0=pictures(2, 90, side=5))
+    for name in ("fid", "kid"):
+        answer = calc(capsys, files, "--metrics", name, "--few", reference="large.npz")
+        refused(answer, r"large.npz gives \{'features': 75\}", r"samples.npz \{'features': 27\}")
+
+
 def test_too_few_images(files, capsys):
     """27 features need 28 images on both sides."""
     save(files / "few.npz", arr_0=pictures(2, 27))
