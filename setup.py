@@ -11,6 +11,7 @@ BASE = [
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30",
+    "pillow>=11.0",
     "scikit-learn>=1.5",
     "scipy>=1.14",
     "tqdm>=4.66",

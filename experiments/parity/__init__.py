@@ -1,0 +1,1 @@
+"""Our networks against the modules they were ported from, at random weights."""
