@@ -72,7 +72,18 @@ def test_nothing_below_steering_imports_it(path):
 @pytest.mark.parametrize("path", GUIDANCE, ids=module_name)
 def test_guidance_imports_mathematics_only(path):
     outside = {name.split(".")[0] for name in imports(path)}
-    standard = {"abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "operator", "typing"}
+    standard = {
+        "abc",
+        "collections",
+        "dataclasses",
+        "enum",
+        "functools",
+        "itertools",
+        "math",
+        "operator",
+        "re",
+        "typing",
+    }
     allowed = {"jax", "flax", "optax", "chex", "numpy", "guidance", "__future__"} | standard
     assert outside <= allowed, f"{path} imports {sorted(outside - allowed)}"
 
