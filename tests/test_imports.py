@@ -89,12 +89,20 @@ def test_guidance_imports_mathematics_only(path):
 
 
 @pytest.mark.parametrize("path", OURS, ids=module_name)
-def test_one_module_knows_orbax_and_one_knows_tfds(path):
+def test_one_module_knows_orbax_one_tfds_and_one_safetensors(path):
     if module_name(path) != "experiments.checkpoints":
         assert not reaches(path, "orbax")
     if module_name(path) != "experiments.data":
         assert not reaches(path, "tensorflow_datasets")
-    assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow", "torch")
+    if module_name(path) != "experiments.tensors":
+        assert not reaches(path, "safetensors")
+    assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow")
+
+
+@pytest.mark.parametrize("path", OURS, ids=module_name)
+def test_torch_is_for_conversion_and_references_only(path):
+    if module_name(path) != "experiments.convert" and not module_name(path).startswith("experiments.parity."):
+        assert not reaches(path, "torch", "torchvision", "diffusers", "pytorch_fid")
 
 
 @pytest.mark.parametrize("path", OURS, ids=module_name)
