@@ -91,6 +91,28 @@ def test_identity_attention_separates_the_tokens():
     assert float(change[:, :2, :2].min()) > 0 and float(change[:, 2:].max()) == float(change[:, :, 2:].max()) == 0
 
 
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+def test_the_floor_of_each_normalisation(x64, part):
+    """A block built to be h + LN(h), by its attention or by its MLP, on h of variance near the floors."""
+    eye, rng = jnp.eye(4), np.random.default_rng(0)
+    gates = {"attention": [0, 0, 1, 0, 0, 0], "mlp": [0, 0, 0, 0, 0, 1]}[part]
+    params = {
+        "modulation": {"kernel": jnp.zeros((4, 24)), "bias": jnp.repeat(jnp.asarray(gates, float), 4)},
+        # every token attends to itself, and the value is the token
+        "qkv": {"kernel": jnp.stack([eye] * 3, 1).reshape(4, 3, 2, 2), "bias": jnp.zeros((3, 2, 2))},
+        "out": {"kernel": eye.reshape(2, 2, 4), "bias": jnp.zeros(4)},
+        # GELU is the identity far to the right of zero
+        "up": {"kernel": jnp.eye(4, 16), "bias": jnp.full(16, 50.0)},
+        "down": {"kernel": jnp.eye(16, 4), "bias": jnp.full(4, -50.0)},
+    }
+    h = jnp.asarray(rng.normal(size=(1, 3, 4))) * 1e-3
+    block = Block(heads=2, mlp_norm_eps=1e-5, dtype=None)
+    out = block.apply({"params": params}, h, jnp.zeros((1, 4)), identity_attention)
+    floor = {"attention": 1e-6, "mlp": 1e-5}[part]
+    centred = h - h.mean(-1, keepdims=True)
+    np.testing.assert_allclose(out - h, centred / jnp.sqrt(h.var(-1, keepdims=True) + floor), atol=1e-9)
+
+
 def test_what_is_not_there_is_refused():
     x, t, label = _inputs()
     for call, message in (
