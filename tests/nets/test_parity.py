@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from experiments import parity
+from experiments import parity, tensors
 from guidance.nets import published_dit, vae
-from guidance.nets.dit import DiT
+from guidance.nets.dit import DiT, dit_denoiser, sit_denoiser
 from guidance.nets.embeddings import positions
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -116,6 +116,16 @@ def test_bfloat16_files_keep_their_dtype_and_lose_nothing():
     params, plain = _from_original(low), _from_original(_by_hand())
     assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
     chex.assert_trees_all_equal(jax.tree.map(lambda a: a.astype(jnp.float32), params), plain)
+
+
+@pytest.mark.parametrize("wrap", [dit_denoiser, sit_denoiser])
+def test_from_a_file_to_a_denoiser(tmp_path, wrap):
+    tensors.write_safetensors(tmp_path / "net.safetensors", _by_hand(), {})
+    denoise = wrap(NET, _from_original(tensors.read_safetensors(tmp_path / "net.safetensors")))
+    x, t, label = jnp.asarray(_case().inputs["x"]), jnp.asarray([0.1, 0.5, 0.9]), jnp.asarray([0, 4, NET.classes])
+    out = jax.jit(denoise)(x, t, label)
+    assert out.shape == x.shape and out.dtype == x.dtype
+    chex.assert_tree_all_finite(out)
 
 
 def test_every_fault_of_a_file_in_one_line():
