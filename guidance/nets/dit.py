@@ -80,8 +80,8 @@ class DiT(nn.Module):
     skip: blocks, 0 .. depth - 1, that add nothing; perturb: a function of the attention's logits (such as those of
     `guidance.nets.perturb`) in the blocks `perturb_blocks`. The denoisers take all three by name.
 
-    freq_shift, mlp_norm_eps: (0, 1e-6) in the code that trained the published weights of DiT and SiT, (1, 1e-5) in
-    diffusers' DiTTransformer2DModel; the time embeddings, and hence the outputs, differ.
+    freq_shift, mlp_norm_eps: (0, 1e-6) in the authors' code of DiT and SiT, (1, 1e-5) in diffusers'
+    DiTTransformer2DModel; the time embeddings, and hence the outputs, differ.
     dtype: of the computation, None for what inputs and params promote to. residual: of the residual stream between
     the blocks, None for `dtype`; float32 beside bfloat16 rounds the sum of many blocks less. The output has the dtype
     of x.
