@@ -11,19 +11,22 @@ BASE = [
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30",
+    "pillow>=10.1",
     "scikit-learn>=1.5",
     "scipy>=1.14",
     "tqdm>=4.66",
 ]
 
+# data sets already prepared as array_record: read without TensorFlow. tensorflow-datasets imports importlib_resources
+# without declaring it.
+DATA = ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow-datasets>=4.9.7"]
+
 EXTRAS = {
     # what `make test` and `make lint` need
-    "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12"],
-    # data sets already prepared as array_record: read without TensorFlow. tensorflow-datasets imports
-    # importlib_resources without declaring it.
-    "data": ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow-datasets>=4.9.7"],
+    "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", *DATA],
+    "data": DATA,
     # preparing published data sets: their builders need TensorFlow
-    "prepare": ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow>=2.18", "tensorflow-datasets>=4.9.7"],
+    "prepare": [*DATA, "tensorflow>=2.18"],
 }
 
 setup(

@@ -81,7 +81,7 @@ def test_guidance_imports_mathematics_only(path):
 def test_one_module_knows_orbax_and_one_knows_tfds(path):
     if module_name(path) != "experiments.checkpoints":
         assert not reaches(path, "orbax")
-    if module_name(path) != "experiments.data":
+    if module_name(path) != "experiments.data.published":
         assert not reaches(path, "tensorflow_datasets")
     assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow", "torch")
 
