@@ -127,6 +127,12 @@ def test_this_process_feeds_the_whole_batch_and_places_it(two):
     np.testing.assert_array_equal(placed["image"], batch["image"])
 
 
+def test_a_batch_need_not_divide(two):
+    out = jax.jit(lambda x: mesh.spread({"a": x * 2, "b": x[:1]}))(jnp.arange(5.0))
+    np.testing.assert_array_equal(out["a"], 2 * np.arange(5))
+    np.testing.assert_array_equal(out["b"], [0])
+
+
 def test_networks_see_batches_that_are_cut(two):
     seen = []
 
