@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import mesh
 from experiments.jobs import train
 from experiments.jobs.loop import fit
 from guidance import guides, learning, rollout, sampling, weights
@@ -183,5 +184,5 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
             task.iterations,
             config.learn.checkpoint_every,
         )
-        learned.append(state)
+        learned.append(mesh.local(state))
     return learned

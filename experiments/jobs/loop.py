@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from experiments import checkpoints, progress
+from experiments import checkpoints, mesh, progress
 
 
 def fit(
@@ -19,9 +19,11 @@ def fit(
 ) -> Any:
     """Runs `update(state, i) -> (state, figures)` for i < iterations; returns the final state.
 
-    Resumes from the newest checkpoint in `folder`; the state and i determine an update, so that a resumed run ends in
-    the same bits. Raises progress.Stopped after saving when a stop was requested.
+    The state lies on the mesh, given and returned. Resumes from the newest checkpoint in `folder`; the state and i
+    determine an update, so that a resumed run ends in the same bits. Raises progress.Stopped after saving when a stop
+    was requested.
     """
+    state = mesh.shard(state)
     restored = checkpoints.restore_latest(folder, state)
     done, state = restored if restored else (0, state)
     if done >= iterations:
