@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import launch, progress, records
+from experiments import progress, records
 from experiments.jobs.evaluate import Ledger
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate, images, learned, page
@@ -21,8 +21,7 @@ SAMPLER = sampling.ddim()
 def run(config, workdir) -> None:
     """Fills the ledger, then writes results.json, leaderboard.md, leaderboard.csv and the pictures.
 
-    Two units at a time: while one compiles or waits, the other computes. The numbers do not depend on it. Several
-    processes must take them in the same order, hence one at a time.
+    Two units at a time: while one compiles or waits, the other computes. The numbers do not depend on it.
     """
     ledger = Ledger(workdir / "evaluations.jsonl")
     columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
@@ -38,7 +37,7 @@ def run(config, workdir) -> None:
             count.advance()
         return done
 
-    with progress.counting("leaderboard", sum(map(len, units))) as count, ThreadPoolExecutor(1 if launch.several() else 2) as pool:
+    with progress.counting("leaderboard", sum(map(len, units))) as count, ThreadPoolExecutor(2) as pool:
         rows = [records.Row(**row) for done in pool.map(work, units) for row in done]
     records.write_results(workdir / "results.json", rows)
     page.write(workdir, rows, config)
