@@ -193,6 +193,16 @@ BASE = {
     "base.width": Field(COUNT, "hidden width"),
     "base.depth": Field(COUNT, "hidden layers"),
     "base.condition_dropout": Field(number(0, 1, "()"), "share of samples trained with the null condition"),
+    "base.accumulate": Field(COUNT, "parts of a batch whose gradients are computed one after the other"),
+    "base.weighting": Field(
+        choice("prediction", "min_snr"), "of the loss over t: none, or min(SNR, 5) in terms of x0"
+    ),
+    "base.averages": Field(
+        each(number(0, 0.288, "()"), empty=True),
+        "relative widths of the parameter averages kept; the first is sampled",
+    ),
+    "base.keep": Field(each(COUNT, empty=True), "updates after which the params to sample from are kept for good"),
+    "base.pictures": Field(integer(0), "pictures of samples drawn during the training"),
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
@@ -252,6 +262,11 @@ PROBLEMS = {
     },
 }
 
+BASE_HOLDS = (
+    Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
+    Constraint("base.keep", "updates up to base.steps", lambda c: all(step <= c.base.steps for step in c.base.keep)),
+)
+
 LEARNING = (
     Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
     Constraint(
@@ -290,6 +305,7 @@ PAIR_FOUND = (
 
 CONSTRAINTS = {
     "mixture": LEARNING
+    + BASE_HOLDS
     + (
         Constraint(
             "problem.layout",
@@ -313,6 +329,7 @@ CONSTRAINTS = {
         ),
     ),
     "digits": LEARNING
+    + BASE_HOLDS
     + (
         Constraint(
             "problem.classifier_fraction",

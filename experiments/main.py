@@ -5,8 +5,8 @@
     python -m experiments.main --list
 
 --mesh=data:N,model:N,fsdp lays out devices; docs/pods.md has the commands for several hosts. The same command resumes
-a run that was stopped. Exit codes: 0 done, 1 a full disk or foreign checkpoint, 2 a command or config that cannot work
-(one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
+a run that was stopped. Exit codes: 0 done, 1 a full disk, foreign checkpoint or diverged loss, 2 a command or config
+that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
 """
 
 import errno
@@ -55,7 +55,7 @@ def _run(config, workdir: pathlib.Path, layout) -> int:
     except progress.Stopped as stopped:
         print("stopped and saved; the same command resumes", file=sys.stderr)
         return stopped.exit_code
-    except (checkpoints.CheckpointError, launch.Elsewhere) as error:
+    except (checkpoints.CheckpointError, progress.Diverged, launch.Elsewhere) as error:
         return _fail(error, 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -31,6 +31,10 @@ class Stopped(Exception):
         return 128 + (_stop_signal or signal.SIGTERM)
 
 
+class Diverged(Exception):
+    """Raised by a job whose loss is not finite any more, after it has saved what it had; the message is one line."""
+
+
 def listen_for_stop() -> None:
     """From now on SIGTERM and the first Ctrl-C ask the job to save and stop; a second one ends it at once.
 
