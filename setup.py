@@ -8,10 +8,12 @@ BASE = [
     "jax>=0.10",
     "matplotlib>=3.9",
     "ml_collections>=1.0",
+    "ml_dtypes>=0.5",
     "numpy>=2.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30",
-    "pillow>=10.1",
+    "pillow>=11.0",
+    "safetensors>=0.8",
     "scikit-learn>=1.5",
     "scipy>=1.14",
     "tqdm>=4.66",
@@ -27,6 +29,9 @@ EXTRAS = {
     "data": DATA,
     # preparing published data sets: their builders need TensorFlow
     "prepare": [*DATA, "tensorflow>=2.18"],
+    # converting published .pt weights; holding our networks against PyTorch's implementations of the same ones.
+    # Install torch first where no GPU is wanted: the default wheels bring CUDA.
+    "parity": ["diffusers>=0.35", "pytorch-fid>=0.3", "torch>=2.6"],
 }
 
 setup(

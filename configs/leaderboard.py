@@ -8,18 +8,29 @@ to gain more than any rule, and learned weights to lead where no constant repair
 
 from ml_collections import config_dict
 
-PRESETS = {"smoke": {"nfe": (10,), "samples": 32, "seeds": 2, "tuning_seeds": 1, "updates": 2, "base_steps": (5, 10)}}
+PRESETS = {
+    "smoke": {"nfe": (10,), "samples": 32, "seeds": 2, "tuning_seeds": 1, "updates": 2, "base_steps": (5, 10)},
+    "images": {"columns": ("mnist", "pair")},
+    "all": {"columns": ("mixtures", "mnist", "pair")},
+}
 
 
 def get_config(preset: str = "") -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.job = "leaderboard"
-    config.problem = config_dict.ConfigDict({"name": "leaderboard"})
+    config.columns = ("mixtures",)
+    config.problem = problem = config_dict.ConfigDict()
+    problem.name = "leaderboard"
+    problem.model = "../shared/data/weights/mnist_cfg_flow_vit.npz"
+    problem.classifier = "../shared/data/weights/mnist_lenet5.npz"
+    problem.data = "../shared/data/mnist"
+    problem.epochs = "../shared/data/weights"
     config.seed = 0
     config.seeds = 4
     config.tuning_seeds = 2
     config.samples = 256
     config.nfe = (10, 20, 50)
+    config.image_nfe = (10, 20)
     config.omegas = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0)
     config.updates = 300
     config.base_steps = (300, 5000)

@@ -15,6 +15,7 @@ SCHEDULES = ("rectified_flow", "cosine", "linear_vp", "edm")
 OBJECTIVES = ("self_consistency", "l2", "rollout", "score_matching", "marginal", "per_condition", "reward_only")
 REMAT = ("none", "steps", "segments")
 MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 60, 200, 400))
 
 
 class Kind(NamedTuple):
@@ -195,6 +196,15 @@ BASE = {
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
+# for what runs on the published MNIST model; none of these files is part of this repository
+MNIST = {
+    "problem.model": Field(text("path of an existing .npz file"), "weights of the published flow transformer"),
+    "problem.classifier": Field(
+        text("path of an existing .npz file"), "weights of the LeNet whose features are metrics"
+    ),
+    "problem.data": Field(text(f"a folder that holds {', '.join(MNIST_FILES)}"), "the MNIST images and labels"),
+}
+
 PROBLEMS = {
     "mixture": FIELDS
     | BASE
@@ -222,21 +232,20 @@ PROBLEMS = {
         ),
         "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
     },
-    "mnist": FIELDS
+    "mnist": FIELDS | MNIST,
+    "leaderboard": MNIST
     | {
-        "problem.model": Field(text("path of an existing .npz file"), "weights of the published flow transformer"),
-        "problem.classifier": Field(
-            text("path of an existing .npz file"), "weights of the LeNet whose features are metrics"
+        "problem.epochs": Field(
+            text(f"a folder that holds {', '.join(EPOCH_FILES)}"), "one unconditional model at five epochs"
         ),
-        "problem.data": Field(text(f"a folder that holds {', '.join(MNIST_FILES)}"), "the MNIST images and labels"),
-    },
-    "leaderboard": {
         "job": Field(choice("leaderboard"), "the part to run: all of it"),
         "seed": Field(integer(0), "first seed"),
+        "columns": Field(each(choice("mixtures", "mnist", "pair"), names=True), "what to compete on"),
         "seeds": Field(integer(2), "seeds that are reported"),
         "tuning_seeds": Field(COUNT, "seeds that the knobs are tuned on"),
         "samples": Field(integer(8), "samples for each condition, problem and seed"),
         "nfe": Field(each(integer(3)), "network evaluations per sample, all branches together"),
+        "image_nfe": Field(each(integer(3)), "the same for the MNIST column"),
         "omegas": Field(each(number(-1)), "the values that every knob is tuned over (scale = 1 + omega)"),
         "updates": Field(COUNT, "updates of a learned weight at the lowest NFE; more NFE get fewer, for equal cost"),
         "base_steps": Field(each(COUNT), "updates of the under-trained and of the trained network"),
@@ -254,6 +263,28 @@ LEARNING = (
         "learn.delta",
         "learn.s_min + learn.delta + learn.zeta below 1",
         lambda c: c.learn.s_min + c.learn.delta + c.learn.zeta < 1,
+    ),
+)
+
+MNIST_FOUND = (
+    Constraint("problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()),
+    Constraint(
+        "problem.classifier",
+        "path of an existing .npz file",
+        lambda c: pathlib.Path(c.problem.classifier).is_file(),
+    ),
+    Constraint(
+        "problem.data",
+        f"a folder that holds {', '.join(MNIST_FILES)}",
+        lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
+    ),
+)
+PAIR_FOUND = (
+    *MNIST_FOUND[1:],
+    Constraint(
+        "problem.epochs",
+        f"a folder that holds {', '.join(EPOCH_FILES)}",
+        lambda c: all((pathlib.Path(c.problem.epochs) / name).is_file() for name in EPOCH_FILES),
     ),
 )
 
@@ -289,22 +320,7 @@ CONSTRAINTS = {
             lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
         ),
     ),
-    "mnist": LEARNING
-    + (
-        Constraint(
-            "problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()
-        ),
-        Constraint(
-            "problem.classifier",
-            "path of an existing .npz file",
-            lambda c: pathlib.Path(c.problem.classifier).is_file(),
-        ),
-        Constraint(
-            "problem.data",
-            f"a folder that holds {', '.join(MNIST_FILES)}",
-            lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
-        ),
-    ),
+    "mnist": LEARNING + MNIST_FOUND,
     "leaderboard": (
         Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
         Constraint(
@@ -312,5 +328,7 @@ CONSTRAINTS = {
             "two rising numbers of updates",
             lambda c: len(c.base_steps) == 2 and c.base_steps[0] < c.base_steps[1],
         ),
+        *(f._replace(holds=lambda c, f=f: "mnist" not in c.columns or f.holds(c)) for f in MNIST_FOUND),
+        *(f._replace(holds=lambda c, f=f: "pair" not in c.columns or f.holds(c)) for f in PAIR_FOUND),
     ),
 }

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import pathlib
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,25 @@ KINDS = {
     "nfe": (int, float),
     "settings": (dict,),
 }
+
+
+def mean_row(
+    problem: str,
+    method: str,
+    weight: str,
+    settings,
+    sampler: str,
+    steps: int,
+    nfe: float,
+    metric: str,
+    values,
+    floor=None,
+) -> Row:
+    """The row of one value for each seed: their mean, and its standard error s / sqrt(n) where there are several."""
+    values = [float(value) for value in values]
+    mean, n = statistics.fmean(values), len(values)
+    error = statistics.stdev(values) / math.sqrt(n) if n > 1 and math.isfinite(mean) else None
+    return Row(problem, method, weight, settings, sampler, steps, nfe, n, metric, mean, error, floor)
 
 
 def write_atomically(path: pathlib.Path, content: str) -> None:

@@ -42,6 +42,14 @@ def _keys_are_used_once(request):
     jax.config.update("jax_debug_key_reuse", False)
 
 
+@pytest.fixture(autouse=True)
+def _compiled_in_a_hurry(request):
+    """XLA optimises only the tests marked `compute`: for the others, compiling is most of the time."""
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("compute") is None)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64():
     """The test computes in float64 where it asks for it."""

@@ -72,18 +72,37 @@ def test_nothing_below_steering_imports_it(path):
 @pytest.mark.parametrize("path", GUIDANCE, ids=module_name)
 def test_guidance_imports_mathematics_only(path):
     outside = {name.split(".")[0] for name in imports(path)}
-    standard = {"abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "operator", "typing"}
+    standard = {
+        "abc",
+        "collections",
+        "dataclasses",
+        "enum",
+        "functools",
+        "itertools",
+        "math",
+        "operator",
+        "re",
+        "typing",
+    }
     allowed = {"jax", "flax", "optax", "chex", "numpy", "guidance", "__future__"} | standard
     assert outside <= allowed, f"{path} imports {sorted(outside - allowed)}"
 
 
 @pytest.mark.parametrize("path", OURS, ids=module_name)
-def test_one_module_knows_orbax_and_one_knows_tfds(path):
+def test_one_module_knows_orbax_one_tfds_and_one_safetensors(path):
     if module_name(path) != "experiments.checkpoints":
         assert not reaches(path, "orbax")
     if module_name(path) != "experiments.data.published":
         assert not reaches(path, "tensorflow_datasets")
-    assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow", "torch")
+    if module_name(path) != "experiments.tensors":
+        assert not reaches(path, "safetensors")
+    assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow")
+
+
+@pytest.mark.parametrize("path", OURS, ids=module_name)
+def test_torch_is_for_conversion_and_references_only(path):
+    if module_name(path) != "experiments.convert" and not module_name(path).startswith("experiments.parity."):
+        assert not reaches(path, "torch", "torchvision", "diffusers", "pytorch_fid")
 
 
 @pytest.mark.parametrize("path", OURS, ids=module_name)

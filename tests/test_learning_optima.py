@@ -18,6 +18,8 @@ from guidance.mismatch import grouped_mismatch
 from guidance.sampling import transition
 from tests import oracles
 
+pytestmark = pytest.mark.compute
+
 RF = schedules.rectified_flow()
 BATCHES, POINTS = 10, 1000  # 10 000 data points of 4 particles each
 

@@ -16,6 +16,8 @@ from guidance.nets import flow_vit, lenet
 from guidance.rules import omega_from_scale
 from guidance.sampling import ddim, sample, uniform_grid
 
+pytestmark = pytest.mark.compute
+
 
 @pytest.fixture
 def files(tmp_path):

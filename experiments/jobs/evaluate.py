@@ -6,6 +6,7 @@ tuned on the very numbers that are reported, per seed and per metric: the compar
 """
 
 import json
+import threading
 from typing import NamedTuple
 
 import jax
@@ -48,15 +49,6 @@ def candidates(config) -> list[Candidate]:
     return found
 
 
-def tabulate(weight, grid, conditions) -> jax.Array:
-    """The values [steps, G] that `weight` takes on a grid, for every condition."""
-
-    def row(t, s):
-        return weight(jnp.full(conditions.shape, s), jnp.full(conditions.shape, t), conditions)
-
-    return jax.vmap(row)(grid[:-1], grid[1:])
-
-
 def sampler(problem, config, steps: int):
     """(base params, table [steps, G], key) -> (samples [G, n, ...], network evaluations per sample); jitted."""
     grid, step = sampling.uniform_grid(steps), learn.step_of(config)
@@ -87,7 +79,8 @@ class Ledger:
     """
 
     def __init__(self, path):
-        self.path, self.done = path, launch.first(lambda: _read_ledger(path))
+        self.path, self.lock = path, threading.Lock()
+        self.done = launch.first(lambda: _read_ledger(path))
 
     def get(self, key: str, compute) -> dict:
         """The entry under `key`, computed and appended if it is not there yet."""
@@ -97,7 +90,7 @@ class Ledger:
         return self.done[key]
 
     def _append(self, entry: dict) -> dict:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with self.lock, open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         return entry
 
@@ -146,7 +139,7 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
             def evaluate(candidate, full, i=i, noise_key=noise_key, measure_key=measure_key):
                 if progress.stop_requested():
                     raise progress.Stopped
-                omegas = tabulate(candidate.weight, grid, problem.conditions)
+                omegas = weights.tabulated(candidate.weight, grid, problem.conditions)
                 samples, nfe = run_sampler(bases[i], omegas, noise_key)
                 entry = {"nfe": int(nfe), "metrics": problem.measure(measure_key, samples, full)}
                 if full:
@@ -231,19 +224,9 @@ class _Rows:
             values = [entry["metrics"][metric] for entry in entries]
             floors = [f["metrics"][metric] for f in self.floors if metric in f["metrics"]]
             floor = float(np.mean(floors)) if floors else None
-        return records.Row(
-            problem=self.problem.name,
-            method=method,
-            weight=words,
-            settings=settings,
-            sampler=self.sampler,
-            steps=self.steps,
-            nfe=float(np.mean([entry["nfe"] for entry in entries])),
-            seeds=len(values),
-            metric=metric,
-            value=float(np.mean(values)),
-            standard_error=float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None,
-            floor=floor,
+        nfe = float(np.mean([entry["nfe"] for entry in entries]))
+        return records.mean_row(
+            self.problem.name, method, words, settings, self.sampler, self.steps, nfe, metric, values, floor
         )
 
     def collect(self, table: _Entries, details) -> list[records.Row]:

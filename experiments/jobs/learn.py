@@ -12,6 +12,7 @@ from experiments import mesh
 from experiments.jobs import train
 from experiments.jobs.loop import fit
 from guidance import guides, learning, rollout, sampling, weights
+from guidance.types import Weight
 
 
 class Task(NamedTuple):
@@ -79,7 +80,7 @@ def _rollout_task(problem, config, steps: int, iterations: int, start: str | Non
         return rollout.rollout_loss(
             roll_key,
             problem.denoise(base),
-            guides.cfg(weight(params), problem.null, skip=False),
+            guides.cfg(on_grid(weight(params), grid, problem.conditions), problem.null, skip=False),
             step,
             problem.schedule,
             grid,
@@ -105,6 +106,11 @@ def rollout_weight(net, schedule, steps: int) -> Callable:
     On its own grid no query is clamped; a sampler with smaller steps gets the weight of the trained gap.
     """
     return functools.partial(_weight, net, schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps)
+
+
+def on_grid(weight: Weight, grid, conditions) -> Weight:
+    """The same weight for the labels `conditions` = 0 .. G - 1, evaluated once for each step and label."""
+    return weights.table(grid, weights.tabulated(weight, grid, conditions))
 
 
 def guidance_optimizer(learning_rate: float, iterations: int) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """Runs the leaderboard: tunes every contender on some seeds, measures it on others, writes rows as it goes."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import numpy as np
 from experiments import progress, records
 from experiments.jobs.evaluate import Ledger
 from experiments.leaderboard import contenders as field
-from experiments.leaderboard import evaluate, learned, page
+from experiments.leaderboard import evaluate, images, learned, page
+from experiments.leaderboard.contenders import Unit
 from experiments.leaderboard.problems import GUIDED, groups
 from guidance import sampling
 
@@ -17,28 +19,44 @@ SAMPLER = sampling.ddim()
 
 
 def run(config, workdir) -> None:
-    """Fills the ledger, then writes results.json, leaderboard.md, leaderboard.csv and the pictures."""
-    with progress.waiting("training the two networks"):
-        stacks = groups(jax.random.key(config.seed), tuple(config.base_steps))
+    """Fills the ledger, then writes results.json, leaderboard.md, leaderboard.csv and the pictures.
+
+    Two units at a time: while one compiles or waits, the other computes. The numbers do not depend on it.
+    """
     ledger = Ledger(workdir / "evaluations.jsonl")
-    entrants = field.contenders(tuple(config.omegas))
-    total = len(stacks) * len(config.nfe) * (len(entrants) + len(field.LEARNED))
-    done = []
-    with progress.counting("leaderboard", total) as count:
-        for group in stacks:
-            bench = Bench(group, config)
-            done += ledger.get(f"{group.names[0]}, true data", lambda b=bench: {"rows": b.floor()})["rows"]
-            for name, measure in bench.everybody(entrants):
-                for nfe in config.nfe:
-                    if progress.stop_requested():
-                        raise progress.Stopped
-                    label = f"{group.names[0]}, {name}, NFE {nfe}"
-                    done += ledger.get(label, lambda m=measure, n=nfe: {"rows": m(n)})["rows"]
-                    count.advance()
-    rows = [records.Row(**row) for row in done]
+    columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
+    with progress.waiting("preparing the problems"):
+        units = [unit for name in config.columns for unit in columns[name](config)]
+
+    def work(unit):
+        done = []
+        for label, compute in unit:
+            if progress.stop_requested():
+                raise progress.Stopped
+            done += ledger.get(label, lambda c=compute: {"rows": c()})["rows"]
+            count.advance()
+        return done
+
+    with progress.counting("leaderboard", sum(map(len, units))) as count, ThreadPoolExecutor(2) as pool:
+        rows = [records.Row(**row) for done in pool.map(work, units) for row in done]
     records.write_results(workdir / "results.json", rows)
-    page.write(workdir, rows, config, stacks)
+    page.write(workdir, rows, config)
     print(f"the leaderboard: {workdir / 'leaderboard.md'}")
+
+
+def mixture_units(config) -> list[Unit]:
+    """Every contender and every learned weight on every group of mixtures; two small networks are trained here."""
+    units: list[Unit] = []
+    for group in groups(jax.random.key(config.seed), tuple(config.base_steps)):
+        bench, name = Bench(group, config), group.names[0]
+        units.append([(f"{name}, true data", bench.floor)])
+        units += field.units(field.contenders(tuple(config.omegas)), name, config.nfe, bench.tuned)
+        units += [
+            [(f"{name}, learned {rule}, NFE {nfe}", functools.partial(bench.learned, rule, nfe))]
+            for rule in field.LEARNED
+            for nfe in config.nfe
+        ]
+    return units
 
 
 class Bench:
@@ -52,11 +70,6 @@ class Bench:
         self.group, self.config, self.compiled = group, config, {}
         self.longest = max(config.nfe)
 
-    def everybody(self, entrants):
-        """(name, nfe -> rows) of every contender and every learned weight."""
-        hand_made = [(e.name, functools.partial(self.tuned, e)) for e in entrants]
-        return hand_made + [(f"learned {rule}", functools.partial(self.learned, rule)) for rule in field.LEARNED]
-
     def tuned(self, entrant: field.Contender, nfe: int) -> list[dict]:
         steps = entrant.steps(nfe)
         grid = sampling.uniform_grid(steps)
@@ -68,10 +81,8 @@ class Bench:
         rows = []
         for p, name in enumerate(self.group.names):
             knob = entrant.knobs[best[p]]
-            what = "lambda" if entrant.name == "cfg_plus_plus" else "omega"
-            rows += self._rows(
-                name, entrant.name, f"{what} = {knob:.3g}", {what: knob}, steps, nfe, final[:, p, best[p]]
-            )
+            words, settings = f"{entrant.knob} = {knob:.3g}", {entrant.knob: knob}
+            rows += self._rows(name, entrant.name, words, settings, steps, nfe, final[:, p, best[p]])
         return rows
 
     def learned(self, rule: str, nfe: int) -> list[dict]:
@@ -112,13 +123,9 @@ class Bench:
 
     def _rows(self, problem, method, words, settings, steps, nfe, values) -> list[dict]:
         """One row for each metric from values [seeds, METRICS]."""
-        seeds = len(values)
-        rows = []
-        for m, metric in enumerate(evaluate.METRICS):
-            error = float(np.std(values[:, m], ddof=1) / np.sqrt(seeds)) if seeds > 1 else None
-            row = records.Row(
-                problem, method, words, settings, "uniform grid", steps, float(nfe), seeds, metric,
-                float(np.mean(values[:, m])), error,
-            )  # fmt: skip
-            rows.append(row._asdict())
-        return rows
+        return [
+            records.mean_row(
+                problem, method, words, settings, "uniform grid", steps, float(nfe), metric, values[:, m]
+            )._asdict()
+            for m, metric in enumerate(evaluate.METRICS)
+        ]

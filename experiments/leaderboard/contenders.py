@@ -1,5 +1,6 @@
 """Who competes: rules and weights, each a guide with one knob that is tuned on the same number of values."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ class Contender(NamedTuple):
     evaluations: int  # a step, where nothing is skipped
     step: Step | Solver = sampling.ddim()
     saved: int = 0  # evaluations that the last step does without
+
+    @property
+    def knob(self) -> str:
+        return "lambda" if self.name == "cfg_plus_plus" else "omega"
 
     def steps(self, nfe: int) -> int:
         """The steps that a budget pays for, at least one."""
@@ -103,3 +108,19 @@ def contenders(omegas: tuple[float, ...]) -> list[Contender]:
         found.append(Contender(f"cfg, {name}", name, guide, _constant, omegas, evaluations, step, saved))
     found.append(Contender("rectified", "rectified", guides.rectified, _constant, omegas, 3))
     return found
+
+
+# what one thread does in order: (its name in the ledger, its rows)
+Unit = list[tuple[str, Callable[[], list[dict]]]]
+
+
+def units(
+    entrants: list[Contender], problem: str, nfes, measure: Callable[[Contender, int], list[dict]]
+) -> list[Unit]:
+    """One unit for each structure, so that each is compiled once; `measure(contender, nfe)` gives the rows."""
+    found: dict[str, Unit] = {}
+    for entrant in entrants:
+        found.setdefault(entrant.structure, []).extend(
+            (f"{problem}, {entrant.name}, NFE {nfe}", functools.partial(measure, entrant, nfe)) for nfe in nfes
+        )
+    return list(found.values())

@@ -77,21 +77,26 @@ def references(group: Group, key, n: int):
 
 
 def _sample(group, guide, step, truth, model, table, grid, steps, key, samples):
-    denoise, dimension = group.denoise(model), truth.means.shape[-1]
-    cond = jnp.repeat(jnp.arange(GUIDED), samples)
-    start_key, step_key = jax.random.split(key)
-    x = sampling.initial_noise(start_key, SCHEDULE, grid, (dimension,), jnp.arange(len(cond)))
+    dimension = truth.means.shape[-1]
     built = guide(weights.table(grid, table), truth.null)
-    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(len(cond)))
+    cond = jnp.repeat(jnp.arange(GUIDED), samples)
+    x = loop(group.denoise(model), built, step, SCHEDULE, (dimension,), grid, steps, key, cond)
+    return x.reshape(GUIDED, samples, dimension)
 
+
+def loop(denoise, guide, step, schedule, shape, grid, steps, key, cond):
+    """Samples [batch, *shape] of the conditions [batch], as `sampling.sample`, where the number of steps is data."""
+    start_key, step_key = jax.random.split(key)
+    ids = jnp.arange(len(cond))
+    x = sampling.initial_noise(start_key, schedule, grid, shape, ids)
+    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(ids)
     solver = sampling.as_solver(step)
 
     def body(i, carry):
-        return advance(keys, (i, grid[i], grid[i + 1]), denoise, built, solver, SCHEDULE, *carry, cond)
+        return advance(keys, (i, grid[i], grid[i + 1]), denoise, guide, solver, schedule, *carry, cond)
 
-    start = x, begin(denoise, built, solver, SCHEDULE, grid, x, cond)
-    x, _ = jax.lax.fori_loop(0, steps, body, start)
-    return x.reshape(GUIDED, samples, dimension)
+    start = x, begin(denoise, guide, solver, schedule, grid, x, cond)
+    return jax.lax.fori_loop(0, steps, body, start)[0]
 
 
 def measure(truth, x, reference):

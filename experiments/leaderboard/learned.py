@@ -5,8 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from experiments.jobs.evaluate import tabulate
-from experiments.jobs.learn import guidance_optimizer, rollout_weight
+from experiments.jobs.learn import guidance_optimizer, on_grid, rollout_weight
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import guides, learning, mixtures, sampling, weights
 from guidance.rollout import rollout_loss
@@ -25,7 +24,7 @@ def trainer(group: Group, rule, steps: int, updates: int):
     def loss(truth, model, params, key):
         data_key, roll_key = jax.random.split(key)
         real = mixtures.sample(data_key, truth, jnp.repeat(labels, REAL)).reshape(GUIDED, REAL, -1)
-        guide = guides.guided(rule, weight(params), truth.null, skip=False)
+        guide = guides.guided(rule, on_grid(weight(params), grid, labels), truth.null, skip=False)
         return rollout_loss(
             roll_key, group.denoise(model), guide, sampling.ddim(), SCHEDULE, grid, real, labels, PARTICLES,
             remat="none",
@@ -40,7 +39,7 @@ def trainer(group: Group, rule, steps: int, updates: int):
 
         keys = jax.random.split(jax.random.fold_in(key, 1), updates)
         (params, _), _ = jax.lax.scan(one, (params, optimizer.init(params)), keys)
-        return tabulate(weight(params), grid, labels)
+        return weights.tabulated(weight(params), grid, labels)
 
     def train_all(key):
         return jax.vmap(train)(group.truth, group.model, jax.random.split(key, len(group.names)))

@@ -6,27 +6,29 @@ import io
 import numpy as np
 
 from experiments import records
-from experiments.leaderboard import pictures
+from experiments.leaderboard import images, pictures
 
 LEAD = "energy_distance"
-INTRODUCTION = """# Leaderboard
-
-Written by `python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard`.
+COMMAND = "python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard"
+INTRODUCTION = """## Mixtures
 
 Unbiased energy distance to the true law per condition, times 1000 (lower is better; it may be negative), mean over
 {seeds} seeds, and its standard error. Each row is tuned for each column: its knob is the best of {budget} on {tuning}
 other seeds; learned weights are trained anew for each seed and never see the samples that are measured. All rows of a
 table have the same number of network evaluations per sample, so that unguided sampling takes twice the steps. Every
 column is one mixture with one known model error (`experiments/leaderboard/problems.py`). Bold: within two standard
-errors of the best of its column. All numbers, with mode shares, widths, norms and likelihoods: `leaderboard.csv`.
+errors of the best of its column. The CSV adds mode shares, widths, norms and likelihoods.
 """
 
 
-def write(workdir, rows, config, stacks) -> None:
+def write(workdir, rows, config) -> None:
     """Writes leaderboard.md, leaderboard.csv and the pictures into the folder."""
     records.write_atomically(workdir / "leaderboard.csv", as_csv(rows))
-    names = pictures.draw(workdir, rows, config, stacks)
-    records.write_atomically(workdir / "leaderboard.md", as_page(rows, config, names))
+    mixtures = [row for row in rows if row.problem not in images.PROBLEMS]
+    captions = pictures.draw(workdir, mixtures, config) if mixtures else []
+    if "mnist" in config.columns:
+        captions.append(images.draw(workdir, config))
+    records.write_atomically(workdir / "leaderboard.md", as_page(rows, config, captions))
 
 
 def as_csv(rows) -> str:
@@ -59,7 +61,21 @@ def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
     return [(methods[i], float(ranks[i].mean()), cells[methods[i]]) for i in order]
 
 
-def as_page(rows, config, names) -> str:
+def as_page(rows, config, captions) -> str:
+    """The whole page; `captions` are (file name, caption) pairs of its pictures."""
+    mixtures = [row for row in rows if row.problem not in images.PROBLEMS]
+    lines = ["# Leaderboard", "", f"Written by `{COMMAND}`. All numbers: `leaderboard.csv`.", ""]
+    lines += [] if not mixtures else _mixtures(mixtures, config)
+    for problem, introduction in images.PROBLEMS.items():
+        own = [row for row in rows if row.problem == problem]
+        lines += [] if not own else [*introduction.format(seeds=config.seeds).splitlines(), *_images(own), ""]
+    lines += ["## Pictures", ""] if captions else []
+    lines += [line for name, caption in captions for line in (f"![{caption}]({name})", "", caption, "")]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _mixtures(rows, config) -> list[str]:
+    """One table for each NFE, a column for each mixture."""
     floors = {row.problem: row for row in rows if row.metric == LEAD and row.method == "true data"}
     ranked = [row for row in rows if row.method != "true data"]
     numbers = {"seeds": config.seeds, "budget": len(config.omegas), "tuning": config.tuning_seeds}
@@ -67,21 +83,45 @@ def as_page(rows, config, names) -> str:
     for nfe in sorted({row.nfe for row in ranked}):
         table = standings(ranked, nfe)
         problems = list(table[0][2])
-        lines += ["", f"## NFE {nfe:g}", "", "| method | mean rank | " + " | ".join(problems) + " |"]
+        lines += ["", f"### NFE {nfe:g}", "", "| method | mean rank | " + " | ".join(problems) + " |"]
         lines += ["|---" * (len(problems) + 2) + "|"]
         best = {p: min((cells[p] for _, _, cells in table), key=lambda row: row.value) for p in problems}
         for method, rank, cells in table:
-            shown = [_cell(cells[p], best[p]) for p in problems]
+            shown = [_cell(cells[p], best[p], 1000, 1) for p in problems]
             lines.append(f"| {method} | {rank:.1f} | " + " | ".join(shown) + " |")
-        lines.append("| *true data* | | " + " | ".join(_cell(floors[p], None) for p in problems) + " |")
-    lines += ["", "## Pictures", ""]
-    lines += [line for name, caption in names for line in (f"![{caption}]({name})", "", caption, "")]
-    return "\n".join(lines).rstrip() + "\n"
+        lines.append("| *true data* | | " + " | ".join(_cell(floors[p], None, 1000, 1) for p in problems) + " |")
+    return [*lines, ""]
 
 
-def _cell(row, best) -> str:
+def _images(rows) -> list[str]:
+    """One table, a group of columns for each NFE, best first at the highest."""
+    cells = {(row.method, row.nfe, row.metric): row for row in rows}
+    nfes = sorted({row.nfe for row in rows if row.method != "true data"})
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    methods = list(dict.fromkeys(row.method for row in rows if row.method != "true data"))
+    methods.sort(key=lambda method: cells[method, nfes[-1], metrics[0]].value)
+    lines = ["| method | " + " | ".join(f"{_words(m)}, NFE {nfe:g}" for nfe in nfes for m in metrics) + " |"]
+    lines += ["|---" * (1 + len(nfes) * len(metrics)) + "|"]
+    for method in methods:
+        shown = []
+        for nfe in nfes:
+            leader = min((cells[m, nfe, metrics[0]] for m in methods), key=lambda row: row.value)
+            shown += [_cell(cells[method, nfe, m], leader if m == metrics[0] else None, 1, 3) for m in metrics]
+        lines.append(f"| {method} | " + " | ".join(shown) + " |")
+    if ("true data", 0.0, metrics[0]) in cells:
+        shown = [_cell(cells["true data", 0.0, m], None, 1, 3) for _ in nfes for m in metrics]
+        lines.append("| *true data* | " + " | ".join(shown) + " |")
+    return lines
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _cell(row, best, unit: float, digits: int) -> str:
+    """Mean and standard error times `unit`; bold within two standard errors of the best."""
     error = row.standard_error or 0.0
-    text = f"{1000 * row.value:.1f} ± {1000 * error:.1f}"
+    text = f"{unit * row.value:.{digits}f} ± {unit * error:.{digits}f}"
     close = best is not None and row.value <= best.value + 2 * np.hypot(error, best.standard_error or 0.0)
     return f"**{text}**" if close else text
 

@@ -17,16 +17,16 @@ STEPS = 20
 LOW, HIGH = -1.7, 4.3  # of both axes
 
 
-def draw(workdir, rows, config, stacks) -> list[tuple[str, str]]:
+def draw(workdir, rows, config) -> list[tuple[str, str]]:
     """Writes all pictures; returns (file name, caption) pairs."""
-    group = stacks[0]
+    group = plane(jax.random.key(config.seed))
     index = group.names.index(PROBLEM)
-    plane = _plane(rows, max(config.nfe))
+    standing = _plane(rows, max(config.nfe))
     modes = _two_modes(group, index, config)
     paths = _paths(group, index)
     captions = []
     for name, figure, caption in (
-        ("plane", plane, f"Share of the modes and their width at NFE {max(config.nfe)}; the truth is the cross. "
+        ("plane", standing, f"Share of the modes and their width at NFE {max(config.nfe)}; the truth is the cross. "
          "Guidance that is too strong loses modes (right) and narrows them (down)."),
         ("two_modes", modes, f"What each rule does to a class of two modes at omega = {STRONG:g} (lambda = 1 for "
          f"CFG++), {STEPS} steps: the true class as contours, samples, the shares of its modes (truth 0.6 and 0.4)."),

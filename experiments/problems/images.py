@@ -81,7 +81,7 @@ def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
     images = samples.reshape(groups * n, *samples.shape[2:])
     features, logits = in_batches(instrument.read, images)
     values = {
-        "frechet_distance": metrics.frechet_distance(metrics.gaussian_stats(features), instrument.stats),
+        "frechet_distance": _frechet(instrument, features),
         "energy_distance": _class_energy(instrument, features.reshape(groups, n, -1), instrument.features),
         "class_agreement": float(np.mean(np.argmax(logits, -1) == np.repeat(np.arange(groups), n))),
     }
@@ -92,6 +92,16 @@ def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
         values["pixel_energy_distance"] = _class_energy(instrument, pixels, instrument.pixels)
         values["mean_pixel"] = float(pixels.mean())
     return values
+
+
+def frechet(instrument: Meter, samples: Array) -> float:
+    """The Frechet distance alone, for samples without labels."""
+    return _frechet(instrument, in_batches(instrument.read, samples.reshape(-1, *samples.shape[2:]))[0])
+
+
+def _frechet(instrument: Meter, features: np.ndarray) -> float:
+    # few: presets that only show that everything runs draw fewer images than there are features
+    return metrics.frechet_distance(metrics.gaussian_stats(features), instrument.stats, few=True)
 
 
 def _class_energy(instrument: Meter, own: np.ndarray, held: np.ndarray) -> float:

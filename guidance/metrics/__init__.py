@@ -9,13 +9,16 @@ from guidance.metrics.energy import (
 )
 from guidance.metrics.estimate import Estimate, mean_estimate
 from guidance.metrics.frechet import (
+    Gaussian,
     GaussianStats,
+    empty_stats,
     frechet_distance,
     gaussian_frechet_distance,
     gaussian_stats,
     merge_stats,
 )
 from guidance.metrics.inception import inception_score
+from guidance.metrics.kid import kernel_inception_distance
 from guidance.metrics.manifold import Manifold, precision_recall_density_coverage
 from guidance.metrics.modes import (
     ModeMoments,
@@ -30,15 +33,18 @@ from guidance.metrics.wasserstein import sliced_wasserstein, sliced_wasserstein_
 
 __all__ = [
     "Estimate",
+    "Gaussian",
     "GaussianStats",
     "Manifold",
     "ModeMoments",
     "distance_kernel",
+    "empty_stats",
     "energy_distance",
     "frechet_distance",
     "gaussian_frechet_distance",
     "gaussian_stats",
     "inception_score",
+    "kernel_inception_distance",
     "mean_estimate",
     "merge_stats",
     "mmd_squared",

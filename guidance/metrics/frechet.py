@@ -1,5 +1,8 @@
 """Gaussian statistics of features and the Frechet distance between them.
 
+Statistics are streamed: `merge_stats(stats, gaussian_stats(rows))` from `empty_stats(d)` on, block by block, holds one
+block and two d x d matrices however many rows there are, and agrees with all rows at once to rounding.
+
 Two functions for one formula, for a reason. `frechet_distance` is the number of record: NumPy, always float64,
 whatever jax is told about x64, because the distance is a small difference of large traces.
 `gaussian_frechet_distance` is the same formula in jax, in the dtype of its arguments: it runs inside jit and is
@@ -13,6 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance.types import Array
+
+
+class Gaussian(NamedTuple):
+    """Mean [d] and covariance [d, d], float64: what a published reference holds, without the count of its rows."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
 
 
 class GaussianStats(NamedTuple):
@@ -30,6 +40,11 @@ class GaussianStats(NamedTuple):
         return self.scatter / (self.count - 1)
 
 
+def empty_stats(d: int) -> GaussianStats:
+    """The statistics of no rows of d features: where a stream begins, neutral under `merge_stats`."""
+    return GaussianStats(0, np.zeros(d), np.zeros((d, d)))
+
+
 def gaussian_stats(features: np.ndarray) -> GaussianStats:
     """Statistics of feature rows [n, d], n >= 1, computed in float64. Raises ValueError for another shape."""
     features = np.asarray(features, np.float64)
@@ -44,24 +59,34 @@ def merge_stats(a: GaussianStats, b: GaussianStats) -> GaussianStats:
     """The statistics of both sets of rows together; associative and commutative up to rounding.
 
     With delta = mu_b - mu_a and n = n_a + n_b: mu = mu_a + delta n_b/n, M = M_a + M_b + delta delta^T n_a n_b / n.
+    Raises ValueError if neither has rows or their features differ.
     Source: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan, Golub, LeVeque 1979).
     """
     count = a.count + b.count
+    if count < 1 or a.mean.shape != b.mean.shape:
+        raise ValueError(f"cannot merge {a.count} rows of {a.mean.shape} with {b.count} rows of {b.mean.shape}")
     delta = b.mean - a.mean
     mean = a.mean + delta * (b.count / count)
     scatter = a.scatter + b.scatter + np.outer(delta, delta) * (a.count * b.count / count)
     return GaussianStats(count, mean, scatter)
 
 
-def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
+def frechet_distance(a: GaussianStats | Gaussian, b: GaussianStats | Gaussian, few: bool = False) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}), the squared W2 of the two Gaussians, in float64.
 
     tr (S_a S_b)^{1/2} is the sum of root eigenvalues of S_a^{1/2} S_b S_a^{1/2}, which is symmetric: no complex parts,
-    and covariances of fewer rows than features need no added diagonal. Negative rounding of eigenvalues counts as 0.
-    Biased upwards for finite samples, so the row counts belong beside it. On Inception features this is the FID.
-    Raises ValueError for fewer than two rows. Source: GANs Trained by a Two Time-Scale Update Rule, arXiv 1706.08500,
-    eq. 6; Dowson and Landau 1982.
+    and singular covariances need no added diagonal. Negative rounding of eigenvalues counts as 0. Biased upwards for
+    finite samples, so the row counts belong beside it. On pooled Inception features this is the FID, on its spatial
+    ones the sFID, on those of another network that network's FD.
+    Raises ValueError for fewer than two rows and, unless `few`, for statistics of d rows or fewer: their covariance is
+    singular whatever the law, and the bias may exceed the distance.
+    Source: GANs Trained by a Two Time-Scale Update Rule, arXiv 1706.08500, eq. 6; Dowson and Landau 1982; sFID:
+    Generating Images with Sparse Representations, arXiv 2103.03841.
     """
+    d = len(a.mean)
+    for stats in (a, b):
+        if isinstance(stats, GaussianStats) and stats.count <= d and not few:
+            raise ValueError(f"{stats.count} rows of {d} features have a singular covariance; few=True allows it")
     root_a = _root_numpy(a.covariance)
     eigenvalues = np.linalg.eigvalsh(_symmetric(root_a @ b.covariance @ root_a))
     trace_root = np.sqrt(np.maximum(eigenvalues, 0)).sum()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance.nets.published import check_arrays, conv, dense
+from guidance.nets.resize import bilinear
 from guidance.types import Array
 
 SIDE = 32
@@ -25,16 +26,6 @@ class Reading(NamedTuple):
     logits: Array
 
 
-def bilinear_matrix(size: int, target: int) -> np.ndarray:
-    """The rows that interpolate `size` samples linearly at `target` pixel centres: [target, size], rows sum to one.
-
-    Output pixel i lies at (i + 1/2) size/target - 1/2 of the input; beyond the outermost centres the edge repeats.
-    The convention of torch's F.interpolate(mode="bilinear", align_corners=False); enlarging only.
-    """
-    at = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)[None]))
-
-
 class LeNet5(nn.Module):
     """images [batch, H, W, 1] in [0, 1], H and W at most 32 -> Reading.
 
@@ -46,8 +37,7 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Reading:
-        rows, columns = (jnp.asarray(bilinear_matrix(n, SIDE), images.dtype) for n in images.shape[1:3])
-        h = jnp.einsum("ih,bhwc,jw->bijc", rows, images, columns)
+        h = bilinear(images, SIDE)
         for name, channels in (("c1", 6), ("c3", 16)):
             h = nn.Conv(channels, (5, 5), padding="VALID", name=name)(h)
             batch, height, width, _ = h.shape

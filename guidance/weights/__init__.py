@@ -9,6 +9,7 @@ from guidance.weights.fixed import (
     interval_of_steps,
     snap,
     table,
+    tabulated,
     times_of_log_snr,
     times_of_noise_level,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "step_down",
     "step_up",
     "table",
+    "tabulated",
     "time_mean",
     "times_of_log_snr",
     "times_of_noise_level",

@@ -4,11 +4,12 @@ Knobs are leaves of the returned pytree, so a sweep over them compiles once. Pap
 every function here takes omega, which is 0 where nothing is guided.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.schedules import LOG_SNR_MAX
-from guidance.types import Array, Schedule, Weight
+from guidance.types import Array, Cond, Schedule, Weight
 
 
 def constant(omega) -> Weight:
@@ -111,3 +112,18 @@ def _table(grid, omegas, s, t, cond):
     # the step that starts nearest to t: robust to the rounding of t
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
     return omegas[i] if omegas.ndim == 1 else omegas[i, cond]
+
+
+def tabulated(weight: Weight, grid: Array, conditions: Cond) -> Array:
+    """The values omega[i, c] that `weight` takes on the steps of a grid for G conditions, [steps, G].
+
+    A weight sees neither x nor the sample, so on a grid it is this table: `table(grid, tabulated(w, grid,
+    arange(G)))` is w on that grid for the labels 0 .. G - 1. A learned weight costs steps * G rows of its network
+    this way, instead of steps * batch; gradients are the same. `conditions` has leaves [G, ...].
+    """
+    groups = jax.tree.leaves(conditions)[0].shape[0]
+
+    def row(t, s):
+        return weight(jnp.full(groups, s), jnp.full(groups, t), conditions)
+
+    return jax.vmap(row)(grid[:-1], grid[1:])

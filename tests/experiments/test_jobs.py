@@ -17,6 +17,9 @@ from experiments import problems, records
 from experiments.config import load
 from experiments.jobs import evaluate
 from experiments.main import main
+from guidance import weights
+
+pytestmark = pytest.mark.compute
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/mixture.py")
@@ -105,7 +108,7 @@ def test_a_sweep_over_weights_compiles_once():
     candidates = evaluate.candidates(config)
     assert len(candidates) > 20
     for candidate in candidates:
-        run((), evaluate.tabulate(candidate.weight, grid, problem.conditions), jax.random.key(0))
+        run((), weights.tabulated(candidate.weight, grid, problem.conditions), jax.random.key(0))
         first = len(traces) if candidate is candidates[0] else first  # noqa: F821 (bound in the first round)
     assert len(traces) == first
 

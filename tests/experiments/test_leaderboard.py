@@ -106,7 +106,24 @@ def test_standings_rank_and_the_page_marks_what_is_close():
     line = next(line for line in text.splitlines() if line.startswith("| a |"))
     assert "300.0 ± 10.0" in line and "**300.0" not in line  # 20 standard errors off
     assert "**100.0 ± 10.0**" in line  # the best of the second column
-    assert "| *true data* |" in text and "![a caption](plane.png)" in text
+    assert "| *true data* |" in text and "## MNIST" not in text and "![a caption](plane.png)" in text
+
+
+def test_the_page_of_images_has_its_own_table_ranked_by_the_last_nfe():
+    scores = {("a", 10.0): 0.5, ("a", 20.0): 0.2, ("b", 10.0): 0.4, ("b", 20.0): 0.3, ("true data", 0.0): 0.1}
+    rows = [
+        records.Row("mnist", name, "w", {}, "DDIM", 5, nfe, 3, "frechet_distance", value, 0.01)
+        for (name, nfe), value in scores.items()
+    ]
+    lines = page.as_page(rows, CONFIG, []).splitlines()
+    assert "## MNIST" in lines and "## Mixtures" not in lines
+    assert (
+        "| a | 0.500 ± 0.010 | **0.200 ± 0.010** |" in lines
+        and "| *true data* | 0.100 ± 0.010 | 0.100 ± 0.010 |" in lines
+    )
+    assert lines.index("| a | 0.500 ± 0.010 | **0.200 ± 0.010** |") < lines.index(
+        "| b | **0.400 ± 0.010** | 0.300 ± 0.010 |"
+    )
 
 
 def test_the_csv_has_a_line_for_each_method_and_problem():
@@ -124,3 +141,7 @@ def test_the_config_is_checked():
         load("configs/leaderboard.py", {"base_steps": "10,5"})
     with pytest.raises(Exception, match="omegas"):
         load("configs/leaderboard.py", {"omegas": "-2"})
+    nowhere = {"problem.epochs": "/nowhere"}
+    assert load("configs/leaderboard.py", nowhere).columns == ("mixtures",)
+    with pytest.raises(Exception, match="problem.epochs"):
+        load("configs/leaderboard.py", nowhere | {"columns": "pair"})

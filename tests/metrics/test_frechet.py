@@ -10,7 +10,8 @@ import pytest
 import scipy.linalg
 
 from guidance.metrics import (
-    GaussianStats,
+    Gaussian,
+    empty_stats,
     frechet_distance,
     gaussian_frechet_distance,
     gaussian_stats,
@@ -43,7 +44,7 @@ def test_matches_reference(seed, draw, expected, x64):
 
 
 def stats_of(mean, covariance):
-    return GaussianStats(2, np.asarray(mean, np.float64), np.asarray(covariance, np.float64))
+    return Gaussian(np.asarray(mean, np.float64), np.asarray(covariance, np.float64))
 
 
 def random_covariance(rng, d, rank=None):
@@ -83,7 +84,8 @@ def test_fewer_rows_than_features(x64):
     nuclear = np.linalg.svd(cross, compute_uv=False).sum()
     exact = np.square(a.mean - b.mean).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * nuclear
     # 30 eigenvalues, each with a rounding of order sqrt(eps * 10).
-    np.testing.assert_allclose(frechet_distance(a, b), exact, rtol=0, atol=30 * np.sqrt(10 * np.finfo(float).eps))
+    found = frechet_distance(a, b, few=True)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=30 * np.sqrt(10 * np.finfo(float).eps))
     np.testing.assert_allclose(jax_frechet(a, b), exact, rtol=0, atol=30 * np.sqrt(10 * np.finfo(float).eps))
 
 
@@ -99,6 +101,36 @@ def test_merging_is_the_whole(seed, cuts):
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-13)
     np.testing.assert_allclose(merged.covariance, np.cov(rows.T), rtol=0, atol=1e-11)
     np.testing.assert_allclose(merge_stats(parts[-1], parts[0]).mean, merge_stats(parts[0], parts[-1]).mean)
+
+
+def test_a_stream_is_the_batch():
+    """In blocks of any size, from the statistics of nothing; equal in distance too, to 1e-12 relative."""
+    rng = np.random.default_rng(3)
+    factors = rng.normal(size=(2, 20, 20))
+    x, y = (rng.normal(size=(1000, 20)) @ factor + 30 for factor in factors)
+    streamed = empty_stats(20)
+    for block in np.split(x, [1, 2, 65, 400, 401]):
+        streamed = merge_stats(streamed, gaussian_stats(block))
+    whole, other = gaussian_stats(x), gaussian_stats(y)
+    np.testing.assert_allclose(streamed.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(streamed.scatter, whole.scatter, rtol=0, atol=1e-12 * np.trace(whole.scatter))
+    np.testing.assert_allclose(frechet_distance(streamed, other), frechet_distance(whole, other), rtol=1e-12)
+
+
+def test_estimates_the_distance_of_the_laws():
+    """Of N(0, I) and N(m, s^2 I): |m|^2 + d (s - 1)^2, up to the bias and spread of samples, both of order d^2 / n.
+
+    Bias: the covariance of n rows has its roots spread, and tr S^{1/2} falls by about d (d + 1) / (8 n) each.
+    """
+    rng = np.random.default_rng(5)
+    n, d, m, s = 40_000, 5, 0.3, 1.5
+    x, y = rng.normal(size=(n, d)), m + s * rng.normal(size=(n, d))
+    exact = d * m**2 + d * (s - 1) ** 2
+    # Delta method, each of the d axes: 2 m times the means' errors, variance (1 + s^2) / n, and 2 (s - 1) times those
+    # of the two scales, variance (1 + s^2) / (2 n).
+    spread = np.sqrt((4 * d * m**2 + 2 * d * (s - 1) ** 2) * (1 + s**2) / n)
+    bias = d * (1 + s**2) / n + d * (d + 1) / n
+    assert abs(frechet_distance(gaussian_stats(x), gaussian_stats(y)) - exact) < 4 * spread + bias
 
 
 def test_float32_features_are_summed_in_float64():
@@ -152,6 +184,14 @@ def test_refusals():
     with pytest.raises(ValueError, match="features must have"):
         gaussian_stats(np.zeros(3))
     with pytest.raises(ValueError, match="at least 2 rows"):
-        frechet_distance(gaussian_stats(np.zeros((1, 3))), gaussian_stats(np.zeros((4, 3))))
+        frechet_distance(gaussian_stats(np.zeros((1, 3))), gaussian_stats(np.zeros((4, 3))), few=True)
+    few, many = gaussian_stats(np.eye(3)), gaussian_stats(np.eye(4)[:, :3])
+    with pytest.raises(ValueError, match=r"^3 rows of 3 features .*few=True allows it$"):
+        frechet_distance(many, few)
+    assert frechet_distance(many, Gaussian(few.mean, few.covariance)) == frechet_distance(many, few, few=True)
+    assert np.isfinite(frechet_distance(many, many))
+    for a, b in ((empty_stats(3), empty_stats(3)), (few, gaussian_stats(np.eye(4)))):
+        with pytest.raises(ValueError, match="cannot merge"):
+            merge_stats(a, b)
     with pytest.raises(ValueError, match="probabilities must have"):
         inception_score(np.zeros(3))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
 from guidance.metrics import precision_recall_density_coverage
 
@@ -66,6 +67,27 @@ def test_matches_brute_force(seed, shape):
     with jax.enable_x64(True):
         found = measure(jnp.asarray(real), jnp.asarray(fake), k=k, chunk=chunk)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_matches_a_neighbour_search(x64):
+    """scikit-learn's trees, many blocks of rows, the last ones not full."""
+    rng = np.random.default_rng(4)
+    real, fake, k = rng.normal(size=(900, 12)), 1.2 * rng.normal(size=(700, 12)) + 0.1, 5
+
+    def radii(rows):
+        return NearestNeighbors(n_neighbors=k + 1).fit(rows).kneighbors(rows)[0][:, -1]
+
+    def balls(centres, radii, rows):
+        """[centres, rows], whether a row lies in a ball."""
+        nearest = NearestNeighbors(n_neighbors=len(rows)).fit(rows)
+        distances, index = nearest.kneighbors(centres)
+        inside = np.zeros(distances.shape, bool)
+        np.put_along_axis(inside, index, distances < radii[:, None], axis=1)
+        return inside
+
+    in_real, in_fake = balls(real, radii(real), fake), balls(fake, radii(fake), real)
+    expected = in_real.any(0).mean(), in_fake.any(0).mean(), in_real.sum(0).mean() / k, in_real.any(1).mean()
+    np.testing.assert_allclose(measure(jnp.asarray(real), jnp.asarray(fake), k=k, chunk=128), expected, rtol=1e-12)
 
 
 def test_disjoint_and_identical():

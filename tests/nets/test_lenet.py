@@ -48,17 +48,6 @@ def test_equals_the_description_at_random_weights():
     np.testing.assert_allclose(reading.logits, [z for _, z in expected], atol=1e-5)
 
 
-def test_enlarging_is_bilinear_between_pixel_centres():
-    matrix = lenet.bilinear_matrix(28, 32)
-    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
-    assert (matrix >= 0).all()
-    assert ((matrix > 0).sum(1) <= 2).all()
-    # linear functions of the centre's place are reproduced, except beyond the outermost centres
-    centres, fine = (np.arange(28) + 0.5) / 28, (np.arange(32) + 0.5) / 32
-    np.testing.assert_allclose(matrix @ centres, np.clip(fine, centres[0], centres[-1]), atol=1e-12)
-    np.testing.assert_array_equal(lenet.bilinear_matrix(32, 32), np.eye(32))
-
-
 def test_small_images_are_enlarged():
     params = lenet.from_torch(random_torch_arrays())
     images = jnp.asarray(np.random.default_rng(1).uniform(size=(3, 28, 28, 1)), jnp.float32)

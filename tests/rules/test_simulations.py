@@ -8,6 +8,8 @@ import pytest
 
 from guidance import guides, mixtures, rules, sampling, schedules, weights
 
+pytestmark = pytest.mark.compute
+
 EDM = schedules.SCHEDULES["edm"]()
 SAMPLES = 20_000
 

@@ -1,0 +1,94 @@
+"""Reference files: the .npz of the ADM evaluation suite, written and read.
+
+    mu, sigma       mean [d] and covariance [d, d] of the features, float64
+    mu_s, sigma_s   of the spatial features, where the network has them
+    arr_0           images, uint8 [n, H, W, C], for the metrics that compare images one by one; may be fewer than those
+                    behind mu and sigma, or missing
+    about           ours: JSON with the network, the images and the versions behind it; other readers pass it by
+
+A file with images only is a reference too, and so is a folder: their statistics are computed when they are needed.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.fid import BadInput
+from experiments.fid.images import Images, members, open_images, read_arrays
+from guidance.metrics import Gaussian, GaussianStats
+
+KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+
+
+class Reference(NamedTuple):
+    """What a reference offers; statistics by the names of `KEYS`, none where it is images only."""
+
+    path: str
+    sha256: str | None  # of the file; None for a folder, whose pixels are hashed as they are read
+    stats: dict[str, Gaussian]
+    images: Images | None
+    about: dict[str, Any]
+
+
+def write_reference(path, stats: dict[str, GaussianStats], images: np.ndarray | None, about: dict) -> None:
+    """Writes the file as a whole or not at all."""
+    arrays = {"about": np.asarray(json.dumps(about))}
+    for name, (mu, sigma) in KEYS.items():
+        if name in stats:
+            arrays |= {mu: stats[name].mean, sigma: stats[name].covariance}
+    if images is not None:
+        arrays["arr_0"] = images
+    path = pathlib.Path(path)
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def read_reference(path) -> Reference:
+    """What is at `path`. Raises BadInput."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        return Reference(str(path), None, {}, open_images(path), {})
+    found = members(path)
+    arrays = read_arrays(path, ("mu", "sigma", "mu_s", "sigma_s", "about"))
+    stats = {name: _gaussian(path, arrays, *keys) for name, keys in KEYS.items() if keys[0] in arrays}
+    if not stats and "arr_0" not in found:
+        raise BadInput(f"{path} holds {', '.join(sorted(found))}; expected mu and sigma, or images as arr_0")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    images = open_images(path) if "arr_0" in found else None
+    return Reference(str(path), digest, stats, images, _about(path, arrays))
+
+
+def _gaussian(path, arrays, mu: str, sigma: str) -> Gaussian:
+    mean, covariance = arrays[mu], arrays.get(sigma)
+    if covariance is None or mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        shape = "missing" if covariance is None else f"of shape {covariance.shape}"
+        raise BadInput(f"{path}: {mu} has shape {mean.shape} and {sigma} is {shape}; expected [d] and [d, d]")
+    if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
+        raise BadInput(f"{path}: {mu} is {mean.dtype} and {sigma} {covariance.dtype}, expected floating point")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise BadInput(f"{path}: {mu} or {sigma} has entries that are not finite")
+    return Gaussian(mean.astype(np.float64), covariance.astype(np.float64))
+
+
+def _about(path, arrays) -> dict[str, Any]:
+    if "about" not in arrays:
+        return {}
+    try:
+        about = json.loads(str(arrays["about"]))
+        if isinstance(about["network"], dict) and isinstance(about["images"]["count"], int):
+            return about
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise BadInput(f"{path}: about is not what this program writes; expected JSON with network and images")

@@ -1,0 +1,183 @@
+"""The real-image columns: every contender on a published MNIST model, and autoguidance between epochs of another.
+
+Distances are taken in the features of the published LeNet, to held-out images. The knob of every contender is tuned
+on the Frechet distance of TRIAL samples with one seed; what is reported are means over the other seeds, of FINAL
+samples each.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import data, records
+from experiments.leaderboard import contenders as field
+from experiments.leaderboard.evaluate import loop
+from experiments.problems import images, mnist
+from guidance import guides, predictions, rules, sampling, weights
+from guidance.nets import ddpm_cnn, lenet
+from guidance.schedules import rectified_flow
+
+TRIAL, FINAL = 500, 2000
+LEAD = "frechet_distance"
+MNIST, PAIR = "mnist", "mnist, unconditional"
+PROBLEMS = {
+    MNIST: """## MNIST
+
+Every hand-made contender on a published class-conditional flow transformer: Frechet distance and class-wise energy
+distance in the features of a published LeNet to the test images, and the share of samples that it reads as their
+class; means over {seeds} seeds of 2000 samples, tuned on 500 samples of another seed. Learned weights for this model:
+the README's table and `configs/mnist.py`.
+""",
+    PAIR: """## A strong and a weak network
+
+Autoguidance on real weights: an unconditional network after 400 epochs, guided away from itself at earlier epochs of
+the same run, at equal NFE; Frechet distance as above, {seeds} seeds of 2000 samples.
+""",
+}
+STRONG_OMEGA, PICTURE_STEPS = 3.0, 20
+STRONG, WEAK = "0400", ("0020", "0060")  # epochs of the published training run
+PAIR_OMEGAS, PAIR_NFE = (0.3, 0.6, 1.0, 1.5), 40
+CHUNK = 50  # evaluations of the convolutional network at a time
+
+
+def mnist_units(config) -> list[field.Unit]:
+    """Every hand-made contender on the published class-conditional model."""
+    problem = mnist.build(config)
+    measure = functools.partial(problem.measure, jax.random.key(0))
+    longest = max(config.image_nfe)
+    compiled = {}
+
+    def tuned(entrant, nfe):
+        if entrant.structure not in compiled:
+            compiled[entrant.structure] = _sampler(problem, entrant.guide, entrant.step)
+        steps = entrant.steps(nfe)
+        tables = np.repeat(entrant.table(sampling.uniform_grid(steps), longest)[..., None], mnist.CLASSES, axis=-1)
+        run = compiled[entrant.structure]
+        draws = [functools.partial(run, table, _padded(steps, longest), steps) for table in tables]
+        return _protocol(config, MNIST, entrant.name, entrant.knob, entrant.knobs, draws, measure, steps, nfe)
+
+    def floor():
+        keys = _keys(config)[1:]
+        return _rows(
+            MNIST, "true data", "", {}, 1, 0, [problem.floor(key, FINAL // mnist.CLASSES, False) for key in keys]
+        )
+
+    hand_made = field.units(field.contenders(tuple(config.omegas)), MNIST, config.image_nfe, tuned)
+    return [[(f"{MNIST}, true data", floor)], *hand_made]
+
+
+def pair_units(config) -> list[field.Unit]:
+    """The last epoch of the unconditional model: alone, and guided by each earlier epoch."""
+    strong, *weaker = (_epoch(config.problem.epochs, epoch) for epoch in (STRONG, *WEAK))
+    classifier = lenet.from_torch(data.read_npz(config.problem.classifier))
+    _, test = data.mnist(config.problem.data)
+    look = jax.jit(lambda x: lenet.read(classifier, jnp.clip(x + 0.5, 0, 1)))  # the model's pixels start at -1/2
+    instrument = images.meter(look, data.to_unit(test.images) - 0.5, test.labels)
+
+    def measure(samples, full):
+        del full
+        return {LEAD: images.frechet(instrument, samples)}
+
+    def sample(weak, omega, steps, key):
+        guide = guides.unguided() if weak is None else guides.autoguided(rules.cfg, weights.constant(omega), weak)
+        return _pair_sample(strong, guide, sampling.uniform_grid(steps), key)
+
+    def tuned(name, weak, knobs, nfe):
+        steps = nfe if weak is None else nfe // 2
+        draws = [functools.partial(sample, weak, omega, steps) for omega in knobs]
+        return _protocol(config, PAIR, name, "omega", knobs, draws, measure, steps, nfe)
+
+    entrants = [(f"epoch {int(STRONG)} alone", None, (0.0,))]
+    entrants += [(f"guided by epoch {int(e)}", weak, PAIR_OMEGAS) for e, weak in zip(WEAK, weaker, strict=True)]
+    return [
+        [(f"{PAIR}, {name}, NFE {PAIR_NFE}", functools.partial(tuned, name, weak, knobs, PAIR_NFE))]
+        for name, weak, knobs in entrants
+    ]
+
+
+def draw(workdir, config) -> tuple[str, str]:
+    """Writes mnist.png, what each rule does to the same noise; returns its name and caption."""
+    problem = mnist.build(config)
+    grid = sampling.uniform_grid(PICTURE_STEPS)
+    rows = {"unguided": field.unguided, **{name: field.by_rule(rule) for name, rule in field.RULES.items()}}
+    figure, axes = plt.subplots(figsize=(9, 0.75 * len(rows)))
+    shown = []
+    for name, guide in rows.items():
+        omega = 1.0 if name == "cfg_plus_plus" else STRONG_OMEGA
+        built = guide(weights.constant(omega), problem.null)
+        key, cond = jax.random.key(config.seed), problem.conditions
+        x = _picture(problem.denoise(()), built, grid, key, cond)
+        shown.append(np.clip(np.asarray(x)[..., 0], 0, 1).transpose(1, 0, 2).reshape(28, -1))
+    axes.imshow(np.concatenate(shown), cmap="gray_r", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=14 + 28 * np.arange(len(rows)), yticklabels=list(rows))
+    figure.savefig(workdir / "mnist.png", dpi=90, bbox_inches="tight")
+    plt.close(figure)
+    return "mnist.png", f"What each rule makes of the same noise at omega = {STRONG_OMEGA:g} (lambda = 1 for CFG++)."
+
+
+@jax.jit
+def _picture(denoise, guide, grid, key, cond):
+    steps = grid.shape[0] - 1
+    return loop(denoise, guide, sampling.ddim(), rectified_flow(), mnist.IMAGE_SHAPE, grid, steps, key, cond)
+
+
+def _sampler(problem, guide, step):
+    """(table [longest, G], grid, steps, key) -> samples [G, TRIAL / G, ...]; jitted, the number of steps is data."""
+    n = TRIAL // mnist.CLASSES
+
+    @jax.jit
+    def run(table, grid, steps, key):
+        built = guide(weights.table(grid, table), problem.null)
+        cond = jnp.repeat(problem.conditions, n)
+        x = loop(problem.denoise(()), built, step, problem.schedule, problem.shape, grid, steps, key, cond)
+        return x.reshape(mnist.CLASSES, n, *problem.shape)
+
+    return run
+
+
+@jax.jit
+def _pair_sample(strong, guide, grid, key):
+    cond = jnp.zeros(TRIAL, jnp.int32)
+    steps = grid.shape[0] - 1
+    return loop(strong, guide, sampling.ddim(), ddpm_cnn.schedule(), mnist.IMAGE_SHAPE, grid, steps, key, cond)[None]
+
+
+def _padded(steps: int, longest: int) -> jax.Array:
+    return jnp.zeros(longest + 1).at[: steps + 1].set(sampling.uniform_grid(steps))
+
+
+def _epoch(folder, epoch: str):
+    arrays = data.read_npz(pathlib.Path(folder) / f"mnist_ddpm_cnn_epoch{epoch}.npz")
+    return predictions.in_chunks(ddpm_cnn.denoiser(ddpm_cnn.from_torch(arrays)), CHUNK)
+
+
+def _protocol(config, problem, method, what, knobs, draws, measure, steps, nfe) -> list[dict]:
+    """Tunes over draws (key -> samples [G, n, ...]), one for each knob; measures the best one on the other seeds."""
+    trial, *others = _keys(config)
+    best = 0
+    if len(draws) > 1:
+        best = int(np.argmin([measure(draw(jax.random.fold_in(trial, 0)), False)[LEAD] for draw in draws]))
+    finals = []
+    for key in others:
+        parts = [np.asarray(draws[best](jax.random.fold_in(key, i))) for i in range(FINAL // TRIAL)]
+        finals.append(measure(np.concatenate(parts, axis=1), False))
+    words = f"{what} = {knobs[best]:.3g}"
+    return _rows(problem, method, words, {what: knobs[best]}, steps, nfe, finals)
+
+
+def _keys(config) -> list[jax.Array]:
+    """One for the tuning, then one for each seed that is reported."""
+    return [jax.random.fold_in(jax.random.key(config.seed), 100 + i) for i in range(1 + config.seeds)]
+
+
+def _rows(problem, method, words, settings, steps, nfe, finals) -> list[dict]:
+    """One row for each metric from the metrics of each seed."""
+    grid, nfe = "uniform grid", float(nfe)
+    return [
+        records.mean_row(problem, method, words, settings, grid, steps, nfe, m, [f[m] for f in finals])._asdict()
+        for m in finals[0]
+    ]

@@ -1,0 +1,37 @@
+"""The command line of `experiments.parity`; see there. Exit code 1 if a small network is further off than allowed."""
+
+import argparse
+import pathlib
+import sys
+
+from experiments import parity
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.parity")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"networks, from {', '.join(parity.NAMES)}; default all"
+    )
+    parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
+    parser.add_argument("--write", type=pathlib.Path, help="a folder for the numbers of the small networks")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(parity.NAMES):
+        parser.error(f"unknown network {', '.join(sorted(unknown))}; known: {', '.join(parity.NAMES)}")
+    worst = 0.0
+    print(f"{'network':<22}{'output':<24}relative error")
+    for name in options.names or parity.NAMES:
+        reference = parity.reference(name)
+        for label, config in (reference.full if options.full else {f"{name}, small": reference.small}).items():
+            case = reference.theirs(config)
+            if options.write and not options.full:
+                parity.write(options.write / f"{name}.npz", case)
+            for output, error in parity.errors(
+                reference.ours(config, case.weights, case.inputs), case.outputs
+            ).items():
+                print(f"{label:<22}{output:<24}{error:.1e}", flush=True)
+                worst = max(worst, error)
+    return int(worst > parity.TOLERANCE and not options.full)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
