@@ -79,8 +79,7 @@ class Ledger:
     """
 
     def __init__(self, path):
-        self.path, self.lock = path, threading.Lock()
-        self.done = launch.first(lambda: _read_ledger(path))
+        self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
 
     def get(self, key: str, compute) -> dict:
         """The entry under `key`, computed and appended if it is not there yet."""

@@ -257,9 +257,6 @@ def from_torch(arrays: dict[str, np.ndarray]) -> dict:
     arrays = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
     shapes = torch_shapes()
     check_arrays("inception", arrays, shapes)
-    whole = [f"{name} is {arrays[name].dtype}" for name in sorted(shapes) if arrays[name].dtype.kind != "f"]
-    if whole:
-        raise ValueError(f"inception weights: expected floating point, but {'; '.join(whole)}")
 
     def folded(name):
         weight, gain, shift, mean, variance = (arrays[f"{name}.{leaf}"].astype(np.float64) for leaf in LEAVES)
