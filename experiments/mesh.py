@@ -1,8 +1,8 @@
 """Devices: the mesh, and how arrays lie on it. What is computed does not change with it, only where.
 
-The mesh has two axes: `data`, over which batches are cut, and `model`, for weights that are cut by rules of their own.
-A job asks for `current()`. With one device every function here hands back what it was given. Axes are Auto: jax
-decides how to cut what no one has said anything about, and inserts the communication.
+The mesh has two axes: `data`, over which batches are cut, and `model`, for weights that have rules in
+guidance.nets.sharding. A job asks for `current()`. With one device every function here hands back what it was given.
+Axes are Auto: jax decides how to cut what no one has said anything about, and inserts the communication.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from experiments.config import ConfigError
-
-CUT_FROM = 2**16  # entries; smaller arrays are not worth a gather
+from guidance.nets.sharding import batch_sharding, shardings
 
 
 class Layout(NamedTuple):
@@ -76,7 +75,7 @@ def part(mesh: Mesh) -> tuple[int, int]:
 
 def place(mesh: Mesh, batch: dict[str, Any]) -> dict[str, Any]:
     """The arrays of this process's part of a batch as parts of global arrays [batch, ...]; the rest as it is."""
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    rows = batch_sharding(mesh)
 
     def whole(value):
         return jax.make_array_from_process_local_data(rows, value) if isinstance(value, np.ndarray) else value
@@ -89,8 +88,7 @@ def spread(tree: Any) -> Any:
     mesh = current().mesh
     if mesh.size == 1:
         return tree
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), tree)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(mesh)), tree)
 
 
 def spreading(function: Callable) -> Callable:
@@ -98,35 +96,21 @@ def spreading(function: Callable) -> Callable:
     return lambda *arguments: spread(function(*spread(arguments)))
 
 
-def spec(shape: tuple[int, ...], mesh: Mesh, fsdp: bool) -> PartitionSpec:
-    """How weights of a shape lie: whole on every device, or, with fsdp and from CUT_FROM entries on, cut over `data`
-    along the longest axis that it divides (of equals the last; none: whole).
-
-    Source: ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, arXiv 1910.02054, stage 3; the choice
-    of the axis is ours.
-    """
-    ways = mesh.shape["data"]
-    axes = [axis for axis, length in enumerate(shape) if length % ways == 0]
-    if not fsdp or not axes or np.prod(shape) < CUT_FROM:
-        return PartitionSpec()
-    longest = max(axes, key=lambda axis: (shape[axis], axis))
-    return PartitionSpec(*[None] * longest, "data")
-
-
 def shard(state: Any) -> Any:
-    """Weights and optimiser state on the mesh, as `spec` says. Every process must hold the same whole arrays."""
+    """Weights and optimiser state on the mesh, as guidance.nets.sharding says: cut over `model` where it has a rule,
+    with fsdp over `data` too, the rest whole on every device. Every process must hold the same whole arrays.
+    """
     mesh, fsdp = current()
     if mesh.size == 1:
         return state
 
-    def global_array(x):
-        sharding = NamedSharding(mesh, spec(x.shape, mesh, fsdp))
+    def global_array(x, sharding):
         if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
             return x
         whole = np.asarray(local(x))
         return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(global_array, state)
+    return jax.tree.map(global_array, state, shardings(state, mesh, fsdp=fsdp))
 
 
 def local(tree: Any) -> Any:

@@ -46,28 +46,10 @@ def test_devices_that_are_not_there_are_one_line(layout, asked):
         layout(**asked)
 
 
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((), P()),
-        ((512,), P()),  # small
-        ((256, 256), P(None, "data")),
-        ((1024, 64), P("data")),
-        ((64, 1024), P(None, "data")),
-        ((1023, 1022), P(None, "data")),  # the longest axis that two divides, not the longest
-        ((1023, 1021), P()),
-        ((3, 3, 512, 256), P(None, None, "data")),
-    ],
-)
-def test_large_weights_are_cut_along_the_longest_axis_that_fits(two, shape, expected):
-    assert mesh.spec(shape, two, fsdp=True) == expected
-    assert mesh.spec(shape, two, fsdp=False) == P()
-
-
 def test_what_is_laid_out_comes_back(two):
     tree = {"w": jnp.arange(2.0**16).reshape(256, 256), "b": jnp.arange(3), "n": np.float32(2)}
     laid = mesh.shard(tree)
-    assert [shard.data.shape for shard in laid["w"].addressable_shards] == [(256, 128)] * 2
+    assert [shard.data.shape for shard in laid["w"].addressable_shards] == [(128, 256)] * 2
     assert [shard.data.shape for shard in laid["b"].addressable_shards] == [(3,)] * 2
     assert mesh.shard(laid)["w"] is laid["w"]
     back = mesh.local(laid)
@@ -77,7 +59,7 @@ def test_what_is_laid_out_comes_back(two):
 
 
 def test_cut_weights_stay_cut_and_learn_the_same(two):
-    """After updates of Adam every large leaf still lies in halves, and the weights agree with one device's to 1e-4.
+    """After updates of Adam every matrix still lies in halves, and the weights agree with one device's to 1e-4.
 
     Adam divides by the size of a gradient: where that is near zero, rounding moves an update by more than itself.
     """
@@ -101,6 +83,16 @@ def test_cut_weights_stay_cut_and_learn_the_same(two):
         assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // 2 if leaf.ndim else 1}
     mesh.use(data=1)
     np.testing.assert_allclose(cut[0]["w"], learn()[0]["w"], atol=1e-4)
+
+
+def test_weights_with_rules_are_cut_over_the_model_axis(two):
+    """Their optimiser's state as well; others stay whole."""
+    mesh.use(data=1, model=2)
+    params = {"block_0": {"up": {"kernel": jnp.ones((4, 6))}, "norm": {"scale": jnp.ones(4)}}}
+    laid = mesh.shard((params, optax.adam(1e-2).init(params)))
+    cut = {leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(laid) if leaf.ndim == 2}
+    whole = {leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(laid) if leaf.ndim < 2}
+    assert (cut, whole) == ({(4, 3)}, {(4,), ()})
 
 
 def test_checkpoints_change_meshes(two, tmp_path):
