@@ -253,7 +253,10 @@ PROBLEMS = {
         "problem.source": Field(text("a published set, or a path of images with labels"), "where the images are"),
         "problem.split": Field(text("the name of a split of the source"), "the part of it that is used"),
         "problem.size": Field(COUNT, "side to which images are cropped"),
-        "problem.images": Field(integer(0), "images read into memory; 0 for all"),
+        "problem.images": Field(
+            integer(0),
+            "images kept in memory, 0 for all; the denoiser is trained on the others too, read from disk",
+        ),
     },
     "mnist": FIELDS | MNIST,
     "leaderboard": MNIST

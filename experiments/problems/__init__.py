@@ -37,6 +37,9 @@ class Problem(NamedTuple):
     tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
     reward: Reward | None
     picture: Callable[..., None]  # (axes, samples [G, n, ...] or None for true data): draws samples
+    # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
+    # sets that do not fit memory; None: training pairs come from `draw`
+    feed: Callable[..., Callable[[int], tuple]] | None = None
 
 
 def build(config) -> Problem:

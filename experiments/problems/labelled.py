@@ -5,6 +5,7 @@ held out as the reference for every number. The floor is what the first part sco
 are in [0, 1] here and in [-1, 1] where the denoiser works.
 """
 
+import dataclasses
 import pathlib
 
 import flax.linen as nn
@@ -42,10 +43,48 @@ class Classifier(nn.Module):
 def build(config) -> Problem:
     """Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be."""
     settings, base = config.problem, config.base
-    everything = whole(data.open_source(settings.source, settings.split or None), settings.size, settings.images)
-    classes = int(everything.labels.max()) + 1
+    source = data.cropped(data.open_source(settings.source, settings.split), settings.size)
+    if source.classes is None:
+        raise ValueError(f"{source.name} has no labels")
+    rows = np.random.default_rng(SPLIT_SEED).permutation(len(source))[: settings.images or None]
+    everything = in_memory(source, np.sort(rows))
     name = f"{pathlib.Path(settings.source).name}, {base.network}, {base.steps} updates"
-    return assemble(config, everything, NETWORKS[base.network](base, classes), "velocity", name)
+    problem = assemble(config, everything, NETWORKS[base.network](base, source.classes), "velocity", name)
+    if len(rows) == len(source):
+        return problem
+    _, *apart = _parts(len(rows), settings)
+    judged_or_held = np.sort(rows)[np.concatenate(apart)]
+    return problem._replace(feed=_feed(source, np.setdiff1d(np.arange(len(source)), judged_or_held)))
+
+
+def in_memory(source: data.Source, rows) -> data.Labelled:
+    """The images of these rows, in [0, 1], with their labels."""
+    examples = [source[int(i)] for i in progress.track(rows, f"reading {source.name}")]
+    return data.Labelled(
+        data.to_unit(np.stack([example["image"] for example in examples])),
+        np.asarray([example["label"] for example in examples], np.int32),
+    )
+
+
+def _feed(source: data.Source, rows):
+    """Batches of these rows, read ahead, as the denoiser wants them: where not all images are in memory, the denoiser
+    still learns from all that are not set apart."""
+    some = dataclasses.replace(source, count=len(rows), read=lambda i: source.read(int(rows[i])))
+
+    def feed(batch: int, part, seed: int):
+        loader, stream, following = data.Loader(some, batch, seed, part), None, None
+
+        def at(i):
+            nonlocal stream, following
+            if i != following:
+                stream = loader.stream(i)
+            following = i + 1
+            found = next(stream)
+            return 2 * data.to_unit(found["image"]) - 1, found["label"]
+
+        return at
+
+    return feed
 
 
 class Timed(nn.Module):
@@ -76,10 +115,7 @@ def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name:
     """The problem of images [n, H, W, C] in [0, 1] with every label 0 .. G - 1 among them; G is the null label."""
     settings, schedule = config.problem, schedules.by_name(config.problem.schedule)
     classes, shape = int(everything.labels.max()) + 1, everything.images.shape[1:]
-    rest = 1 - settings.train_fraction - settings.classifier_fraction
-    own, judges, held = data.split(
-        len(everything.labels), (settings.train_fraction, settings.classifier_fraction, rest), SPLIT_SEED
-    )
+    own, judges, held = _parts(len(everything.labels), settings)
 
     def part(rows):
         return images.pool(everything.images[rows], everything.labels[rows], classes)
@@ -119,6 +155,12 @@ def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name:
     )
 
 
+def _parts(count: int, settings):
+    """Rows for the denoiser, for the classifier, and held out."""
+    rest = 1 - settings.train_fraction - settings.classifier_fraction
+    return data.split(count, (settings.train_fraction, settings.classifier_fraction, rest), SPLIT_SEED)
+
+
 def _centred(pair):
     return 2 * pair[0] - 1, pair[1]
 
@@ -151,19 +193,3 @@ def _train_classifier(judges: images.Pool, classes: int, shape, steps: int):
         state = one_update(state, jax.random.fold_in(key, i + 1))
     params = state[0]
     return jax.jit(lambda x: net.apply(params, x))
-
-
-def whole(source: data.Source, size: int, limit: int) -> data.Labelled:
-    """The first `limit` images of a source (0: all) in memory, cut to [size, size, C], in [0, 1], with labels.
-
-    Raises ValueError, naming the source, where it has no labels.
-    """
-    if source.classes is None:
-        raise ValueError(f"{source.name} has no labels")
-    source = data.cropped(source, size)
-    count = min(limit, len(source)) if limit else len(source)
-    examples = [source[i] for i in progress.track(range(count), f"reading {source.name}")]
-    return data.Labelled(
-        data.to_unit(np.stack([example["image"] for example in examples])),
-        np.asarray([example["label"] for example in examples], np.int32),
-    )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data, problems, records
+from experiments import problems, records
 from experiments.config import ConfigError, load
 from experiments.main import main
 from experiments.problems import labelled
@@ -50,6 +50,26 @@ def test_what_it_is_made_of(source, network):
     assert problem.measure(jax.random.key(1), noise, False)["frechet_distance"] > 5 * floor["frechet_distance"]
 
 
+def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
+    """Every image has a level of its own, so that it can be told which ones come."""
+    path, n = tmp_path / "levels.npz", 200
+    np.savez(path, images=np.arange(n, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 12, 12, 1), np.uint8),
+             labels=np.arange(n) % 2)  # fmt: skip
+    config = load(CONFIG, _overrides(path, **{"problem.images": "80", "base.network": "mlp"}))
+    problem = problems.build(config)
+    at = problem.feed(20, (0, 1), 0)
+    level = lambda x: np.rint((np.asarray(x)[:, 0, 0, 0] + 1) * 127.5).astype(int)  # noqa: E731
+    seen = [level(at(i)[0]) for i in range(100)]
+    np.testing.assert_array_equal(level(at(3)[0]), seen[3])
+    x, labels = at(7)
+    np.testing.assert_array_equal(labels, level(x) % 2)
+    fed = set(np.concatenate(seen))
+    apart = round(80 * (1 - config.problem.train_fraction))
+    assert len(fed) == n - apart
+    drawn = set(level(problem.draw(jax.random.key(0), 2000)[0]))
+    assert drawn <= fed and len(drawn) == 80 - apart
+
+
 def test_a_bfloat16_network_answers_in_float32(source):
     base = load(CONFIG, _overrides(source, **{"base.precision": "bfloat16"})).base
     net, arguments = labelled.NETWORKS["dit"](base, 2), (jnp.ones((2, 12, 12, 1)), jnp.full(2, 0.5), jnp.zeros(2, int))
@@ -60,8 +80,7 @@ def test_only_labelled_sources_and_what_fits_the_network(source, tmp_path):
     unlabelled = tmp_path / "plain.npz"
     np.savez(unlabelled, images=np.zeros((9, 12, 12, 1), np.uint8))
     with pytest.raises(ValueError, match=f"^{unlabelled} has no labels$"):
-        labelled.whole(data.open_source(str(unlabelled)), 12, 0)
-    assert len(labelled.whole(data.open_source(str(source)), 8, 7).images) == 7
+        problems.build(load(CONFIG, _overrides(unlabelled)))
     for field, value in (("base.patch", "5"), ("base.heads", "3"), ("problem.train_fraction", "0.9")):
         with pytest.raises(ConfigError, match=field if "fraction" not in field else "classifier_fraction"):
             load(CONFIG, _overrides(source, **{field: value}))
