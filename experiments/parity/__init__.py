@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments import data
 
-NAMES = ("dit", "vae")
+NAMES = ("dit", "unet", "vae")
 TOLERANCE = 1e-5  # relative, in float32, of the small networks
 
 Arrays = dict[str, np.ndarray]
