@@ -19,14 +19,16 @@ BASE = [
     "tqdm>=4.66",
 ]
 
+# data sets already prepared as array_record: read without TensorFlow. tensorflow-datasets imports importlib_resources
+# without declaring it.
+DATA = ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow-datasets>=4.9.7"]
+
 EXTRAS = {
     # what `make test` and `make lint` need
-    "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12"],
-    # data sets already prepared as array_record: read without TensorFlow. tensorflow-datasets imports
-    # importlib_resources without declaring it.
-    "data": ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow-datasets>=4.9.7"],
+    "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", *DATA],
+    "data": DATA,
     # preparing published data sets: their builders need TensorFlow
-    "prepare": ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow>=2.18", "tensorflow-datasets>=4.9.7"],
+    "prepare": [*DATA, "tensorflow>=2.18"],
     # converting published .pt weights; holding our networks against PyTorch's implementations of the same ones.
     # Install torch first where no GPU is wanted: the default wheels bring CUDA.
     "parity": ["diffusers>=0.35", "pytorch-fid>=0.3", "torch>=2.6"],

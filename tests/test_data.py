@@ -40,6 +40,7 @@ def test_idx_round_trip(tmp_path, suffix):
     [
         ("a.gz", b"not gzip", "not a readable gzip"),
         ("a.gz", gzip.compress(b"\0\0\x08\1\0\0\0\2ab")[:-9], "not a readable gzip"),
+        ("a.gz", gzip.compress(b"")[:10] + b"\xff" * 20, "not a readable gzip"),
         ("a", b"", "not an idx file"),
         ("a", b"\0\0\x0d\1\0\0\0\1abcd", "not an idx file of uint8"),
         ("a", b"\0\0\x08\2\0\0\0\1", "not an idx file"),
@@ -119,7 +120,7 @@ def test_missing_packages_are_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"^[^\n]*pip install 'learn-to-guide\[data\]'$"):
-        data.tfds_arrays("mnist", "train")
+        data.open_source("mnist")
     with pytest.raises(ModuleNotFoundError, match=r"^[^\n]*pip install scikit-learn$"):
         data.digits()
 

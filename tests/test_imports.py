@@ -92,7 +92,7 @@ def test_guidance_imports_mathematics_only(path):
 def test_one_module_knows_orbax_one_tfds_and_one_safetensors(path):
     if module_name(path) != "experiments.checkpoints":
         assert not reaches(path, "orbax")
-    if module_name(path) != "experiments.data":
+    if module_name(path) != "experiments.data.published":
         assert not reaches(path, "tensorflow_datasets")
     if module_name(path) != "experiments.tensors":
         assert not reaches(path, "safetensors")

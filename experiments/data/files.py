@@ -1,14 +1,11 @@
-"""The one module that knows data files and tensorflow_datasets. Everything comes back as numpy arrays.
-
-Files are the user's: whatever is missing or not what it should be becomes FileNotFoundError or ValueError with a
-one-line message that names the path and what was expected. Nothing is unpickled.
-"""
+"""Files of arrays that fit in memory, and what is done with such arrays."""
 
 import gzip
 import math
 import pathlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,7 +31,7 @@ def read_idx(path) -> np.ndarray:
     path = _existing(path, "an idx file (.gz or plain)")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a readable gzip file: {error}") from None
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8 or len(raw) < 4 + 4 * raw[3]:
         raise ValueError(f"{path} is not an idx file of uint8 (expected it to start with bytes 0 0 8)")
@@ -51,8 +48,8 @@ def read_npz(path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        # TypeError: a lone .npy array is not a context manager
+    except (ValueError, OSError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        # TypeError: a lone .npy array is not a context manager; NotImplementedError: an unknown compression
         raise ValueError(f"{path} is not an .npz file of plain arrays ({' '.join(str(error).split())})") from None
 
 
@@ -76,24 +73,6 @@ def digits() -> Labelled:
         raise ModuleNotFoundError("the digits need scikit-learn: pip install scikit-learn") from None
     bunch = load_digits()
     return Labelled((bunch.images[..., None] / 16).astype(np.float32), bunch.target.astype(np.int32))
-
-
-def tfds_arrays(name: str, split: str, data_dir=None) -> dict[str, np.ndarray]:
-    """The features of one split of a data set that tensorflow_datasets has prepared, each stacked to [n, ...].
-
-    Read through `as_data_source`, hence without TensorFlow; the set must have been prepared as array_record and every
-    feature must have one shape. Raises ModuleNotFoundError, in one line, where tensorflow_datasets is not installed.
-    """
-    try:
-        import tensorflow_datasets as tfds
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"reading {name!r} needs tensorflow_datasets: pip install 'learn-to-guide[data]'"
-        ) from None
-    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    source = builder.as_data_source(split=split)
-    examples = [source[i] for i in range(len(source))]
-    return {feature: np.stack([example[feature] for example in examples]) for feature in examples[0]}
 
 
 def split(n: int, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,105 @@
+"""Batches of a source in an order that depends on the seed and the step alone: not on hosts, threads or restarts.
+
+Position p = step * batch + row of the endless sequence of examples is row p mod n of the permutation of epoch
+p div n: every example is seen once an epoch, and a batch may straddle two epochs. A host reads its contiguous part of
+each batch; together the parts are the batch, however many there are. The state of a loader is the step, an integer:
+`at(step)` is a function.
+
+Why not grain, whose loader is well kept and free of TensorFlow: it gives each shard its own range of the set and
+shuffles within it, so that the examples of a batch depend on the number of hosts, and a run cannot go on with others;
+its worker processes hand their state about by pickling.
+"""
+
+import collections
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from experiments.data import pictures
+from experiments.data.sources import Source
+
+
+class Loader:
+    """at(step) -> {"image": uint8 [b, H, W, C]} with "label": int32 [b], or "caption": b texts, for this part's rows.
+
+    batch: of all parts together; part: (index, count), the rows [index b, (index + 1) b) with b = batch / count.
+    flip: mirrors each image with probability 1/2, afresh in each epoch. Where an example has several captions, each
+    epoch draws one. Raises ValueError unless count divides batch and the source has examples.
+    """
+
+    def __init__(
+        self, source: Source, batch: int, seed: int = 0, part: tuple[int, int] = (0, 1), flip: bool = False
+    ) -> None:
+        index, count = part
+        if batch < 1 or batch % count or not 0 <= index < count:
+            raise ValueError(f"a batch of {batch} has no part {index} of {count}: the number of parts must divide it")
+        if len(source) == 0:
+            raise ValueError(f"{source.name} has no examples")
+        self.source, self.batch, self.seed, self.flip = source, batch, seed, flip
+        self.rows = np.arange(index * batch // count, (index + 1) * batch // count)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def where(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(epoch [b], index [b]): which examples the rows of a step are."""
+        epoch, place = np.divmod(step * self.batch + self.rows, len(self.source))
+        index = np.empty_like(place)
+        for e in np.unique(epoch):
+            index[epoch == e] = self._order(int(e))[place[epoch == e]]
+        return epoch, index
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The rows of one step. Raises ValueError for an example that cannot be read, or images of several shapes."""
+        epochs, indices = self.where(step)
+        examples = [self._example(int(e), int(i)) for e, i in zip(epochs, indices, strict=True)]
+        first = examples[0]["image"].shape
+        for i, example in zip(indices, examples, strict=True):
+            if example["image"].shape != first:
+                raise ValueError(
+                    f"{self.source.name}[{i}]: image of shape {example['image'].shape} in a batch of {first}; "
+                    "crop the source to one size"
+                )
+        batch: dict[str, Any] = {"image": np.stack([example["image"] for example in examples])}
+        if "label" in examples[0]:
+            batch["label"] = np.array([example["label"] for example in examples], np.int32)
+        if "caption" in examples[0]:
+            batch["caption"] = [example["caption"] for example in examples]
+        return batch
+
+    def stream(self, start: int = 0, ahead: int = 4, threads: int = 4) -> Iterator[dict[str, Any]]:
+        """at(start), at(start + 1), ... without end, of which up to `ahead` are read ahead by `threads` threads.
+
+        An exception of `at` is raised at its step. Closing the iterator (or letting go of it) ends the threads.
+        """
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        queue = collections.deque(pool.submit(self.at, start + k) for k in range(ahead))
+        step = start + ahead
+        try:
+            while True:
+                batch = queue.popleft().result()
+                queue.append(pool.submit(self.at, step))
+                step += 1
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The permutation of an epoch: the order of n random words, which no version of numpy may change."""
+        order = self._orders.get(epoch)
+        if order is None:
+            words = np.random.Philox(np.random.SeedSequence((self.seed, epoch))).random_raw(len(self.source))
+            order = np.argsort(words, kind="stable")
+            newest = sorted(self._orders)[-2:]  # those of the batches in flight; an epoch more or less is drawn again
+            self._orders = {e: self._orders[e] for e in newest} | {epoch: order}
+        return order
+
+    def _example(self, epoch: int, index: int) -> dict[str, Any]:
+        example = dict(self.source[index])
+        mirror, pick = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
+        if self.flip and mirror & 1:
+            example["image"] = pictures.mirrored(example["image"])
+        captions = example.pop("captions", None)
+        if captions is not None:
+            example["caption"] = captions[int(pick) % len(captions)]
+        return example

@@ -1,0 +1,185 @@
+"""Images by index, wherever they are kept: `open_source` gives every place the same face."""
+
+import dataclasses
+import difflib
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.data import files, pictures, published
+
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """source[i], 0 <= i < len(source), is {"image": uint8 [H, W, 1 or 3]} with "label" (int) or "captions" (of str).
+
+    classes: labels are in [0, classes); None: unlabelled. size: images are cut to their centres, [size, size, C]
+    (`pictures.centre_crop`); None: they are as they are. `read(i)` fetches; what it fetches is checked on the way out.
+    Indexing may be done from several threads. Raises IndexError outside the range, and ValueError, naming the source
+    and the index, for an example that cannot be read or is not as described here.
+    """
+
+    name: str
+    count: int
+    read: Callable[[int], dict[str, Any]]
+    classes: int | None = None
+    size: int | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if not 0 <= i < self.count:
+            raise IndexError(f"{self.name} has no example {i}: it has {self.count}")
+        try:
+            example = self.read(int(i))
+            self._check(example)
+        except UNREADABLE as error:
+            raise ValueError(f"{self.name}[{i}]: {' '.join(str(error).split())}") from None
+        if self.size is not None:
+            example["image"] = pictures.centre_crop(example["image"], self.size)
+        return example
+
+    def _check(self, example: dict[str, Any]) -> None:
+        image, label = example["image"], example.get("label")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in pictures.MODES or 0 in image.shape:
+            raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 [H, W, 1 or 3]")
+        if label is not None and not 0 <= label < self.classes:
+            raise ValueError(f"label {label} is outside 0..{self.classes - 1}")
+
+
+def open_source(
+    name: str, split: str | None = None, folder=None, classes: int | None = None, channels: int = 3
+) -> Source:
+    """The source called `name`.
+
+    A published set (experiments.data.published.SETS; its attribute after a slash, as in celeb_a/Smiling): prepared by
+    `python -m experiments.prepare`, in `folder` (default: where tensorflow_datasets keeps its sets), split "train"
+    unless told.
+
+    A path: an .npz with `images` or `arr_0` and perhaps `labels`, `arr_1` or `captions`; a folder of the four idx
+    files of MNIST; a folder or .zip of pictures, read with `channels` 1 or 3 and labelled by sub-folder in
+    alphabetical order if there is more than one. Split "train" or "test" of idx files, a sub-folder's name of
+    pictures. `classes`: how many labels there are, where labels of a path stay below the true number.
+
+    Raises FileNotFoundError or ValueError, in one line, naming what is missing and how to get it.
+    """
+    if name.partition("/")[0] in published.SETS:
+        found = published.read(name, split or "train", folder)
+        return Source(*found)
+    path = pathlib.Path(name)
+    if path.suffix == ".npz":
+        return _from_npz(path, classes)
+    if any(path.glob("*-images-idx3-ubyte*")):
+        part = {None: 0, "train": 0, "test": 1}.get(split)
+        if part is None:
+            raise ValueError(f"{path} has no split {split!r}: allowed: train, test")
+        return from_arrays(str(path), *files.mnist(path)[part], classes=classes)
+    if path.is_dir() or path.suffix == ".zip":
+        return _from_pictures(path, split, classes, channels)
+    close = difflib.get_close_matches(name, published.SETS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"published sets: {', '.join(published.SETS)}"
+    raise FileNotFoundError(f"{name} is neither a folder, .npz or .zip nor a published set; {hint}")
+
+
+def cropped(source: Source, size: int) -> Source:
+    """The source with every image cut to its centre, [size, size, C]; see `pictures.centre_crop`."""
+    return dataclasses.replace(source, size=size)
+
+
+def from_arrays(
+    name: str, images, labels=None, captions: Sequence[str] | None = None, classes: int | None = None
+) -> Source:
+    """A source of arrays in memory: images uint8 [n, H, W] or [n, H, W, 1, 3 or 4], labels integers [n], or captions.
+
+    Four channels are laid on white. `classes`: default, the largest label + 1. Raises ValueError, naming the first
+    wrong label, unless the arrays are that.
+    """
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
+        raise ValueError(f"{name}: images are {images.dtype} {images.shape}; expected uint8 [n, H, W, C], C 1, 3 or 4")
+    if labels is not None:
+        labels, classes = _checked_labels(name, np.asarray(labels), len(images), classes)
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"{name}: {len(images)} images but {len(captions)} captions")
+
+    def read(i):
+        image = pictures.on_white(images[i]) if images.shape[-1] == 4 else images[i]
+        example = {"image": image}
+        if labels is not None:
+            example["label"] = int(labels[i])
+        if captions is not None:
+            example["captions"] = (str(captions[i]),)
+        return example
+
+    return Source(name, len(images), read, classes if labels is not None else None)
+
+
+def _checked_labels(name: str, labels: np.ndarray, count: int, classes: int | None) -> tuple[np.ndarray, int]:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{name}: labels are {labels.dtype} {labels.shape}; expected integers [{count}]")
+    classes = int(labels.max()) + 1 if classes is None else classes
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise ValueError(f"{name}[{wrong[0]}]: label {labels[wrong[0]]} is outside 0..{classes - 1}")
+    return labels, classes
+
+
+def _from_npz(path: pathlib.Path, classes: int | None) -> Source:
+    arrays = files.read_npz(path)
+    images = arrays.get("images", arrays.get("arr_0"))
+    if images is None:
+        raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected images or arr_0")
+    return from_arrays(str(path), images, arrays.get("labels", arrays.get("arr_1")), arrays.get("captions"), classes)
+
+
+def _from_pictures(path: pathlib.Path, split: str | None, classes: int | None, channels: int) -> Source:
+    names, fetch = _in_zip(path) if path.suffix == ".zip" else _in_folder(path)
+    if split is not None:
+        names = [name for name in names if name.startswith(f"{split}/")]
+    if not names:
+        where = path if split is None else path / split
+        raise FileNotFoundError(f"{where} holds no picture; expected {', '.join(pictures.SUFFIXES)}")
+    parents = [name.rpartition("/")[0] for name in names]
+    folders = sorted(set(parents))
+    if len(folders) > 1 and "" in folders:
+        raise ValueError(f"{path} has pictures beside sub-folders ({names[parents.index('')]}); expected one or other")
+    if classes is not None and len(folders) > classes:
+        raise ValueError(f"{path} has {len(folders)} sub-folders of pictures; expected at most {classes}")
+    number = {parent: i for i, parent in enumerate(folders)}
+
+    def read(i):
+        try:
+            example = {"image": pictures.decode(fetch(names[i]), channels)}
+        except UNREADABLE as error:
+            raise ValueError(f"{names[i]}: {error}") from None
+        return example | {"label": number[parents[i]]} if len(folders) > 1 else example
+
+    return Source(str(path), len(names), read, (classes or len(folders)) if len(folders) > 1 else None)
+
+
+def _in_folder(path: pathlib.Path):
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    return _of_pictures(names), lambda name: (path / name).read_bytes()
+
+
+def _in_zip(path: pathlib.Path):
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a .zip of pictures")
+    try:
+        archive = zipfile.ZipFile(path)  # reads of its members take turns by themselves
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable zip archive: {error}") from None
+    return _of_pictures(archive.namelist()), archive.read
+
+
+def _of_pictures(names) -> list[str]:
+    """Sorted, so that every host sees one order; without hidden files and those that macOS adds to archives."""
+    pictured = (name for name in names if name.lower().endswith(pictures.SUFFIXES))
+    return sorted(name for name in pictured if not any(p.startswith((".", "__MACOSX")) for p in name.split("/")))
