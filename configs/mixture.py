@@ -110,6 +110,11 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     base.depth = 3
     base.condition_dropout = 0.1
     base.guidance_matched = 0.0
+    base.accumulate = 1
+    base.weighting = "prediction"
+    base.averages = ()
+    base.keep = ()
+    base.pictures = 0
 
     config.learn = learn = config_dict.ConfigDict()
     learn.objectives = ("self_consistency", "l2", "rollout")

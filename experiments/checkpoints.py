@@ -3,8 +3,10 @@
 A checkpoint is a folder step_NNNNNNNNNN with `tree/` (written by orbax), `leaves.json` (path, shape and dtype of each
 leaf) and `SHA256SUMS` over all files (`sha256sum -c SHA256SUMS` checks it by hand). It is written and synced beside
 the others under a temporary name and renamed last, so a kill or a full disk leaves the older ones as they were. The
-newest two are kept. What is restored is checked against the sums first; a damaged one is set aside (removed after the
-next good save) and the one before is used, with a warning.
+newest two are kept. With several processes all of them call, process 0 names, checks, renames and removes folders, and
+each writes its own part of the arrays; whatever mesh restores them lays them out afresh. What is restored is checked
+against the sums first; a damaged one is set aside (removed after the next good save) and the one before is used, with
+a warning.
 
 orbax's own CheckpointManager finalises by rename too, but keeps no sums: a flipped bit inside a checkpoint can come
 back as wrong weights, or as an error from deep inside.
@@ -25,6 +27,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from experiments import launch
 
 KEEP = 2
 SUMS = "SHA256SUMS"
@@ -51,17 +55,13 @@ def save(folder: pathlib.Path, step: int, tree: Any) -> None:
     fresh = folder / f".new_{final.name}"
     leaves = _leaves(tree)
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
+        launch.first(lambda: _emptied(fresh))
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(fresh / "tree", tree)
             checkpointer.wait_until_finished()
-        (fresh / "leaves.json").write_text(json.dumps(leaves, indent=1))
-        (fresh / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in _digests(fresh).items()))
-        _sync(fresh)
-        _set_aside(final)
-        fresh.rename(final)
-        _sync_one(folder)
+        launch.first(lambda: _finish(fresh, final, leaves))
+    except launch.Elsewhere:
+        raise
     except Exception as error:  # orbax reports a full disk as ValueError, the file system as OSError
         shutil.rmtree(fresh, ignore_errors=True)
         last = max(_steps(folder), default=None)
@@ -69,7 +69,6 @@ def save(folder: pathlib.Path, step: int, tree: Any) -> None:
         raise CheckpointError(
             f"checkpoint of step {step} not written to {folder}: {_reason(error)}; {kept}"
         ) from error
-    _sweep(folder)
 
 
 def restore_latest(folder: pathlib.Path, like: Any) -> tuple[int, Any] | None:
@@ -80,17 +79,39 @@ def restore_latest(folder: pathlib.Path, like: Any) -> tuple[int, Any] | None:
     """
     folder = pathlib.Path(folder).absolute()
     expected = _leaves(like)
+    step = launch.first(lambda: _newest(folder, expected))
+    return None if step is None else (step, _read(folder / f"step_{step:010d}" / "tree", like))
+
+
+def _newest(folder: pathlib.Path, expected: dict[str, list]) -> int | None:
+    """The step of the newest undamaged checkpoint; those that are damaged are set aside."""
     for step in sorted(_steps(folder), reverse=True):
         path = folder / f"step_{step:010d}"
         damage = _damage(path)
         if damage is None:
             _compare(path, expected)
-            return step, _read(path / "tree", like)
+            return step
         _set_aside(path)
         before = [s for s in _steps(folder) if s < step]
         resume = f"trying the one of step {max(before)}" if before else "none is left: starting over"
-        warnings.warn(f"checkpoint {path} is damaged ({damage}); {resume}", DamagedCheckpoint, stacklevel=2)
+        warnings.warn(f"checkpoint {path} is damaged ({damage}); {resume}", DamagedCheckpoint, stacklevel=5)
     return None
+
+
+def _emptied(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _finish(fresh: pathlib.Path, final: pathlib.Path, leaves: dict[str, list]) -> None:
+    """Sums, syncs and renames what was written, then removes all but the newest two."""
+    (fresh / "leaves.json").write_text(json.dumps(leaves, indent=1))
+    (fresh / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in _digests(fresh).items()))
+    _sync(fresh)
+    _set_aside(final)
+    fresh.rename(final)
+    _sync_one(final.parent)
+    _sweep(final.parent)
 
 
 def _read(path: pathlib.Path, like: Any) -> Any:

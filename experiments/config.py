@@ -15,7 +15,11 @@ from ml_collections import config_dict
 
 from experiments.fields import CONSTRAINTS, PROBLEMS, Field, choice
 
-USAGE = "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER [--config.GROUP.FIELD=VALUE ...]"
+USAGE = (
+    "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER "
+    "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]"
+)
+FLAGS = ("config", "workdir", "mesh")
 
 
 class ConfigError(Exception):
@@ -30,6 +34,7 @@ class Request(NamedTuple):
 
     config: config_dict.ConfigDict  # complete, checked, locked
     workdir: pathlib.Path
+    mesh: Mapping[str, Any]  # the arguments of experiments.mesh.use; not part of the config: a run may change machines
 
 
 def parse(arguments: list[str]) -> Request:
@@ -39,7 +44,7 @@ def parse(arguments: list[str]) -> Request:
         if not flags.get(name):
             raise ConfigError(f"--{name} is missing; {USAGE}")
     overrides = {name.removeprefix("config."): value for name, value in flags.items() if name.startswith("config.")}
-    return Request(load(flags["config"], overrides), pathlib.Path(flags["workdir"]))
+    return Request(load(flags["config"], overrides), pathlib.Path(flags["workdir"]), _mesh(flags.get("mesh", "")))
 
 
 def load(source: str, overrides: Mapping[str, str] | None = None) -> config_dict.ConfigDict:
@@ -91,14 +96,28 @@ def _flags(arguments: list[str]) -> dict[str, str]:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
             raise ConfigError(f"{argument!r} is not a flag; {USAGE}")
-        if name not in ("config", "workdir") and not name.startswith("config."):
-            raise ConfigError(f"--{name}: no such flag{_hint(name, ('config', 'workdir', 'help'), '--')}; {USAGE}")
+        if name not in FLAGS and not name.startswith("config."):
+            raise ConfigError(f"--{name}: no such flag{_hint(name, (*FLAGS, 'help'), '--')}; {USAGE}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
             value = rest.pop(0)
         flags[name] = value
     return flags
+
+
+def _mesh(text: str) -> dict[str, Any]:
+    """ "data:4,model:2,fsdp", each part optional -> {"data": 4, "model": 2, "fsdp": True}."""
+    chosen: dict[str, Any] = {}
+    for word in filter(None, text.split(",")):
+        axis, _, length = word.partition(":")
+        if word == "fsdp":
+            chosen["fsdp"] = True
+        elif axis in ("data", "model") and length.isdecimal() and int(length) > 0:
+            chosen[axis] = int(length)
+        else:
+            raise ConfigError(f"--mesh={text}: {word}: allowed: data:N, model:N, fsdp, separated by commas")
+    return chosen
 
 
 def _split(source: str) -> tuple[pathlib.Path, str]:

@@ -193,7 +193,25 @@ BASE = {
     "base.width": Field(COUNT, "hidden width"),
     "base.depth": Field(COUNT, "hidden layers"),
     "base.condition_dropout": Field(number(0, 1, "()"), "share of samples trained with the null condition"),
+    "base.accumulate": Field(COUNT, "parts of a batch whose gradients are computed one after the other"),
+    "base.weighting": Field(
+        choice("prediction", "min_snr"), "of the loss over t: none, or min(SNR, 5) in terms of x0"
+    ),
+    "base.averages": Field(
+        each(number(0, 0.288, "()"), empty=True),
+        "relative widths of the parameter averages kept; the first is sampled",
+    ),
+    "base.keep": Field(each(COUNT, empty=True), "updates after which the params to sample from are kept for good"),
+    "base.pictures": Field(integer(0), "pictures of samples drawn during the training"),
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
+}
+
+# for problems on labelled images
+PARTS = {
+    "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
+    "problem.train_fraction": Field(number(0, 1, "()"), "share of the images for denoiser and guidance"),
+    "problem.classifier_fraction": Field(number(0, 1, "()"), "share for the classifier whose features are metrics"),
+    "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
 }
 
 # for what runs on the published MNIST model; none of these files is part of this repository
@@ -222,15 +240,20 @@ PROBLEMS = {
         "problem.reward.b": Field(number(0), "curvature of the reward"),
         "problem.reward.temperature": Field(POSITIVE, "the tilt is exp(reward / temperature)"),
     },
-    "digits": FIELDS
+    "digits": FIELDS | BASE | PARTS,
+    "labelled": FIELDS
     | BASE
+    | PARTS
     | {
-        "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
-        "problem.train_fraction": Field(number(0, 1, "()"), "share of the digits for denoiser and guidance"),
-        "problem.classifier_fraction": Field(
-            number(0, 1, "()"), "share for the classifier whose features are metrics"
-        ),
-        "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
+        "base.network": Field(choice("dit", "mlp"), "kind of network"),
+        "base.heads": Field(COUNT, "attention heads of a dit"),
+        "base.patch": Field(COUNT, "side of a patch of a dit"),
+        "base.precision": Field(choice("float32", "bfloat16"), "of a dit's products; sums stay float32"),
+        "base.remat": Field(flag(), "recompute the blocks of a dit in the backward pass"),
+        "problem.source": Field(text("a published set, or a path of images with labels"), "where the images are"),
+        "problem.split": Field(text("the name of a split of the source"), "the part of it that is used"),
+        "problem.size": Field(COUNT, "side to which images are cropped"),
+        "problem.images": Field(integer(0), "images read into memory; 0 for all"),
     },
     "mnist": FIELDS | MNIST,
     "leaderboard": MNIST
@@ -251,6 +274,19 @@ PROBLEMS = {
         "base_steps": Field(each(COUNT), "updates of the under-trained and of the trained network"),
     },
 }
+
+BASE_HOLDS = (
+    Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
+    Constraint("base.keep", "updates up to base.steps", lambda c: all(step <= c.base.steps for step in c.base.keep)),
+)
+
+HELD_OUT = (
+    Constraint(
+        "problem.classifier_fraction",
+        "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
+        lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
+    ),
+)
 
 LEARNING = (
     Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
@@ -290,6 +326,7 @@ PAIR_FOUND = (
 
 CONSTRAINTS = {
     "mixture": LEARNING
+    + BASE_HOLDS
     + (
         Constraint(
             "problem.layout",
@@ -312,12 +349,20 @@ CONSTRAINTS = {
             lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
         ),
     ),
-    "digits": LEARNING
+    "digits": LEARNING + BASE_HOLDS + HELD_OUT,
+    "labelled": LEARNING
+    + BASE_HOLDS
+    + HELD_OUT
     + (
         Constraint(
-            "problem.classifier_fraction",
-            "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
-            lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
+            "base.patch",
+            "a divisor of problem.size",
+            lambda c: c.base.network != "dit" or c.problem.size % c.base.patch == 0,
+        ),
+        Constraint(
+            "base.heads",
+            "a divisor of base.width with base.width / base.heads even",
+            lambda c: c.base.network != "dit" or c.base.width % (2 * c.base.heads) == 0,
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,

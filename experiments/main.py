@@ -4,8 +4,9 @@
     python -m experiments.main --config=configs/mixture.py --help
     python -m experiments.main --list
 
-The same command resumes a run that was stopped. Exit codes: 0 done, 1 a full disk or foreign checkpoint, 2 a command
-or config that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
+--mesh=data:N,model:N,fsdp lays out devices; docs/pods.md has the commands for several hosts. The same command resumes
+a run that was stopped. Exit codes: 0 done, 1 a full disk, foreign checkpoint or diverged loss, 2 a command or config
+that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
 """
 
 import errno
@@ -14,7 +15,7 @@ import pathlib
 import sys
 import warnings
 
-from experiments import progress, records
+from experiments import launch, progress, records
 from experiments.config import ConfigError, parse, usage
 
 
@@ -29,26 +30,32 @@ def main(arguments: list[str]) -> int:
             print(catalogue.listing())
             return 0
         request = parse(arguments)
-        lock = records.claim(request.workdir, request.config)
-    except ConfigError as error:
+        launch.start()
+        locks = []
+        launch.first(lambda: locks.append(records.claim(request.workdir, request.config)))
+    except (ConfigError, launch.Elsewhere) as error:
         return _fail(error, 2)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     progress.listen_for_stop()
     try:
-        return _run(request.config, request.workdir)
+        return _run(*request)
     finally:
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
 
 
-def _run(config, workdir: pathlib.Path) -> int:
-    from experiments import checkpoints, jobs  # heavy: only now that the config is known to be sound
+def _run(config, workdir: pathlib.Path, layout) -> int:
+    from experiments import checkpoints, jobs, mesh  # heavy: only now that the config is known to be sound
 
     try:
+        mesh.use(**layout)
         jobs.run(config, workdir)
+    except ConfigError as error:
+        return _fail(error, 2)
     except progress.Stopped as stopped:
         print("stopped and saved; the same command resumes", file=sys.stderr)
         return stopped.exit_code
-    except checkpoints.CheckpointError as error:
+    except (checkpoints.CheckpointError, progress.Diverged, launch.Elsewhere) as error:
         return _fail(error, 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments import launch
 from experiments.records import write_atomically
 
 SHOW_AFTER = 2.0  # seconds; what is shorter shows nothing
@@ -30,15 +31,33 @@ class Stopped(Exception):
         return 128 + (_stop_signal or signal.SIGTERM)
 
 
+class Diverged(Exception):
+    """Raised by a job whose loss is not finite any more, after it has saved what it had; the message is one line."""
+
+
 def listen_for_stop() -> None:
-    """From now on SIGTERM and the first Ctrl-C ask the job to save and stop; a second one ends it at once."""
+    """From now on SIGTERM and the first Ctrl-C ask the job to save and stop; a second one ends it at once.
+
+    Several processes must stop at the same update: there SIGTERM stays with jax, which lets them agree, Ctrl-C ends
+    the process at once, and processes but the first show nothing.
+    """
+    if launch.several():
+        if not launch.primary():
+            _hush()
+        return
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _request_stop)
 
 
 def stop_requested() -> bool:
     """Whether the process was asked to stop. Jobs poll it between updates, save, and raise `Stopped`."""
-    return _stop_signal is not None
+    return launch.stop_agreed() if launch.several() else _stop_signal is not None
+
+
+def _hush() -> None:
+    global SHOW_AFTER
+    SHOW_AFTER = 1e9
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
 
 
 def _request_stop(number, frame) -> None:
@@ -144,7 +163,7 @@ class Metrics:
     """
 
     def __init__(self, path: pathlib.Path, phase: str, step: int):
-        self.path, self.phase = pathlib.Path(path), phase
+        self.path, self.phase = pathlib.Path(path if launch.primary() else os.devnull), phase
         self._keep_until(step)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
 

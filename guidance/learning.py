@@ -209,9 +209,25 @@ def score_matching(key: Array, model: Model, weight: Weight, x0: Array, cond: Co
     return jnp.mean(jnp.sum((guided.x0 - x0[:, None]).reshape(x0.shape[0], -1) ** 2, axis=-1))
 
 
-def update(optimizer: optax.GradientTransformation, loss, params, opt_state, key: Array):
-    """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"})."""
-    value, gradient = jax.value_and_grad(loss)(params, key)
+def update(optimizer: optax.GradientTransformation, loss, params, opt_state, key: Array, parts: int = 1):
+    """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"}).
+
+    With parts > 1 loss and gradient are means over that many keys split from `key`, computed one after the other: a
+    batch that many times larger in the memory of one.
+    """
+    if parts == 1:
+        value, gradient = jax.value_and_grad(loss)(params, key)
+    else:
+        value, gradient = _mean_gradient(loss, params, jax.random.split(key, parts))
     updates, opt_state = optimizer.update(gradient, opt_state, params)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
     return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def _mean_gradient(loss, params, keys):
+    def add(total, key):
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params, key)), None
+
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.value_and_grad(loss), params, jax.random.key(0)))
+    total, _ = jax.lax.scan(add, zero, keys)
+    return jax.tree.map(lambda x: x / keys.shape[0], total)

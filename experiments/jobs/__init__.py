@@ -1,15 +1,20 @@
 """Jobs: train a base denoiser, learn guidance, evaluate, report. `run` does the part that config.job names."""
 
-from experiments import leaderboard, problems
+import functools
+
+from experiments import launch, leaderboard, mesh, problems
+from experiments.config import ConfigError
 from experiments.jobs import evaluate, learn, report, train
 
 
 def run(config, workdir) -> None:
     """Runs one job, or with config.job = "all" the chain; what is already done is restored, not repeated."""
     if config.job == "leaderboard":
+        if launch.several():
+            raise ConfigError("job = leaderboard: allowed: one process")
         leaderboard.run(config, workdir)
         return
-    problem = problems.build(config)
+    problem = in_data_parallel(problems.build(config))
     if config.job in ("all", "train"):
         train.run(problem, config, workdir)
     if config.job in ("all", "learn"):
@@ -18,3 +23,16 @@ def run(config, workdir) -> None:
         evaluate.run(problem, config, workdir)
     if config.job in ("all", "report"):
         report.run(problem, config, workdir)
+
+
+def in_data_parallel(problem: problems.Problem) -> problems.Problem:
+    """The same problem with the batches that it draws and that its networks see cut over the devices."""
+
+    def apply(params, *arguments):
+        return mesh.spreading(functools.partial(problem.network.apply, params))(*arguments)
+
+    return problem._replace(
+        network=problem.network and problem.network._replace(apply=apply),
+        denoise=lambda params: mesh.spreading(problem.denoise(params)),
+        draw=lambda key, n: mesh.spread(problem.draw(key, n)),
+    )

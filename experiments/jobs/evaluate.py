@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import progress, records
+from experiments import launch, mesh, progress, records
 from experiments.jobs import learn, train
 from guidance import guides, sampling, weights
 from guidance.types import Weight
@@ -64,7 +64,7 @@ def sampler(problem, config, steps: int):
         out = sampling.sample(step_key, problem.denoise(base), guide, step, problem.schedule, grid, x, cond)
         return out.x0.reshape(groups, n, *problem.shape), sum(out.nfe.values())
 
-    return run
+    return lambda *arguments: mesh.local(run(*arguments))
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -73,26 +73,33 @@ def keys(seed: int) -> tuple[jax.Array, jax.Array]:
 
 
 class Ledger:
-    """Finished evaluations, one JSON line each, keyed by what was evaluated; a line cut by a kill is dropped."""
+    """Finished evaluations, one JSON line each, keyed by what was evaluated; a line cut by a kill is dropped.
+
+    Several processes all go by what process 0 has read and measured, so that they agree on what is left and what won.
+    """
 
     def __init__(self, path):
-        self.path, self.done, self.lock = path, {}, threading.Lock()
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) != len(lines):
-            records.write_atomically(path, "".join(whole))
-        for line in whole:
-            entry = json.loads(line)
-            self.done[entry["key"]] = entry
+        self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
 
     def get(self, key: str, compute) -> dict:
         """The entry under `key`, computed and appended if it is not there yet."""
         if key not in self.done:
             entry = compute() | {"key": key}
-            with self.lock, open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            self.done[key] = entry
+            self.done[key] = launch.first(lambda: self._append(entry))
         return self.done[key]
+
+    def _append(self, entry: dict) -> dict:
+        with self.lock, open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        return entry
+
+
+def _read_ledger(path) -> dict[str, dict]:
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) != len(lines):
+        records.write_atomically(path, "".join(whole))
+    return {entry["key"]: entry for entry in map(json.loads, whole)}
 
 
 def run(problem, config, workdir) -> list[records.Row]:
@@ -103,7 +110,7 @@ def run(problem, config, workdir) -> list[records.Row]:
     rows = []
     for steps in config.eval.steps:
         rows += _at_steps(problem, config, ledger, steps, bases, learned)
-    records.write_results(workdir / "results.json", rows)
+    launch.first(lambda: records.write_results(workdir / "results.json", rows))
     shown = [row for row in rows if row.method not in FAMILIES and row.metric in problem.tuned]
     print(records.table(shown))
     print(f"all rows: {workdir / 'results.json'}")

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import mesh
 from experiments.jobs import train
-from experiments.jobs.loop import fit
+from experiments.jobs.loop import compiled, fit
 from guidance import guides, learning, rollout, sampling, weights
 from guidance.types import Weight
 
@@ -162,12 +163,12 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     optimizer = guidance_optimizer(task.learning_rate, task.iterations)
     net = network(problem, config)
 
-    @jax.jit
-    def one_update(state, key, i, base):
+    def one_update(state, i, key, base):
         loss = functools.partial(task.loss, base=base)
         params, opt_state, figures = learning.update(optimizer, loss, *state, jax.random.fold_in(key, i))
         return (params, opt_state), figures
 
+    one_update = compiled(one_update)
     init = jax.jit(lambda key: net.init(key, jnp.zeros(1), jnp.zeros(1), problem.conditions[:1]))
     learned = []
     for i, base in enumerate(bases):
@@ -179,9 +180,9 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
             workdir / "guidance" / task.name.replace(" ", "") / f"seed_{seed}",
             workdir / "metrics.jsonl",
             (params, optimizer.init(params)),
-            lambda state, i, key=key, base=base: one_update(state, jax.random.fold_in(key, 1), i, base),
+            lambda carry, i, key=key, base=base: one_update(carry, i, jax.random.fold_in(key, 1), base),
             task.iterations,
             config.learn.checkpoint_every,
         )
-        learned.append(state)
+        learned.append(mesh.local(state))
     return learned

@@ -5,7 +5,7 @@ import html
 
 import jax.numpy as jnp
 
-from experiments import records
+from experiments import launch, records
 from experiments.jobs import evaluate, figures, learn, train
 from guidance import sampling
 
@@ -24,6 +24,8 @@ def run(problem, config, workdir) -> None:
     """Writes the pictures (PNG) and report.html, and prints their paths."""
     rows = records.read_results(workdir / "results.json")
     pictures = _draw(problem, config, workdir, rows) if config.figures else {}
+    if not launch.primary():
+        return
     paths = []
     for name, (figure, caption) in pictures.items():
         path = workdir / f"{name}.png"

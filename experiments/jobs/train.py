@@ -1,63 +1,181 @@
 """Job `train`: the base denoiser of problems that have none in closed form, one for each seed."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.jobs.loop import fit
+from experiments import checkpoints, launch, mesh
+from experiments.jobs import loop
+from guidance import averages, guides, sampling
 from guidance.learning import update
 from guidance.matched import guidance_matched_loss
-from guidance.predictions import x0_to
+from guidance.predictions import x0_from, x0_to
 from guidance.schedules import diffuse
+from guidance.shapes import row_dot
+
+MIN_SNR = 5.0  # gamma of the min-SNR weighting, as its paper recommends
+PICTURE_STEPS = 25
+
+
+class State(NamedTuple):
+    """What is trained, and its averages, one for each profile of base.averages."""
+
+    params: Any
+    opt_state: Any
+    averages: averages.Averages
+
+    @property
+    def best(self) -> Any:
+        """What is sampled from: the first average, or the params where none is kept."""
+        return self.averages.means[0] if self.averages.means else self.params
+
+
+class Batch(NamedTuple):
+    """What one update sees: x = alpha(t) x0 + sigma(t) eps, and the conditions, some of them dropped."""
+
+    x0: jax.Array
+    eps: jax.Array
+    t: jax.Array
+    cond: jax.Array
 
 
 def run(problem, config, workdir) -> list:
     """The params of the base denoiser for each seed (() where the denoiser is known), trained or restored."""
     if problem.network is None:
         return [()] * config.seeds
-    base = config.base
-    optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
-    loss = functools.partial(_loss, problem, base)
+    return [_train(problem, config, workdir, seed) for seed in range(config.seed, config.seed + config.seeds)]
 
-    @jax.jit
-    def one_update(state, key, i):
-        params, opt_state, figures = update(optimizer, loss, *state, jax.random.fold_in(key, i))
-        return (params, opt_state), figures
 
-    init = jax.jit(problem.network.init)
-    trained = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        key = jax.random.key(seed)
-        params = init(jax.random.fold_in(key, 0))
-        state, _ = fit(
-            f"base denoiser, seed {seed}",
-            workdir / "base" / f"seed_{seed}",
-            workdir / "metrics.jsonl",
-            (params, optimizer.init(params)),
-            lambda state, i, key=key: one_update(state, jax.random.fold_in(key, 1), i),
-            base.steps,
-            max(config.learn.checkpoint_every, base.steps // 10),
+def kept(problem, config, workdir, seed: int, step: int) -> Any:
+    """The params to sample from as they were after `step` updates, one of base.keep, of a run that has ended."""
+    like = jax.eval_shape(problem.network.init, jax.random.key(0))
+    restored = checkpoints.restore_latest(_kept(workdir, seed, step), mesh.shard(_zeros(like)))
+    if restored is None:
+        raise checkpoints.CheckpointError(
+            f"{_kept(workdir, seed, step)} is missing; train again with base.keep={step}"
         )
-        trained.append(state)
-    return trained
+    return mesh.local(restored[1])
+
+
+def _train(problem, config, workdir, seed: int) -> Any:
+    base, key = config.base, jax.random.key(seed)
+    optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
+    update_key = jax.random.fold_in(key, 1)
+
+    def one_update(state, i, update_key):
+        params, opt_state, figures = update(
+            optimizer, functools.partial(_loss, problem, base), state.params, state.opt_state,
+            jax.random.fold_in(update_key, i), base.accumulate,
+        )  # fmt: skip
+        return State(params, opt_state, averages.update(state.averages, params, base.averages)), figures
+
+    one_update = loop.compiled(one_update)
+    params = jax.jit(problem.network.init)(jax.random.fold_in(key, 0))
+    pictures = {round(base.steps * (k + 1) / base.pictures) for k in range(base.pictures)}
+
+    def at_mark(step, state):
+        if step in base.keep:
+            checkpoints.save(_kept(workdir, seed, step), step, state.best)
+        if step in pictures:
+            _picture(problem, workdir / "pictures" / f"base_seed_{seed}_update_{step:07d}.png", mesh.local(state.best))
+
+    def batch(i):
+        keys = jax.random.fold_in(update_key, i)
+        return _batch(
+            problem, base, jax.random.split(keys, base.accumulate)[0] if base.accumulate > 1 else keys
+        )._asdict()
+
+    state = loop.fit(
+        f"base denoiser, seed {seed}",
+        workdir / "base" / f"seed_{seed}",
+        workdir / "metrics.jsonl",
+        State(params, optimizer.init(params), averages.start(params, base.averages)),
+        lambda carry, i: one_update(carry, i, update_key),
+        base.steps,
+        max(config.learn.checkpoint_every, base.steps // 10),
+        marks=pictures | set(base.keep),
+        at_mark=at_mark,
+        batch=batch,
+    )
+    return mesh.local(state.best)
+
+
+def _kept(workdir, seed: int, step: int):
+    return workdir / "base" / f"seed_{seed}_kept_{step}"
+
+
+def _zeros(shapes):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _batch(problem, base, key) -> Batch:
+    """t ~ U[0, 1]; conditions are dropped with probability base.condition_dropout."""
+    n = base.batch // base.accumulate
+    data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
+    x0, cond = problem.draw(data_key, n)
+    eps = jax.random.normal(noise_key, x0.shape)
+    t = jax.random.uniform(time_key, (n,), minval=1e-3, maxval=1.0)
+    dropped = jax.random.uniform(drop_key, (n,)) < base.condition_dropout
+    return Batch(x0, eps, t, jnp.where(dropped, problem.null, cond))
 
 
 def _loss(problem, base, params, key):
-    """E |network - target|^2 in the network's own prediction, t ~ U[0, 1], conditions dropped with probability p.
+    """E w(t) |network - target|^2 in the network's own prediction.
 
-    With base.guidance_matched > 0 the guided prediction at that omega takes the place of the network's.
+    base.weighting = prediction: w = 1. min_snr: min(SNR, 5) |x0 - x0_hat|^2, in terms of x0 whatever the network
+    predicts (arXiv 2303.09556). With base.guidance_matched > 0 the guided prediction at that omega takes the place of
+    the network's.
     """
-    data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
-    x0, cond = problem.draw(data_key, base.batch)
-    eps = jax.random.normal(noise_key, x0.shape)
-    t = jax.random.uniform(time_key, (base.batch,), minval=1e-3, maxval=1.0)
-    x = diffuse(problem.schedule, x0, eps, t)
-    cond = jnp.where(jax.random.uniform(drop_key, (base.batch,)) < base.condition_dropout, problem.null, cond)
-    target = x0_to(problem.network.kind, problem.schedule, x, x0, t)
+    x0, eps, t, cond = _batch(problem, base, key)
+    kind, schedule = problem.network.kind, problem.schedule
+    x = diffuse(schedule, x0, eps, t)
+    target = x0_to(kind, schedule, x, x0, t)
     if base.guidance_matched > 0:
         predict = functools.partial(problem.network.apply, params)
         return guidance_matched_loss(predict, x, t, cond, problem.null, target, base.guidance_matched)
-    error = problem.network.apply(params, x, t, cond) - target
-    return jnp.mean(jnp.sum(error.reshape(base.batch, -1) ** 2, axis=-1))
+    prediction = problem.network.apply(params, x, t, cond)
+    if base.weighting == "min_snr":
+        error = x0_from(kind, schedule, x, prediction, t) - x0
+        return jnp.mean(jnp.minimum(jnp.exp(schedule.log_snr(t)), MIN_SNR) * row_dot(error, error))
+    error = prediction - target
+    return jnp.mean(row_dot(error, error))
+
+
+def _picture(problem, path, params) -> None:
+    """Unguided samples of every condition, to see how the training goes."""
+    import matplotlib.pyplot as plt
+
+    groups, n = len(problem.conditions), 6
+    samples = _sample(problem, params, jnp.repeat(problem.conditions, n)).reshape(groups, n, *problem.shape)
+
+    def write():
+        path.parent.mkdir(exist_ok=True)
+        figure, axes = plt.subplots(figsize=(6, 4))
+        problem.picture(axes, samples)
+        figure.savefig(path, dpi=90, bbox_inches="tight")
+        plt.close(figure)
+
+    launch.first(write)
+
+
+def _sample(problem, params, cond):
+    grid = sampling.uniform_grid(PICTURE_STEPS)
+
+    @jax.jit
+    def run(params):
+        x = sampling.initial_noise(jax.random.key(0), problem.schedule, grid, problem.shape, jnp.arange(len(cond)))
+        return sampling.sample(
+            jax.random.key(1),
+            problem.denoise(params),
+            guides.unguided(),
+            sampling.ddim(),
+            problem.schedule,
+            grid,
+            x,
+            cond,
+        ).x0
+
+    return run(params)

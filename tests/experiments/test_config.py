@@ -58,6 +58,14 @@ def test_both_spellings_of_a_flag_and_the_last_one_wins():
     assert request.workdir == pathlib.Path("b")
 
 
+def test_a_mesh_is_asked_for_in_words_and_is_not_part_of_the_config():
+    asked = {"": {}, "data:4,model:2,fsdp": {"data": 4, "model": 2, "fsdp": True}, "model:8": {"model": 8}}
+    for text, mesh in asked.items():
+        request = parse([f"--config={MIXTURE}", "--workdir=a", f"--mesh={text}"] if text else command())
+        assert request.mesh == mesh
+        assert request.config == load(MIXTURE)
+
+
 def command(*overrides, config=MIXTURE):
     return [f"--config={config}", "--workdir=unused", *overrides]
 
@@ -123,6 +131,8 @@ BAD = {
         ["problem.model = 'no.npz'", "existing"],
     ),
     "data not there": (command("--config.problem.data=nowhere", config=MNIST), ["problem.data", "t10k-images-idx3"]),
+    "mesh of nothing": (command("--mesh=data:0"), ["--mesh=data:0", "data:N, model:N, fsdp"]),
+    "mesh of words": (command("--mesh=fsdp,modal:2"), ["modal:2", "data:N, model:N, fsdp"]),
     "two at once": (command("--config.seeds=0", "--config.learn.beta=3"), ["seeds = 0", "learn.beta = 3"]),
 }
 
@@ -156,7 +166,7 @@ def test_each_bad_command_is_one_line_and_exit_code_2(name, capfd, tmp_path, mon
         ),
         "unknown problem": (
             "{base}\nfield = ('problem.name', 'cifar')\n",
-            ["problem.name", "mixture or digits or mnist"],
+            ["problem.name", "mixture or digits or labelled or mnist"],
         ),
         "wrong default": ("{base}\nfield = ('seeds', 'five')\n", ["seeds = 'five'", "an integer"]),
         "missing field": ("{base}\nfield = ('seeds', None)\n", ["seeds is missing", "an integer"]),

@@ -6,13 +6,16 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from ml_collections import config_dict
 
-from experiments import problems
+from experiments import checkpoints, problems
 from experiments.config import load
 from experiments.jobs import train
 from experiments.problems import mixture
-from guidance import guides, mixtures, rules
+from guidance import guides, mixtures, predictions, rules, schedules
+from guidance.learning import update
 from guidance.schedules import diffuse
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
@@ -50,3 +53,71 @@ def test_a_guidance_matched_denoiser_is_right_when_guided_at_its_weight(tmp_path
     unguided = _error(tmp_path / "plain", 0.0, 0.0)
     assert matched < 0.5 * plain
     assert matched == pytest.approx(unguided, rel=1.0)
+
+
+class _Problem:
+    """A problem of one number per sample, whose network predicts eps with one parameter."""
+
+    schedule, null, conditions, shape = schedules.cosine(), 2, jnp.arange(2), (1,)
+    network = problems.Network(
+        lambda key: {"a": jax.random.normal(key, ())}, lambda params, x, t, cond: params["a"] * x, "eps"
+    )
+
+    @staticmethod
+    def draw(key, n):
+        return jax.random.normal(key, (n, 1)), jnp.zeros(n, jnp.int32)
+
+    def denoise(self, params):
+        return predictions.as_denoise(self.network.apply, params, "eps", self.schedule)
+
+    @staticmethod
+    def picture(axes, samples):
+        axes.hist(np.asarray(samples).ravel())
+
+
+BASE = {
+    "steps": 12, "batch": 8, "learning_rate": 1e-2, "condition_dropout": 0.1, "guidance_matched": 0.0, "accumulate": 1,
+    "weighting": "prediction", "averages": (), "keep": (), "pictures": 0,
+}  # fmt: skip
+
+
+def _config(**changes):
+    return config_dict.ConfigDict(
+        {"seed": 0, "seeds": 1, "base": BASE | changes, "learn": {"checkpoint_every": 5}}, convert_dict=True
+    )
+
+
+def test_the_min_snr_weight_is_the_published_one():
+    """arXiv 2303.09556: the loss on eps gets the weight min(SNR, 5) / SNR."""
+    params, base = {"a": jnp.float32(0.3)}, _config(weighting="min_snr", batch=4000).base
+    batch = train._batch(_Problem, base, jax.random.key(4))
+    x = diffuse(_Problem.schedule, batch.x0, batch.eps, batch.t)
+    snr = jnp.exp(_Problem.schedule.log_snr(batch.t))
+    expected = jnp.mean(jnp.minimum(snr, 5) / snr * jnp.sum((0.3 * x - batch.eps) ** 2, -1))
+    np.testing.assert_allclose(train._loss(_Problem, base, params, jax.random.key(4)), expected, rtol=1e-4)
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts():
+    params, optimizer = {"a": jnp.float32(0.3)}, optax.sgd(1.0)
+    loss = functools.partial(train._loss, _Problem, _config(accumulate=4).base)
+    after, _, figures = update(optimizer, loss, params, optimizer.init(params), jax.random.key(4), 4)
+    parts = [jax.value_and_grad(loss)(params, k) for k in jax.random.split(jax.random.key(4), 4)]
+    assert train._batch(_Problem, _config(accumulate=4).base, jax.random.key(0)).t.shape == (2,)
+    np.testing.assert_allclose(figures["loss"], np.mean([value for value, _ in parts]), rtol=1e-5)
+    np.testing.assert_allclose(after["a"], 0.3 - np.mean([gradient["a"] for _, gradient in parts]), rtol=1e-5)
+
+
+def test_averages_kept_params_and_pictures(tmp_path):
+    """sigma_rel = 0.2 averages over the updates; what is kept after 6 is what a run that ends at 6 returns."""
+    config = _config(averages=(0.2, 0.1), keep=(6,), pictures=2)
+    (tmp_path / "run").mkdir()
+    [last] = train.run(_Problem(), config, tmp_path / "run")
+    kept = train.kept(_Problem(), config, tmp_path / "run", 0, 6)
+    (tmp_path / "plain").mkdir()
+    [plain] = train.run(_Problem(), _config(), tmp_path / "plain")
+    assert float(abs(last["a"] - plain["a"])) > 1e-4 and float(abs(kept["a"] - last["a"])) > 1e-4
+    assert sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir()) == [
+        "base_seed_0_update_0000006.png", "base_seed_0_update_0000012.png",
+    ]  # fmt: skip
+    with pytest.raises(checkpoints.CheckpointError, match="base.keep=7"):
+        train.kept(_Problem(), config, tmp_path / "run", 0, 7)

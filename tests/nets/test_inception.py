@@ -83,9 +83,7 @@ def test_converter_tolerates_counters_and_lists_every_fault_in_one_line(arrays):
     ]
     with pytest.raises(ValueError, match=f"^{re.escape('; '.join(faults))}$"):
         inception.from_torch(wrong)
-    with pytest.raises(
-        ValueError, match=r"^inception weights: .*fc.bias has dtype int64, expected floating point numbers$"
-    ):
+    with pytest.raises(ValueError, match=r"^inception weights: fc.bias has dtype int64, expected floating point"):
         inception.from_torch(arrays | {"fc.bias": np.zeros(1008, np.int64)})
 
 

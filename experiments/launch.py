@@ -1,0 +1,123 @@
+"""Several processes as one program: how they find each other, and what only the first of them does.
+
+Every process runs the same command and makes the same calls in the same order; files are written by process 0, into a
+folder that all of them see. Where nothing in the environment asks for it, there is one process and jax is not touched.
+docs/pods.md has the commands.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from experiments.config import ConfigError
+
+_process, _processes, _polls, _stop = 0, 1, 0, False
+
+
+class Elsewhere(Exception):
+    """What process 0 did for all failed there; the message is its message."""
+
+
+def start() -> None:
+    """Joins the processes that the environment describes; call it before jax computes anything.
+
+    GUIDANCE_COORDINATOR (host:port of process 0), GUIDANCE_PROCESSES (their number) and GUIDANCE_PROCESS (0, 1, ...)
+    say it in full. GUIDANCE_PROCESSES=auto, and a SLURM step of several tasks, leave it to what jax detects (SLURM,
+    Open MPI, Kubernetes, TPU pods). GUIDANCE_HEARTBEAT: seconds of silence after which a process counts as dead and
+    the others end with an error (default 100). Raises ConfigError for settings that cannot work.
+    """
+    asked = os.environ.get("GUIDANCE_PROCESSES", "auto" if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 else "1")
+    _give_cpu_devices_threads()
+    if asked == "1":
+        return
+    explicit = {}
+    if asked != "auto":
+        explicit = {
+            "num_processes": int(_setting("GUIDANCE_PROCESSES", asked, r"[1-9]\d*", "a number of processes, or auto")),
+            "coordinator_address": _setting("GUIDANCE_COORDINATOR", asked, r"\S+:\d+", "host:port of process 0"),
+            "process_id": int(_setting("GUIDANCE_PROCESS", asked, r"\d+", "this process's number, from 0")),
+        }
+        if explicit["process_id"] >= explicit["num_processes"]:
+            raise ConfigError(f"GUIDANCE_PROCESS={explicit['process_id']}: allowed: 0 to {int(asked) - 1}")
+    heartbeat = int(_setting("GUIDANCE_HEARTBEAT", asked, r"[1-9]\d*", "seconds", default="100"))
+    import jax
+
+    try:
+        jax.distributed.initialize(**explicit, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"GUIDANCE_PROCESSES={asked}: the processes did not find each other: {error}") from error
+    global _process, _processes
+    _process, _processes = jax.process_index(), jax.process_count()
+
+
+def primary() -> bool:
+    """Whether this is the process that writes files and speaks to people."""
+    return _process == 0
+
+
+def several() -> bool:
+    """Whether there is more than one process."""
+    return _processes > 1
+
+
+def first(action: Callable[[], Any]) -> Any:
+    """What `action()` returns in process 0, in every process; the others wait for it.
+
+    The value must survive JSON. If it raises, the exception passes on in process 0, and the others raise Elsewhere
+    with its message.
+    """
+    if not several():
+        return action()
+    outcome, failure = None, None
+    if primary():
+        try:
+            outcome = {"value": action()}
+        except Exception as error:
+            outcome, failure = {"error": f"{type(error).__name__}: {error}"}, error
+    told = json.loads(_broadcast(json.dumps(outcome)))
+    if failure is not None:
+        raise failure
+    if "error" in told:
+        raise Elsewhere(told["error"])
+    return told["value"]
+
+
+def stop_agreed() -> bool:
+    """Whether some process got SIGTERM and all are at the call at which they stop; for several processes.
+
+    All of them must call it equally often; once true it stays so.
+    """
+    from jax.experimental import multihost_utils
+
+    global _polls, _stop
+    _polls += 1
+    _stop = _stop or multihost_utils.reached_preemption_sync_point(_polls)
+    return _stop
+
+
+def _broadcast(text: str) -> str:
+    """The text of process 0: its length first, as arrays of one shape only can be sent."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    raw = np.frombuffer(text.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(raw))))
+    return bytes(multihost_utils.broadcast_one_to_all(raw if primary() else np.zeros(size, np.uint8))).decode()
+
+
+def _setting(name: str, asked: str, pattern: str, meaning: str, default: str | None = None) -> str:
+    value = os.environ.get(name, default)
+    if value is None or not re.fullmatch(pattern, value):
+        given = f"is missing beside GUIDANCE_PROCESSES={asked}" if value is None else f"= {value!r}"
+        raise ConfigError(f"{name} {given}: allowed: {meaning}")
+    return value
+
+
+def _give_cpu_devices_threads() -> None:
+    """Collectives between the virtual devices of a CPU can deadlock with fewer threads than twice those (jax 0.10)."""
+    found = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if found and "jax" not in sys.modules:
+        os.environ.setdefault("PJRT_NPROC", str(2 * int(found[1])))

@@ -1,0 +1,124 @@
+"""Devices: the mesh, and how arrays lie on it. What is computed does not change with it, only where.
+
+The mesh has two axes: `data`, over which batches are cut, and `model`, for weights that have rules in
+guidance.nets.sharding. A job asks for `current()`. With one device every function here hands back what it was given.
+Axes are Auto: jax decides how to cut what no one has said anything about, and inserts the communication.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh
+
+from experiments.config import ConfigError
+from guidance.nets.sharding import batch_sharding, shardings
+
+
+class Layout(NamedTuple):
+    """mesh: axes "data" and "model"; fsdp: whether weights and the optimiser's state are cut over "data" as well."""
+
+    mesh: Mesh
+    fsdp: bool
+
+
+_current: Layout | None = None
+
+
+def use(data: int | None = None, model: int = 1, fsdp: bool = False) -> None:
+    """Makes this the layout of the process. Raises ConfigError if there are not data * model devices."""
+    global _current
+    _current = Layout(make(data, model), fsdp)
+
+
+def current() -> Layout:
+    """The layout that `use` has set; without, a mesh over all devices."""
+    if _current is None:
+        use()
+    return _current
+
+
+def make(data: int | None = None, model: int = 1) -> Mesh:
+    """A mesh of data x model devices; data None: as many as there are.
+
+    A CPU that pretends to be several devices counts as one unless `data` asks for more or there are several processes:
+    cutting it gains nothing. Raises ConfigError if there are not enough devices, or, with several processes, if some
+    would be left out.
+    """
+    devices = jax.devices()
+    if data is None and model == 1 and jax.process_count() == 1 and devices[0].platform == "cpu":
+        data = 1
+    data = len(devices) // model if data is None else data
+    wanted = data * model
+    left_out = wanted != len(devices) and jax.process_count() > 1
+    if wanted > len(devices) or wanted == 0 or left_out:
+        raise ConfigError(f"--mesh=data:{data},model:{model} wants {wanted} devices: there are {len(devices)}")
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices[:wanted])
+
+
+def part(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which of `count` equal parts of a batch this process feeds; what `data.Loader` takes.
+
+    Processes that share a place on the data axis (the model axis spans them) feed the same part. Raises ValueError
+    where the places of a process are not one run.
+    """
+    mine = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
+    places = np.flatnonzero(mine)
+    count, rest = divmod(len(mine), len(places))
+    if rest or (places != places[0] + np.arange(len(places))).any() or places[0] % len(places):
+        raise ValueError(f"process {jax.process_index()} holds places {places.tolist()} of {len(mine)}: not one part")
+    return int(places[0]) // len(places), count
+
+
+def place(mesh: Mesh, batch: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of this process's part of a batch as parts of global arrays [batch, ...]; the rest as it is."""
+    rows = batch_sharding(mesh)
+
+    def whole(value):
+        return jax.make_array_from_process_local_data(rows, value) if isinstance(value, np.ndarray) else value
+
+    return {name: whole(value) for name, value in batch.items()}
+
+
+def spread(tree: Any) -> Any:
+    """Inside jit: cuts the first axis of every array over `data`."""
+    mesh = current().mesh
+    if mesh.size == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(mesh)), tree)
+
+
+def spreading(function: Callable) -> Callable:
+    """A function of (x, t, cond) whose arguments and value are cut over `data`: a denoiser in data parallel."""
+    return lambda *arguments: spread(function(*spread(arguments)))
+
+
+def shard(state: Any) -> Any:
+    """Weights and optimiser state on the mesh, as guidance.nets.sharding says: cut over `model` where it has a rule,
+    with fsdp over `data` too, the rest whole on every device. Every process must hold the same whole arrays.
+    """
+    mesh, fsdp = current()
+    if mesh.size == 1:
+        return state
+
+    def global_array(x, sharding):
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
+        whole = np.asarray(local(x))
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(global_array, state, shardings(state, mesh, fsdp=fsdp))
+
+
+def local(tree: Any) -> Any:
+    """The arrays whole, on this process's own device: for everything that is not computed on the mesh."""
+    return tree if current().mesh.size == 1 else jax.tree.map(lambda x: jnp.asarray(_whole(x)), tree)
+
+
+def _whole(x) -> np.ndarray:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,0 +1,154 @@
+"""Devices and arrays on them: two virtual devices in this process; several processes are in test_pods.py."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from experiments import checkpoints, data, jobs, mesh, problems
+from experiments.config import ConfigError, load
+from experiments.jobs import train
+from guidance.learning import update
+
+CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
+
+
+@pytest.fixture
+def layout(monkeypatch):
+    """`layout(...)` is `mesh.use(...)` until the end of the test."""
+    monkeypatch.setattr(mesh, "_current", None)
+    return mesh.use
+
+
+@pytest.fixture
+def two(layout):
+    if len(jax.devices()) < 2:
+        pytest.skip("needs two devices")
+    layout(data=2, fsdp=True)
+    return mesh.current().mesh
+
+
+def test_a_cpu_counts_as_one_device_unless_asked(layout):
+    if jax.default_backend() == "cpu":
+        assert mesh.make().size == 1
+    tree = {"a": jnp.arange(4.0)}
+    layout(data=1)
+    assert mesh.shard(tree) is tree and mesh.local(tree) is tree and mesh.spread(tree) is tree
+
+
+@pytest.mark.parametrize("asked", [{"data": 999}, {"model": 999}, {"data": 3, "model": 999}])
+def test_devices_that_are_not_there_are_one_line(layout, asked):
+    with pytest.raises(ConfigError, match=r"--mesh=data:\d+,model:\d+ wants \d+ devices: there are \d+"):
+        layout(**asked)
+
+
+def test_what_is_laid_out_comes_back(two):
+    tree = {"w": jnp.arange(2.0**16).reshape(256, 256), "b": jnp.arange(3), "n": np.float32(2)}
+    laid = mesh.shard(tree)
+    assert [shard.data.shape for shard in laid["w"].addressable_shards] == [(128, 256)] * 2
+    assert [shard.data.shape for shard in laid["b"].addressable_shards] == [(3,)] * 2
+    assert mesh.shard(laid)["w"] is laid["w"]
+    back = mesh.local(laid)
+    for name, leaf in tree.items():
+        np.testing.assert_array_equal(back[name], leaf)
+        assert back[name].dtype == leaf.dtype and len(back[name].devices()) == 1
+
+
+def test_cut_weights_stay_cut_and_learn_the_same(two):
+    """After updates of Adam every matrix still lies in halves, and the weights agree with one device's to 1e-4.
+
+    Adam divides by the size of a gradient: where that is near zero, rounding moves an update by more than itself.
+    """
+    optimizer = optax.adam(1e-2)
+
+    def loss(params, key):
+        x = mesh.spread(jax.random.normal(key, (16, 256)))
+        return jnp.mean((jnp.tanh(x @ params["w"]) - x) ** 2)
+
+    params = {"w": jax.random.normal(jax.random.key(0), (256, 256)) / 16}
+
+    def learn():
+        step = jax.jit(lambda state, i: update(optimizer, loss, *state, jax.random.fold_in(jax.random.key(1), i))[:2])
+        state = mesh.shard((params, optimizer.init(params)))
+        for i in range(5):
+            state = jax.block_until_ready(step(state, i))
+        return state
+
+    cut = learn()
+    for leaf in jax.tree.leaves(cut):
+        assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // 2 if leaf.ndim else 1}
+    mesh.use(data=1)
+    np.testing.assert_allclose(cut[0]["w"], learn()[0]["w"], atol=1e-4)
+
+
+def test_weights_with_rules_are_cut_over_the_model_axis(two):
+    """Their optimiser's state as well; others stay whole."""
+    mesh.use(data=1, model=2)
+    params = {"block_0": {"up": {"kernel": jnp.ones((4, 6))}, "norm": {"scale": jnp.ones(4)}}}
+    laid = mesh.shard((params, optax.adam(1e-2).init(params)))
+    cut = {leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(laid) if leaf.ndim == 2}
+    whole = {leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(laid) if leaf.ndim < 2}
+    assert (cut, whole) == ({(4, 3)}, {(4,), ()})
+
+
+def test_checkpoints_change_meshes(two, tmp_path):
+    """Written in halves and read whole, and the other way round: the same bits."""
+    tree = {"w": jax.random.normal(jax.random.key(0), (256, 256)), "b": jnp.arange(3)}
+    laid = mesh.shard(tree)
+    checkpoints.save(tmp_path / "cut", 1, laid)
+    checkpoints.save(tmp_path / "whole", 1, tree)
+    for folder, like in (("cut", tree), ("whole", laid)):
+        step, back = checkpoints.restore_latest(tmp_path / folder, like)
+        assert step == 1
+        for name, leaf in tree.items():
+            np.testing.assert_array_equal(back[name], leaf)
+            assert back[name].sharding.is_equivalent_to(like[name].sharding, leaf.ndim)
+
+
+def test_this_process_feeds_the_whole_batch_and_places_it(two):
+    assert mesh.part(two) == (0, 1)
+    source = data.from_arrays("noise", np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3)).astype(np.uint8))
+    batch = data.Loader(source, 6, part=mesh.part(two)).at(2) | {"caption": ["a"] * 6}
+    placed = mesh.place(two, batch)
+    assert placed["caption"] == ["a"] * 6
+    assert [shard.data.shape for shard in placed["image"].addressable_shards] == [(3, 4, 4, 3)] * 2
+    np.testing.assert_array_equal(placed["image"], batch["image"])
+
+
+def test_a_batch_need_not_divide(two):
+    out = jax.jit(lambda x: mesh.spread({"a": x * 2, "b": x[:1]}))(jnp.arange(5.0))
+    np.testing.assert_array_equal(out["a"], 2 * np.arange(5))
+    np.testing.assert_array_equal(out["b"], [0])
+
+
+def test_networks_see_batches_that_are_cut(two):
+    seen = []
+
+    def denoise(x, t, cond):
+        jax.debug.inspect_array_sharding(x, callback=seen.append)
+        return x * t[:, None] + cond[:, None]
+
+    x, t, cond = jnp.ones((8, 3)), jnp.arange(8.0), jnp.arange(8)
+    out = jax.jit(mesh.spreading(denoise))(x, t, cond)
+    np.testing.assert_array_equal(out, denoise(x, t, cond))
+    assert seen[0].is_equivalent_to(jax.NamedSharding(two, P("data")), 2)
+
+
+@pytest.mark.slow
+def test_training_on_two_devices_is_training_on_one(two, tmp_path):
+    """The job that trains the base denoiser: weights equal to 1e-5 after 20 updates."""
+    config = load(CONFIG, {"seeds": "1", "base.steps": "20", "base.width": "16", "base.batch": "32"})
+
+    def run(folder):
+        folder.mkdir()
+        return train.run(jobs.in_data_parallel(problems.build(config)), config, folder)[0]
+
+    on_two = run(tmp_path / "two")
+    assert all(len(leaf.devices()) == 2 for leaf in jax.tree.leaves(on_two))
+    mesh.use(data=1)
+    for a, b in zip(jax.tree.leaves(on_two), jax.tree.leaves(run(tmp_path / "one")), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
