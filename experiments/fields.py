@@ -245,11 +245,14 @@ PROBLEMS = {
     | BASE
     | PARTS
     | {
-        "base.network": Field(choice("dit", "mlp"), "kind of network"),
+        "base.network": Field(
+            choice("dit", "unet", "mlp"),
+            "kind of network; a unet has width, 2 width, 2 width channels, depth blocks each",
+        ),
         "base.heads": Field(COUNT, "attention heads of a dit"),
         "base.patch": Field(COUNT, "side of a patch of a dit"),
-        "base.precision": Field(choice("float32", "bfloat16"), "of a dit's products; sums stay float32"),
-        "base.remat": Field(flag(), "recompute the blocks of a dit in the backward pass"),
+        "base.precision": Field(choice("float32", "bfloat16"), "of the products of a dit or unet; sums stay float32"),
+        "base.remat": Field(flag(), "recompute the blocks of a dit or unet in the backward pass"),
         "problem.source": Field(text("a published set, or a path of images with labels"), "where the images are"),
         "problem.split": Field(text("the name of a split of the source"), "the part of it that is used"),
         "problem.size": Field(COUNT, "side to which images are cropped"),
@@ -366,6 +369,16 @@ CONSTRAINTS = {
             "base.heads",
             "a divisor of base.width with base.width / base.heads even",
             lambda c: c.base.network != "dit" or c.base.width % (2 * c.base.heads) == 0,
+        ),
+        Constraint(
+            "base.width",
+            "a multiple of 16 where base.network = unet",
+            lambda c: c.base.network != "unet" or c.base.width % 16 == 0,
+        ),
+        Constraint(
+            "problem.size",
+            "a multiple of 4 where base.network = unet",
+            lambda c: c.base.network != "unet" or c.problem.size % 4 == 0,
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,

@@ -20,6 +20,7 @@ from guidance import predictions, schedules
 from guidance.learning import update
 from guidance.nets.dit import DiT
 from guidance.nets.mlp import DenoiserMLP
+from guidance.nets.unet import UNet
 
 SPLIT_SEED = 0
 CHUNK = 160  # evaluations at a time on a CPU
@@ -96,19 +97,27 @@ class Timed(nn.Module):
         return self.net(x, 1000 * t, cond)
 
 
+def _precision(base) -> dict:
+    """The fields that DiT and UNet share."""
+    dtype = jnp.bfloat16 if base.precision == "bfloat16" else None
+    return {"dtype": dtype, "residual": jnp.float32, "remat": base.remat}
+
+
 def _dit(base, classes):
-    precision = jnp.bfloat16 if base.precision == "bfloat16" else None
-    return Timed(
-        DiT(base.width, base.heads, base.depth, base.patch, classes, learn_sigma=False, dtype=precision,
-            residual=jnp.float32, remat=base.remat)
-    )  # fmt: skip
+    net = DiT(base.width, base.heads, base.depth, base.patch, classes, learn_sigma=False, **_precision(base))
+    return Timed(net)
+
+
+def _unet(base, classes):
+    channels = (base.width, 2 * base.width, 2 * base.width)
+    return Timed(UNet(channels, base.depth, (2,), classes, head=32, groups=8, **_precision(base)))
 
 
 def _mlp(base, classes):
     return DenoiserMLP(classes, base.width, base.depth)
 
 
-NETWORKS = {"dit": _dit, "mlp": _mlp}
+NETWORKS = {"dit": _dit, "unet": _unet, "mlp": _mlp}
 
 
 def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name: str) -> Problem:

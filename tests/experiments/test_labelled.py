@@ -70,9 +70,13 @@ def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
     assert drawn <= fed and len(drawn) == 80 - apart
 
 
-def test_a_bfloat16_network_answers_in_float32(source):
+@pytest.mark.parametrize("network", ["dit", "unet"])
+def test_a_bfloat16_network_answers_in_float32(source, network):
     base = load(CONFIG, _overrides(source, **{"base.precision": "bfloat16"})).base
-    net, arguments = labelled.NETWORKS["dit"](base, 2), (jnp.ones((2, 12, 12, 1)), jnp.full(2, 0.5), jnp.zeros(2, int))
+    net, arguments = (
+        labelled.NETWORKS[network](base, 2),
+        (jnp.ones((2, 12, 12, 1)), jnp.full(2, 0.5), jnp.zeros(2, int)),
+    )
     assert jax.eval_shape(net.init_with_output, jax.random.key(0), *arguments)[0].dtype == jnp.float32
 
 
