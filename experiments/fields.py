@@ -262,6 +262,18 @@ PROBLEMS = {
         ),
     },
     "mnist": FIELDS | MNIST,
+    "latents": {
+        "job": Field(choice("encode"), "the part to run: all of it"),
+        "problem.source": Field(text("a published set, a path of images, or synthetic"), "where the images are"),
+        "problem.split": Field(text("the name of a split of the source, or all"), "the part of it that is used"),
+        "problem.size": Field(integer(8), "side to which images are cropped"),
+        "problem.images": Field(integer(0), "images to encode, the first of the source; 0 for all"),
+        "problem.vae": Field(text("path of an existing .safetensors file, or random"), "weights of the autoencoder"),
+        "encode.batch": Field(COUNT, "images at a time"),
+        "encode.shard": Field(COUNT, "images a file"),
+        "encode.mirrored": Field(flag(), "encode every image with left and right exchanged as well"),
+        "encode.precision": Field(choice("float32", "bfloat16"), "of the autoencoder's products"),
+    },
     "leaderboard": MNIST
     | {
         "problem.epochs": Field(
@@ -382,6 +394,14 @@ CONSTRAINTS = {
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,
+    "latents": (
+        Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
+        Constraint(
+            "problem.vae",
+            "path of an existing .safetensors file, or random",
+            lambda c: c.problem.vae == "random" or pathlib.Path(c.problem.vae).is_file(),
+        ),
+    ),
     "leaderboard": (
         Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
         Constraint(
