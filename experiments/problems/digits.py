@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 
 from experiments import data, progress
 from experiments.problems import Network, Problem, images
@@ -67,6 +68,7 @@ def build(config) -> Problem:
         tuned=("frechet_distance", "energy_distance"),
         reward=None,
         picture=show,
+        to_images=Partial(_to_unit),
     )
 
 
