@@ -182,10 +182,12 @@ def _claim(folder: pathlib.Path, config) -> bool:
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds no samples; allowed: another sample.into")
+    if (folder / "samples.json").exists():
+        return True
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_atomically(path, json.dumps(here, indent=2) + "\n")
-    return (folder / "samples.json").exists()
+    return False
 
 
 def _finish(problem, config, folder: pathlib.Path, parts, count: int) -> None:
