@@ -6,6 +6,7 @@ goes on with the batches that are missing and ends with the same bytes. Beside t
 settings, the evaluations of the network for each sample, and the digests of what was written.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -54,7 +55,8 @@ def run(problem, config, workdir) -> None:
         if progress.stop_requested():
             raise progress.Stopped
         own = slice(starts[k], starts[k] + settings.batch)
-        arrays = _batch(sampler, base, to_images, seeds[own], labels[own], settings.batch)
+        with progress.waiting("sampling: compiling") if k == left[0] else contextlib.nullcontext():
+            arrays = _batch(sampler, base, to_images, seeds[own], labels[own], settings.batch)
         launch.first(lambda k=k, arrays=arrays: shards.write(_part(folder, k), arrays))
     launch.first(lambda: _finish(problem, config, folder, [_part(folder, k) for k in range(len(starts))], len(seeds)))
 
@@ -118,8 +120,7 @@ def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:
     """One part. The last batch is filled up with its first seed, so that nothing is compiled twice."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
-    with progress.waiting("sampling a batch"):
-        samples, whole, nfe = jax.tree.map(np.asarray, mesh.local(sampler(base, to_images, *filled)))
+    samples, whole, nfe = jax.tree.map(np.asarray, mesh.local(sampler(base, to_images, *filled)))
     if not whole[:count].all():
         broken = seeds[~whole[:count]]
         raise progress.Diverged(

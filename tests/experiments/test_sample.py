@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -275,15 +276,21 @@ def test_killed_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once the first part is there, again and again."""
     arguments = [sys.executable, "-m", "experiments.main", *command(tmp_path, **{"sample.weight": "1.5"})]
     parts, kills = tmp_path / "samples" / "parts", 0
+
+    def there():
+        return len(list(parts.glob("part_*")))
+
     while True:
-        process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        before = len(list(parts.glob("part_*"))) if parts.exists() else 0
-        while process.poll() is None and kills < 2:
-            if parts.exists() and len(list(parts.glob("part_*"))) > before:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-        if process.wait(timeout=120) == 0:
+        before = there()
+        with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while kills < 2 and process.poll() is None:
+                if there() > before:
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.001)
+            code = process.wait(timeout=120)
+        if code == 0:
             break
-        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        assert code == -signal.SIGKILL
     assert kills > 0 and files(tmp_path) == files(finished)
