@@ -59,6 +59,8 @@ def weight(settings, problem, times: Array) -> Weight:
         weight_files.check_fits(text, about, problem.schedule, len(problem.conditions), int(problem.null))
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
+    if about.steps not in (None, settings.steps):
+        print(f"note: {text} was learned through {about.steps} steps and is asked at {settings.steps}")
     return found
 
 

@@ -159,7 +159,7 @@ def _settings(config) -> dict:
     """What the samples follow from, the contents of the files that it names included."""
     said = {name: value for name, value in flat(config).items() if name.startswith(("sample.", "problem."))}
     said |= {name: config[name] for name in ("seed",) if name in config}
-    paths = [value for value in said.values() if isinstance(value, str) and value.endswith(LEARNED)]
+    paths = [value for value in said.values() if isinstance(value, str) and value.endswith((".npz", LEARNED))]
     digests = {f"sha256 of {path}": tensors.sha256(path) for path in paths}
     return json.loads(json.dumps({k: v for k, v in said.items() if k != "sample.into"} | digests))
 

@@ -195,19 +195,20 @@ def test_samples_that_are_not_finite_are_refused_and_the_others_kept(tmp_path, c
     assert len(held(tmp_path)["seeds"]) == 20
 
 
-def learned(path, schedule="rectified_flow", classes=4, null=4):
+def learned(path, schedule="rectified_flow", classes=4, null=4, steps=None):
     net = weights.GuidanceNet(num_classes=classes, width=8, depth=2, time_width=4, cond_width=4)
     params = net.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     weight = weights.learned(net, params, schedules.by_name(schedule))
-    weight_files.write(path, weight, problem="a test", objective="l2", steps=None, null=null, training={})
+    weight_files.write(path, weight, problem="a test", objective="l2", steps=steps, null=null, training={})
     return path
 
 
-def test_a_learned_weight_is_sampled_with(finished, tmp_path):
+def test_a_learned_weight_is_sampled_with(finished, tmp_path, capsys):
     """The untrained network returns the constant `initial_omega`, 0.5 by default."""
-    path = learned(tmp_path / "w.safetensors")
+    path = learned(tmp_path / "w.safetensors", steps=9)
     fields = {"sample.output": "npz"}
     assert main(command(tmp_path, **fields | {"sample.weight": path})) == 0
+    assert "was learned through 9 steps and is asked at 5" in capsys.readouterr().out
     assert main(command(tmp_path, **fields | {"sample.weight": "0.5", "sample.into": "constant"})) == 0
     np.testing.assert_allclose(held(tmp_path)["arr_0"], held(tmp_path, "constant")["arr_0"], atol=1e-5)
 
