@@ -87,6 +87,14 @@ BASE = {
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
+# for problems on labelled images
+PARTS = {
+    "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
+    "problem.train_fraction": Field(number(0, 1, "()"), "share of the images for denoiser and guidance"),
+    "problem.classifier_fraction": Field(number(0, 1, "()"), "share for the classifier whose features are metrics"),
+    "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
+}
+
 # for what runs on the published MNIST model; none of these files is part of this repository
 MNIST = {
     "problem.model": Field(text("path of an existing .npz file"), "weights of the published flow transformer"),
@@ -113,18 +121,41 @@ PROBLEMS = {
         "problem.reward.b": Field(number(0), "curvature of the reward"),
         "problem.reward.temperature": Field(POSITIVE, "the tilt is exp(reward / temperature)"),
     },
-    "digits": FIELDS
+    "digits": FIELDS | BASE | PARTS,
+    "labelled": FIELDS
     | BASE
+    | PARTS
     | {
-        "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
-        "problem.train_fraction": Field(number(0, 1, "()"), "share of the digits for denoiser and guidance"),
-        "problem.classifier_fraction": Field(
-            number(0, 1, "()"), "share for the classifier whose features are metrics"
+        "base.network": Field(
+            choice("dit", "unet", "mlp"),
+            "kind of network; a unet has width, 2 width, 2 width channels, depth blocks each",
         ),
-        "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
+        "base.heads": Field(COUNT, "attention heads of a dit"),
+        "base.patch": Field(COUNT, "side of a patch of a dit"),
+        "base.precision": Field(choice("float32", "bfloat16"), "of the products of a dit or unet; sums stay float32"),
+        "base.remat": Field(flag(), "recompute the blocks of a dit or unet in the backward pass"),
+        "problem.source": Field(text("a published set, or a path of images with labels"), "where the images are"),
+        "problem.split": Field(text("the name of a split of the source"), "the part of it that is used"),
+        "problem.size": Field(COUNT, "side to which images are cropped"),
+        "problem.images": Field(
+            integer(0),
+            "images kept in memory, 0 for all; the denoiser is trained on the others too, read from disk",
+        ),
     },
     "mnist": FIELDS | MNIST,
     "imported": IMPORTED | SAMPLE,
+    "latents": {
+        "job": Field(choice("encode"), "the part to run: all of it"),
+        "problem.source": Field(text("a published set, a path of images, or synthetic"), "where the images are"),
+        "problem.split": Field(text("the name of a split of the source, or all"), "the part of it that is used"),
+        "problem.size": Field(integer(8), "side to which images are cropped"),
+        "problem.images": Field(integer(0), "images to encode, the first of the source; 0 for all"),
+        "problem.vae": Field(text("path of an existing .safetensors file, or random"), "weights of the autoencoder"),
+        "encode.batch": Field(COUNT, "images at a time"),
+        "encode.shard": Field(COUNT, "images a file"),
+        "encode.mirrored": Field(flag(), "encode every image with left and right exchanged as well"),
+        "encode.precision": Field(choice("float32", "bfloat16"), "of the autoencoder's products"),
+    },
     "leaderboard": MNIST
     | {
         "problem.epochs": Field(
@@ -149,6 +180,14 @@ SAMPLING = (Constraint("sample.weight", "path of an existing .safetensors file",
 BASE_HOLDS = (
     Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
     Constraint("base.keep", "updates up to base.steps", lambda c: all(step <= c.base.steps for step in c.base.keep)),
+)
+
+HELD_OUT = (
+    Constraint(
+        "problem.classifier_fraction",
+        "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
+        lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
+    ),
 )
 
 LEARNING = (
@@ -214,13 +253,30 @@ CONSTRAINTS = {
             lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
         ),
     ),
-    "digits": LEARNING
+    "digits": LEARNING + BASE_HOLDS + HELD_OUT,
+    "labelled": LEARNING
     + BASE_HOLDS
+    + HELD_OUT
     + (
         Constraint(
-            "problem.classifier_fraction",
-            "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
-            lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
+            "base.patch",
+            "a divisor of problem.size",
+            lambda c: c.base.network != "dit" or c.problem.size % c.base.patch == 0,
+        ),
+        Constraint(
+            "base.heads",
+            "a divisor of base.width with base.width / base.heads even",
+            lambda c: c.base.network != "dit" or c.base.width % (2 * c.base.heads) == 0,
+        ),
+        Constraint(
+            "base.width",
+            "a multiple of 16 where base.network = unet",
+            lambda c: c.base.network != "unet" or c.base.width % 16 == 0,
+        ),
+        Constraint(
+            "problem.size",
+            "a multiple of 4 where base.network = unet",
+            lambda c: c.base.network != "unet" or c.problem.size % 4 == 0,
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,
@@ -233,6 +289,14 @@ CONSTRAINTS = {
                 lambda c, name=name: pathlib.Path(c.problem[name]).is_file(),
             )
             for name in ("weights", "vae")
+        ),
+    ),
+    "latents": (
+        Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
+        Constraint(
+            "problem.vae",
+            "path of an existing .safetensors file, or random",
+            lambda c: c.problem.vae == "random" or pathlib.Path(c.problem.vae).is_file(),
         ),
     ),
     "leaderboard": (

@@ -209,25 +209,29 @@ def score_matching(key: Array, model: Model, weight: Weight, x0: Array, cond: Co
     return jnp.mean(jnp.sum((guided.x0 - x0[:, None]).reshape(x0.shape[0], -1) ** 2, axis=-1))
 
 
-def update(optimizer: optax.GradientTransformation, loss, params, opt_state, key: Array, parts: int = 1):
-    """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"}).
+def update(optimizer: optax.GradientTransformation, loss, params, opt_state, key: Array):
+    """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"})."""
+    return _applied(optimizer, params, opt_state, *jax.value_and_grad(loss)(params, key))
 
-    With parts > 1 loss and gradient are means over that many keys split from `key`, computed one after the other: a
-    batch that many times larger in the memory of one.
+
+def update_in_parts(optimizer: optax.GradientTransformation, loss, params, opt_state, parts):
+    """As `update` for the mean of `loss(params, part)` over parts, whose leaves have a leading axis of their number.
+
+    One after the other: a batch that many times larger in the memory of one part.
     """
-    if parts == 1:
-        value, gradient = jax.value_and_grad(loss)(params, key)
-    else:
-        value, gradient = _mean_gradient(loss, params, jax.random.split(key, parts))
+    one, count = jax.value_and_grad(loss), jax.tree.leaves(parts)[0].shape[0]
+    if count == 1:
+        return _applied(optimizer, params, opt_state, *one(params, jax.tree.map(lambda x: x[0], parts)))
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, one(params, part)), None
+
+    shapes = jax.eval_shape(lambda parts: one(params, jax.tree.map(lambda x: x[0], parts)), parts)
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
+    return _applied(optimizer, params, opt_state, *jax.tree.map(lambda x: x / count, total))
+
+
+def _applied(optimizer, params, opt_state, value, gradient):
     updates, opt_state = optimizer.update(gradient, opt_state, params)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
     return optax.apply_updates(params, updates), opt_state, metrics
-
-
-def _mean_gradient(loss, params, keys):
-    def add(total, key):
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params, key)), None
-
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.value_and_grad(loss), params, jax.random.key(0)))
-    total, _ = jax.lax.scan(add, zero, keys)
-    return jax.tree.map(lambda x: x / keys.shape[0], total)

@@ -99,6 +99,8 @@ def test_one_module_knows_orbax_one_tfds_and_one_safetensors(path):
         assert not reaches(path, "tensorflow_datasets")
     if module_name(path) != "experiments.tensors":
         assert not reaches(path, "safetensors")
+    if module_name(path) != "experiments.data.latents":
+        assert not reaches(path, "array_record")
     assert not reaches(path, "pickle", "cloudpickle", "dill", "clu", "tensorflow")
 
 

@@ -39,7 +39,7 @@ def parser() -> Parser:
     for command in (ref, calc):
         command.add_argument("--images", required=True, help="a folder, or an .npz with uint8 arr_0 [n, H, W, C]")
         command.add_argument("--features", required=True, help="inception, lenet, pixels, or module:function")
-        command.add_argument("--weights", help="the network's weights, an .npz of its arrays by their published names")
+        command.add_argument("--weights", help="the network's weights by their published names, .safetensors or .npz")
         command.add_argument("--resizer", help="of inception: tensorflow (the default), torch or clean")
         command.add_argument("--batch", type=int, default=64, help="images at a time (64)")
     return top

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import data
+from experiments import data, tensors
 from experiments.fid import BadInput
 from guidance.nets import inception, lenet
 
@@ -74,7 +74,7 @@ def _inception(weights, resizer) -> Network:
     resizer = resizer or "tensorflow"
     if resizer not in (*inception.PREPARE, "clean"):
         raise BadInput(f"--resizer {resizer}: expected {', '.join([*inception.PREPARE, 'clean'])}")
-    arrays = data.read_npz(_given(weights, "inception"))
+    arrays = _given(weights, "inception")
     params = inception.from_torch(arrays)
     prepare = inception.normalise if resizer == "clean" else inception.PREPARE[resizer]
 
@@ -95,7 +95,7 @@ def _inception(weights, resizer) -> Network:
 def _lenet(weights, resizer) -> Network:
     """84 features of grey images of at most 32 pixels a side, enlarged inside the network."""
     _none(resizer, "lenet")
-    arrays = data.read_npz(_given(weights, "lenet"))
+    arrays = _given(weights, "lenet")
     params = lenet.from_torch(arrays)
 
     @jax.jit
@@ -144,10 +144,11 @@ def clean(images: np.ndarray, side: int) -> np.ndarray:
     return np.moveaxis(np.clip(np.asarray(resized), 0, 255), 1, -1)
 
 
-def _given(weights, name: str) -> str:
+def _given(weights, name: str) -> dict[str, np.ndarray]:
     if weights is None:
-        raise BadInput(f"--weights: --features {name} needs the .npz with its published weights")
-    return weights
+        raise BadInput(f"--weights: --features {name} needs a .safetensors or .npz with its published weights")
+    read = tensors.read_safetensors if str(weights).endswith(".safetensors") else data.read_npz
+    return read(weights)
 
 
 def _none(resizer, name: str) -> None:

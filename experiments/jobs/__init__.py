@@ -1,10 +1,10 @@
-"""Jobs: train a base denoiser, learn guidance, evaluate, report, sample. `run` does what config.job names."""
+"""Jobs: train a base denoiser, learn guidance, evaluate, report; sample; encode. `run` does what config.job names."""
 
 import functools
 
 from experiments import launch, leaderboard, mesh, problems
 from experiments.config import ConfigError
-from experiments.jobs import evaluate, learn, report, sample, train
+from experiments.jobs import encode, evaluate, learn, report, sample, train
 
 
 def run(config, workdir) -> None:
@@ -13,6 +13,9 @@ def run(config, workdir) -> None:
         if launch.several():
             raise ConfigError("job = leaderboard: allowed: one process")
         leaderboard.run(config, workdir)
+        return
+    if config.job == "encode":
+        encode.run(config, workdir)
         return
     problem = in_data_parallel(problems.build(config))
     if config.job in ("all", "train"):

@@ -10,7 +10,7 @@ import optax
 from experiments import checkpoints, launch, mesh
 from experiments.jobs import loop
 from guidance import averages, guides, sampling
-from guidance.learning import update
+from guidance.learning import update_in_parts
 from guidance.matched import guidance_matched_loss
 from guidance.predictions import x0_from, x0_to
 from guidance.schedules import diffuse
@@ -65,10 +65,10 @@ def _train(problem, config, workdir, seed: int) -> Any:
     optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
     update_key = jax.random.fold_in(key, 1)
 
-    def one_update(state, i, update_key):
-        params, opt_state, figures = update(
+    def one_update(state, i, update_key, pair):
+        params, opt_state, figures = update_in_parts(
             optimizer, functools.partial(_loss, problem, base), state.params, state.opt_state,
-            jax.random.fold_in(update_key, i), base.accumulate,
+            _batch(problem, base, jax.random.fold_in(update_key, i), pair),
         )  # fmt: skip
         return State(params, opt_state, averages.update(state.averages, params, base.averages)), figures
 
@@ -82,18 +82,21 @@ def _train(problem, config, workdir, seed: int) -> Any:
         if step in pictures:
             _picture(problem, workdir / "pictures" / f"base_seed_{seed}_update_{step:07d}.png", mesh.local(state.best))
 
+    layout = mesh.current().mesh
+    feed = problem.feed and problem.feed(base.batch, mesh.part(layout), seed)
+
+    def pair(i):
+        return None if feed is None else tuple(mesh.place(layout, dict(enumerate(feed(i)))).values())
+
     def batch(i):
-        keys = jax.random.fold_in(update_key, i)
-        return _batch(
-            problem, base, jax.random.split(keys, base.accumulate)[0] if base.accumulate > 1 else keys
-        )._asdict()
+        return _batch(problem, base, jax.random.fold_in(update_key, i), pair(i))._asdict()
 
     state = loop.fit(
         f"base denoiser, seed {seed}",
         workdir / "base" / f"seed_{seed}",
         workdir / "metrics.jsonl",
         State(params, optimizer.init(params), averages.start(params, base.averages)),
-        lambda carry, i: one_update(carry, i, update_key),
+        lambda carry, i: one_update(carry, i, update_key, pair(i)),
         base.steps,
         max(config.learn.checkpoint_every, base.steps // 10),
         marks=pictures | set(base.keep),
@@ -111,25 +114,30 @@ def _zeros(shapes):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _batch(problem, base, key) -> Batch:
-    """t ~ U[0, 1]; conditions are dropped with probability base.condition_dropout."""
-    n = base.batch // base.accumulate
+def _batch(problem, base, key, pair=None) -> Batch:
+    """Leaves [base.accumulate, base.batch / base.accumulate, ...]; t ~ U[0, 1].
+
+    Conditions are dropped with probability base.condition_dropout. `pair`: (x0, cond) of base.batch rows, where the
+    problem does not draw them.
+    """
+    n = base.batch
     data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
-    x0, cond = problem.draw(data_key, n)
+    x0, cond = problem.draw(data_key, n) if pair is None else pair
     eps = jax.random.normal(noise_key, x0.shape)
     t = jax.random.uniform(time_key, (n,), minval=1e-3, maxval=1.0)
     dropped = jax.random.uniform(drop_key, (n,)) < base.condition_dropout
-    return Batch(x0, eps, t, jnp.where(dropped, problem.null, cond))
+    batch = Batch(x0, eps, t, jnp.where(dropped, problem.null, cond))
+    return jax.tree.map(lambda leaf: leaf.reshape(base.accumulate, n // base.accumulate, *leaf.shape[1:]), batch)
 
 
-def _loss(problem, base, params, key):
+def _loss(problem, base, params, batch: Batch):
     """E w(t) |network - target|^2 in the network's own prediction.
 
     base.weighting = prediction: w = 1. min_snr: min(SNR, 5) |x0 - x0_hat|^2, in terms of x0 whatever the network
     predicts (arXiv 2303.09556). With base.guidance_matched > 0 the guided prediction at that omega takes the place of
     the network's.
     """
-    x0, eps, t, cond = _batch(problem, base, key)
+    x0, eps, t, cond = batch
     kind, schedule = problem.network.kind, problem.schedule
     x = diffuse(schedule, x0, eps, t)
     target = x0_to(kind, schedule, x, x0, t)

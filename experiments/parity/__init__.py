@@ -18,14 +18,17 @@ import numpy as np
 
 from experiments import data
 
-NAMES = ("dit", "vae")
+NAMES = ("dit", "inception", "unet", "vae")
 TOLERANCE = 1e-5  # relative, in float32, of the small networks
 
 Arrays = dict[str, np.ndarray]
 
 
 class Case(NamedTuple):
-    """What the other implementation was given and gave: its weights by its names; inputs and outputs by ours."""
+    """What the other implementation was given and gave: its weights by its names; inputs and outputs by ours.
+
+    weights: {} where they are too many to keep, and both sides draw them from a seed.
+    """
 
     weights: Arrays
     inputs: Arrays
@@ -36,12 +39,14 @@ class Reference(NamedTuple):
     """small: a configuration whose numbers fit a file; full: the published ones, by name.
 
     theirs: configuration -> Case; imports torch when called. ours: (configuration, weights, inputs) -> outputs.
+    package: what holds the other implementation, besides torch.
     """
 
     small: dict[str, Any]
     full: dict[str, dict[str, Any]]
     theirs: Callable[[dict[str, Any]], Case]
     ours: Callable[[dict[str, Any], Arrays, Arrays], Arrays]
+    package: str = "diffusers"
 
 
 def reference(name: str) -> Reference:

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     if unknown := set(options.names) - set(parity.NAMES):
         parser.error(f"unknown network {', '.join(sorted(unknown))}; known: {', '.join(parity.NAMES)}")
     worst = 0.0
-    print(f"{'network':<22}{'output':<24}relative error")
+    print(f"{'network':<22}{'output':<34}relative error")
     for name in options.names or parity.NAMES:
         reference = parity.reference(name)
         for label, config in (reference.full if options.full else {f"{name}, small": reference.small}).items():
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
             for output, error in parity.errors(
                 reference.ours(config, case.weights, case.inputs), case.outputs
             ).items():
-                print(f"{label:<22}{output:<24}{error:.1e}", flush=True)
+                print(f"{label:<22}{output:<34}{error:.1e}", flush=True)
                 worst = max(worst, error)
     return int(worst > parity.TOLERANCE and not options.full)
 

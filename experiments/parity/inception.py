@@ -1,24 +1,23 @@
-"""Inception-v3 against pytorch-fid's module at random weights.
+"""Inception-v3 against pytorch-fid's module, layer by layer.
 
-    python -m experiments.parity.inception                                   compares, and prints the errors
-    python -m experiments.parity.inception tests/nets/golden/inception.npz   writes what the tests compare with
-
-Needs torch, torchvision and pytorch-fid, which the project does not depend on. Nothing is downloaded: the weights are
-drawn by NumPy from a seed, so that the file holds inputs and outputs only.
+There is one size, whose 24 million weights fit no file of the tests: NumPy draws them from a seed on both sides, and
+the stored case has their sums instead. The full run compares with the module in float64, which tells our rounding from
+the module's own (3e-6 of the spatial features, 5e-7 of the others).
 """
 
-import contextlib
-import sys
-
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from experiments.parity import Case, Reference, torch_side
 from guidance.nets import inception
 
-SEED = 2015
-IMAGES = (2, 40, 48, 3)
+SMALL = {"seed": 2015, "images": (2, 40, 48, 3), "double": False}
+FULL = {"Inception-v3, float64": SMALL | {"double": True}}
+SEEN = slice(None, None, 13)  # every 13th row and column of the prepared images, which are large
 
 
-def random_arrays(seed: int = SEED) -> dict[str, np.ndarray]:
+def random_arrays(seed: int = SMALL["seed"]) -> dict[str, np.ndarray]:
     """Weights by torch name, drawn in the order of the names, float32; activations stay of order one.
 
     Uniform numbers only, whose stream is bits scaled: kernels of variance 2 / fan-in, gains and variances in
@@ -38,116 +37,83 @@ def random_arrays(seed: int = SEED) -> dict[str, np.ndarray]:
     return arrays
 
 
-def random_images(seed: int = SEED) -> np.ndarray:
-    """uint8 [2, 40, 48, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, IMAGES, np.uint8)
+def fingerprint(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The sum of the bits of each array, in the order of the names: exact, in whatever order it is added up."""
+    return np.asarray([arrays[name].view(np.uint32).sum(dtype=np.uint64) for name in sorted(arrays)])
 
 
-def reference(arrays: dict[str, np.ndarray], images: np.ndarray, double: bool = False) -> dict[str, np.ndarray]:
-    """Outputs of pytorch-fid's module: `prepared` NHWC, those of `Reading`, and each layer's moments.
+def theirs(config: dict) -> Case:
+    """pytorch-fid's module at weights from the seed, uint8 images, and its outputs.
 
-    `layers` [94] are the names in the order of evaluation, `moments` [94, 2] mean and root mean square of the batch
-    normalisation's output.
+    Outputs are those of `Reading`, some of the prepared images, and, as "layer/<name>" in the order of evaluation,
+    mean and root mean square of what leaves the layer's batch normalisation.
     """
-    import torch
-
-    dtype = torch.float64 if double else torch.float32
-    module = _module(arrays).to(dtype).eval()
-    layers, outputs = [], {}
+    torch = torch_side.torch()
+    dtype = torch.float64 if config["double"] else torch.float32
+    arrays = random_arrays(config["seed"])
+    images = np.random.default_rng(config["seed"]).integers(0, 256, config["images"], np.uint8)
+    module = _module(torch, arrays).to(dtype).eval()
+    seen = {}
 
     def record(name):
-        def hook(_, __, output):
-            layers.append(name)
-            outputs[name] = output.detach().clone()  # the ReLU that follows works in place
-
-        return hook
+        return lambda _module, _args, out: seen.update({name: out.clone()})  # the ReLU that follows works in place
 
     for name, part in module.named_modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.register_forward_hook(record(name.removesuffix(".bn")))
-    with torch.no_grad():
-        x = torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(255)).to(dtype)
-        prepared = 2 * torch.nn.functional.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
-        features = []
-        module.avgpool.register_forward_hook(lambda _, __, output: features.append(output.flatten(1)))
-        logits = module(prepared)
-        layer, channels = inception.SPATIAL
-        spatial = outputs[layer].relu()[:, :channels].permute(0, 2, 3, 1)
-    return {
-        "prepared": prepared.permute(0, 2, 3, 1).numpy(),
-        "features": features[0].numpy(),
-        "spatial": spatial.reshape(len(images), -1).numpy(),
+    pooled = torch_side.Watch({"pool": module.avgpool})
+    x = torch_side.nchw(images / np.float32(255)).to(dtype)
+    prepared = 2 * torch.nn.functional.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
+    logits = module(prepared)
+    features = pooled.seen["pool"].flatten(1)
+    layer, channels = inception.SPATIAL
+    outputs = {
+        "prepared": torch_side.nhwc(prepared)[:, SEEN, SEEN],
+        "features": features.numpy(),
+        "spatial": torch_side.nhwc(seen[layer].relu()[:, :channels]).reshape(len(images), -1),
         "logits": logits.numpy(),
-        "unbiased_logits": (features[0] @ module.fc.weight.detach().T).numpy(),
-        "layers": np.asarray(layers),
-        "moments": np.asarray([moments(outputs[name].numpy()) for name in layers]),
+        "unbiased_logits": (features @ module.fc.weight.T).numpy(),
     }
+    moments = {f"layer/{name}": _moments(out.numpy().astype(np.float64), np) for name, out in seen.items()}
+    return Case({}, {"images": images, "fingerprint": fingerprint(arrays)}, outputs | moments)
 
 
-def moments(output: np.ndarray) -> tuple[float, float]:
-    """Mean and root mean square, in float64."""
-    output = np.asarray(output, np.float64)
-    return output.mean(), np.sqrt(np.square(output).mean())
+def ours(config: dict, weights: dict, inputs: dict) -> dict:
+    """What `guidance.nets.inception` computes from the same images, and weights of the same seed.
 
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """max |found - expected| / max |expected|."""
-    return float(np.max(np.abs(np.asarray(found, np.float64) - expected)) / np.max(np.abs(expected)))
-
-
-def run(full: bool = False) -> dict[str, float]:
-    """Relative errors of our port against the module in float32; `full` adds the module's own against float64.
-
-    `prepared` differs by the module's own rounding of the places between pixels, size times eps.
+    Raises ValueError where NumPy draws other weights than those of the case.
     """
-    import jax
-    import jax.numpy as jnp
+    weights = weights or random_arrays(config["seed"])
+    if not np.array_equal(fingerprint(weights), inputs["fingerprint"]):
+        raise ValueError(
+            f"NumPy {np.__version__} draws other weights from the seed {config['seed']} than were compared"
+        )
 
-    arrays, images = random_arrays(), random_images()
-    expected = reference(arrays, images)
-    prepared = inception.prepare_torch(jnp.asarray(images, jnp.float32))
-    reading = jax.jit(inception.read)(inception.from_torch(arrays), prepared)
-    names = inception.Reading._fields
-    errors = {"prepared": relative_error(prepared, expected["prepared"])}
-    errors |= {name: relative_error(getattr(reading, name), expected[name]) for name in names}
-    if full:
-        exact = reference(arrays, images, double=True)
-        errors |= {f"module's own {name}": relative_error(expected[name], exact[name]) for name in names}
-    return errors
+    @jax.jit
+    def apply(params, images):
+        prepared = inception.prepare_torch(images.astype(jnp.float32))
+        net = inception.InceptionV3()
+        reading, state = net.apply({"params": params}, prepared, capture_intermediates=True)
+        layers = {name: held["__call__"][0] for name, held in state["intermediates"].items() if name != "__call__"}
+        moments = {f"layer/{name}": _moments(out, jnp) for name, out in layers.items() if name != "fc"}
+        return {"prepared": prepared[:, SEEN, SEEN]} | reading._asdict() | moments
 
-
-def golden(path) -> None:
-    """Writes images, outputs of the module in float32, and sums of the weights that tell whether they are the same."""
-    arrays, images = random_arrays(), random_images()
-    outputs = reference(arrays, images)
-    del outputs["prepared"]
-    np.savez_compressed(path, images=images, weights=fingerprint(arrays), names=np.asarray(sorted(arrays)), **outputs)
+    outputs = apply(inception.from_torch(weights), jnp.asarray(inputs["images"]))
+    return {name: np.asarray(out) for name, out in outputs.items()}
 
 
-def fingerprint(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The sum of each array, by name, in float64."""
-    return np.asarray([arrays[name].sum(dtype=np.float64) for name in sorted(arrays)])
+def _moments(out, xp):
+    """Mean and root mean square, over all pixels and channels: an error of either counts relative to the second."""
+    return xp.stack([xp.mean(out), xp.sqrt(xp.mean(xp.square(out)))])
 
 
-def _module(arrays: dict[str, np.ndarray]):
+def _module(torch, arrays: dict[str, np.ndarray]):
     """pytorch-fid's network with these weights; its counters of batches start at zero."""
-    import torch
-
-    torch.set_num_threads(2)
-    library = torch.library.Library("torchvision", "DEF")  # torchvision without its compiled operations
-    for schema in ("nms(Tensor dets, Tensor scores, float threshold) -> Tensor", "qnms(Tensor dets) -> Tensor"):
-        with contextlib.suppress(RuntimeError):  # compiled, or defined before
-            library.define(schema)
     from pytorch_fid import inception as published
 
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    published.load_state_dict_from_url = lambda *_, **__: weights
+    published.load_state_dict_from_url = lambda *_, **__: weights  # nothing is downloaded
     return published.fid_inception_v3()
 
 
-if __name__ == "__main__":
-    if sys.argv[1:]:
-        golden(sys.argv[1])
-    else:
-        for name, error in run(full=True).items():
-            print(f"{name:30s} {error:.1e}")
+REFERENCE = Reference(SMALL, FULL, theirs, ours, package="pytorch_fid")

@@ -40,6 +40,9 @@ class Problem(NamedTuple):
     known: Any = ()  # params of the base where there is no network to train
     # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
     to_images: Callable[[Array], Array] | None = None
+    # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
+    # sets that do not fit memory; None: training pairs come from `draw`
+    feed: Callable[..., Callable[[int], tuple]] | None = None
 
 
 def build(config) -> Problem:

@@ -23,7 +23,6 @@ from guidance import predictions, schedules
 from guidance.nets import timesteps
 from guidance.nets.attention import attend
 from guidance.nets.embeddings import positions, sinusoids
-from guidance.shapes import like
 from guidance.types import Array, Denoise, Schedule
 
 TIME_WIDTH = 256
@@ -193,7 +192,8 @@ def dit_denoiser(
     Source: arXiv 2212.09748, section 3.1; Denoising Diffusion Probabilistic Models, arXiv 2006.11239, eq. 15.
     """
     schedule = schedules.linear_vp() if schedule is None else schedule
-    return predictions.as_denoise(_Eps(_Ask(net, skip, perturb, perturb_blocks), schedule), params, "eps", schedule)
+    network = timesteps.EpsNetwork(_Ask(net, skip, perturb, perturb_blocks), tuple(TIMESTEPS), schedule)
+    return predictions.as_denoise(network, params, "eps", schedule)
 
 
 def sit_denoiser(
@@ -226,17 +226,6 @@ class _Ask:
     def __call__(self, params, x: Array, timestep: Array, label: Array) -> Array:
         how = (self.skip, self.perturb, self.perturb_blocks)
         return self.net.apply({"params": params}, x, timestep, label, *how)[..., : x.shape[-1]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Eps:
-    ask: _Ask
-    schedule: Schedule
-
-    def __call__(self, params, x: Array, t: Array, cond: Array) -> Array:
-        size = jnp.sqrt(self.schedule.alpha(t) ** 2 + self.schedule.sigma(t) ** 2)
-        k = timesteps.timestep(TIMESTEPS, self.schedule.log_snr(t))
-        return self.ask(params, x / like(size, x), k, cond)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,13 @@ log-SNR is interpolated linearly in k (our choice: at an integer k the network g
 sinusoidal embedding is smooth in between). Beyond the ends the network gets its first or last timestep.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
+from guidance.shapes import like
 from guidance.types import Array, Schedule
 
 
@@ -18,6 +22,15 @@ def linear_betas(count: int = 1000, first: float = 1e-4, last: float = 0.02) -> 
     Source: Denoising Diffusion Probabilistic Models, arXiv 2006.11239, section 4.
     """
     return np.linspace(first, last, count)
+
+
+def cosine_betas(count: int = 1000, offset: float = 0.008, largest: float = 0.999) -> np.ndarray:
+    """beta_k = min(1 - f((k + 1)/T) / f(k/T), 0.999), f(u) = cos^2(pi/2 (u + 0.008)/1.008), float64 [count].
+
+    Source: Improved Denoising Diffusion Probabilistic Models, arXiv 2102.09672, eq. 17; ADM's ImageNet-64 model.
+    """
+    f = np.cos(np.pi / 2 * (np.arange(count + 1) / count + offset) / (1 + offset)) ** 2
+    return np.minimum(1 - f[1:] / f[:-1], largest)
 
 
 def log_snr_table(betas: np.ndarray) -> np.ndarray:
@@ -40,3 +53,22 @@ def times(table: np.ndarray, schedule: Schedule, k) -> Array:
     The last timesteps of a table may be noisier than t = 1 of the schedule; their times then exceed 1 slightly.
     """
     return schedule.time(jnp.asarray(table[np.asarray(k)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsNetwork:
+    """A network that predicts eps at discrete timesteps as a function of our time, (params, x, t, cond) -> eps.
+
+    ask: (params, x, k, cond) -> eps at the fractional timestep k; table: log-SNR of each timestep. The network is
+    asked at the k of equal log-SNR and at x / sqrt(alpha^2 + sigma^2), which has the variance of its own diffusion;
+    eps is the same there. Compared by value, so that wrapping twice does not compile twice.
+    """
+
+    ask: Callable
+    table: tuple[float, ...]
+    schedule: Schedule
+
+    def __call__(self, params, x: Array, t: Array, cond: Array) -> Array:
+        size = jnp.sqrt(self.schedule.alpha(t) ** 2 + self.schedule.sigma(t) ** 2)
+        k = timestep(np.asarray(self.table), self.schedule.log_snr(t))
+        return self.ask(params, x / like(size, x), k, cond)

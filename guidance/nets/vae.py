@@ -51,6 +51,20 @@ def draw(posterior: Posterior, keys: Array) -> Array:
     return posterior.mean + posterior.std * normal_like(keys, posterior.mean)
 
 
+def draw_view(posteriors: Posterior, keys: Array) -> Array:
+    """Scaled latents for training, from laws of several views of each image: mean, std [batch, views, h, w, channels].
+
+    z = 0.18215 (mean_j + std_j * noise) with j uniform over the views (an image and its mirror image: a random flip)
+    and one key per image, `keys` [batch].
+    Source: the law is that of arXiv 2112.10752, section 3.1; to keep it for both views is our choice.
+    """
+    pairs = jax.vmap(jax.random.split)(keys)
+    views = posteriors.mean.shape[1]
+    chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, views))(pairs[:, 0])
+    one = jax.tree.map(lambda a: jax.vmap(lambda row, j: row[j])(a, chosen), posteriors)
+    return scale_latents(draw(one, pairs[:, 1]))
+
+
 def scale_latents(latents: Array) -> Array:
     """Latents of the autoencoder -> latents of variance near one, which the diffusion networks are trained on."""
     return SCALE * latents

@@ -192,7 +192,7 @@ def test_each_bad_command_is_one_line_and_exit_code_2(name, capfd, tmp_path, mon
         ),
         "unknown problem": (
             "{base}\nfield = ('problem.name', 'cifar')\n",
-            ["problem.name", "mixture or digits or mnist"],
+            ["problem.name", "mixture or digits or labelled or mnist"],
         ),
         "wrong default": ("{base}\nfield = ('seeds', 'five')\n", ["seeds = 'five'", "an integer"]),
         "missing field": ("{base}\nfield = ('seeds', None)\n", ["seeds is missing", "an integer"]),

@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 from PIL import Image
 
+from experiments import tensors
 from experiments.fid import BadInput, images, measure, networks, references
 from experiments.fid.__main__ import main
 from guidance import metrics
@@ -236,6 +237,33 @@ def test_another_network_than_the_references(files, capsys, tmp_path):
     refused(run(capsys, *base, "--weights", files / "absent.npz"), "absent.npz does not exist")
 
 
+def test_weights_of_either_format_are_the_same_network(tmp_path, capsys):
+    """The hash in a reference is that of the arrays, so that references made with one go with the other."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in lenet.torch_shapes().items()}
+    tensors.write_safetensors(tmp_path / "lenet.safetensors", arrays, {"origin": "elsewhere"})
+    save(tmp_path / "lenet.npz", **arrays)
+    npz, other = (networks.build("lenet", str(tmp_path / f"lenet.{end}"), None) for end in ("npz", "safetensors"))
+    assert npz.about() == other.about()
+    grey = pictures(0, 3, side=28)[..., :1]
+    np.testing.assert_array_equal(npz.read(grey)["features"], other.read(grey)["features"])
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "lenet.safetensors").read_bytes()[:-1])
+    base = (
+        "ref",
+        "--images",
+        save(tmp_path / "i.npz", arr_0=grey),
+        "--out",
+        tmp_path / "r.npz",
+        "--features",
+        "lenet",
+    )
+    for name, message in (
+        ("cut", "--weights: .*cut.safetensors is not a whole"),
+        ("none", "none.safetensors does not"),
+    ):
+        refused(run(capsys, *base, "--weights", tmp_path / f"{name}.safetensors"), message)
+
+
 def test_images_of_another_size(files, capsys):
     save(files / "large.npz", arr_0=pictures(2, 90, side=5))
     for name in ("fid", "kid"):
@@ -349,7 +377,8 @@ def test_inception_from_end_to_end(tmp_path, capsys):
     """At random weights: the metrics that few images allow; a reference has spatial statistics and its resizer."""
     from experiments.parity.inception import random_arrays
 
-    weights = save(tmp_path / "inception.npz", **random_arrays())
+    weights = tmp_path / "inception.safetensors"
+    tensors.write_safetensors(weights, random_arrays(), {})
     save(tmp_path / "truth.npz", arr_0=pictures(0, 20, side=20))
     save(tmp_path / "samples.npz", arr_0=pictures(1, 20, side=20, low=60))
     common = ("--features", "inception", "--weights", weights, "--batch", "4")

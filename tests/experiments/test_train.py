@@ -6,7 +6,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import config_dict
 
@@ -15,7 +14,6 @@ from experiments.config import load
 from experiments.jobs import train
 from experiments.problems import mixture
 from guidance import guides, mixtures, predictions, rules, schedules
-from guidance.learning import update
 from guidance.schedules import diffuse
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
@@ -58,7 +56,7 @@ def test_a_guidance_matched_denoiser_is_right_when_guided_at_its_weight(tmp_path
 class _Problem:
     """A problem of one number per sample, whose network predicts eps with one parameter."""
 
-    schedule, null, conditions, shape = schedules.cosine(), 2, jnp.arange(2), (1,)
+    schedule, null, conditions, shape, feed = schedules.cosine(), 2, jnp.arange(2), (1,), None
     network = problems.Network(
         lambda key: {"a": jax.random.normal(key, ())}, lambda params, x, t, cond: params["a"] * x, "eps"
     )
@@ -90,21 +88,44 @@ def _config(**changes):
 def test_the_min_snr_weight_is_the_published_one():
     """arXiv 2303.09556: the loss on eps gets the weight min(SNR, 5) / SNR."""
     params, base = {"a": jnp.float32(0.3)}, _config(weighting="min_snr", batch=4000).base
-    batch = train._batch(_Problem, base, jax.random.key(4))
+    batch = jax.tree.map(lambda leaf: leaf[0], train._batch(_Problem, base, jax.random.key(4)))
     x = diffuse(_Problem.schedule, batch.x0, batch.eps, batch.t)
     snr = jnp.exp(_Problem.schedule.log_snr(batch.t))
     expected = jnp.mean(jnp.minimum(snr, 5) / snr * jnp.sum((0.3 * x - batch.eps) ** 2, -1))
-    np.testing.assert_allclose(train._loss(_Problem, base, params, jax.random.key(4)), expected, rtol=1e-4)
+    np.testing.assert_allclose(train._loss(_Problem, base, params, batch), expected, rtol=1e-4)
 
 
-def test_accumulated_gradients_are_the_mean_of_the_parts():
-    params, optimizer = {"a": jnp.float32(0.3)}, optax.sgd(1.0)
-    loss = functools.partial(train._loss, _Problem, _config(accumulate=4).base)
-    after, _, figures = update(optimizer, loss, params, optimizer.init(params), jax.random.key(4), 4)
-    parts = [jax.value_and_grad(loss)(params, k) for k in jax.random.split(jax.random.key(4), 4)]
-    assert train._batch(_Problem, _config(accumulate=4).base, jax.random.key(0)).t.shape == (2,)
-    np.testing.assert_allclose(figures["loss"], np.mean([value for value, _ in parts]), rtol=1e-5)
-    np.testing.assert_allclose(after["a"], 0.3 - np.mean([gradient["a"] for _, gradient in parts]), rtol=1e-5)
+def test_accumulation_changes_the_memory_and_no_number(tmp_path):
+    results = []
+    for parts in (1, 4):
+        (tmp_path / f"{parts}").mkdir()
+        results += train.run(_Problem(), _config(accumulate=parts), tmp_path / f"{parts}")
+    np.testing.assert_allclose(results[0]["a"], results[1]["a"], rtol=1e-5)
+
+
+def test_a_feed_takes_the_place_of_draws(tmp_path):
+    """A problem fed with the pairs that it would have drawn trains to the same params; resumed runs ask from where
+    they were."""
+    asked = []
+
+    def feed(batch, part, seed):
+        assert (batch, part, seed) == (8, (0, 1), 0)
+
+        def at(i):
+            asked.append(i)
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), i)
+            return tuple(map(np.asarray, _Problem.draw(jax.random.split(key, 4)[0], batch)))
+
+        return at
+
+    fed = _Problem()
+    fed.feed = feed
+    for name in ("drawn", "fed"):
+        (tmp_path / name).mkdir()
+    [drawn] = train.run(_Problem(), _config(), tmp_path / "drawn")
+    [result] = train.run(fed, _config(), tmp_path / "fed")
+    np.testing.assert_allclose(result["a"], drawn["a"], rtol=1e-6)
+    assert asked == list(range(12))
 
 
 def test_averages_kept_params_and_pictures(tmp_path):

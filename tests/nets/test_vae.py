@@ -136,3 +136,20 @@ def test_the_sharding_rules_leave_it_whole():
     """Convolutions have no rule, and a single head is not cut."""
     mesh = jax.make_mesh((1, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     assert all(set(spec) <= {None} for spec in jax.tree.leaves(specs(_params(), mesh)))
+
+
+def test_a_drawn_view_is_one_of_the_laws_at_random():
+    """Far apart and narrow, which view it was shows; wide, the mean is 0.18215 times theirs, the deviation as well."""
+    n = 4000
+    keys, others = jax.random.split(jax.random.key(0), (2, n))
+    means = jnp.broadcast_to(jnp.asarray([10.0, -10.0])[None, :, None, None, None], (n, 2, 1, 1, 2))
+    narrow = jax.jit(vae.draw_view)(vae.Posterior(means, jnp.full(means.shape, 1e-3)), keys) / vae.SCALE
+    assert float(jnp.abs(jnp.abs(narrow) - 10).max()) < 1e-2
+    assert bool(jnp.all(narrow[..., 0] * narrow[..., 1] > 0))  # one view for the whole image
+    share = float(jnp.mean(narrow[..., 0] > 0))
+    assert abs(share - 0.5) < 4 * 0.5 / n**0.5
+    wide = jax.jit(vae.draw_view)(vae.Posterior(jnp.ones((n, 1, 1, 1, 2)), jnp.full((n, 1, 1, 1, 2), 2.0)), others)
+    assert wide.shape == (n, 1, 1, 2)
+    assert abs(float(wide.mean()) / vae.SCALE - 1) < 4 * 2 / (2 * n) ** 0.5
+    # a variance estimated from m numbers has relative deviation sqrt(2/m)
+    assert abs(float(wide.var()) / (2 * vae.SCALE) ** 2 - 1) < 4 * (2 / (2 * n)) ** 0.5

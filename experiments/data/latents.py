@@ -1,0 +1,155 @@
+"""Latents on disk: the laws that an autoencoder gives images, in files of equal size, read back by index.
+
+A folder has latents.json, which describes it, and shards 00000-of-00004.array_record, ... A record is an image: its
+label (int32, -1 for none), then mean and standard deviation of every view, float32 [views, 2, h, w, channels], all
+little-endian. The views are the image and, if there are two, its mirror image.
+
+array_record and not .npz: one row is read without its file, from several threads, and every chunk has a hash, so that
+a flipped bit is an error and not another latent. The package works without TensorFlow, and what reads published sets
+here needs it already. Its bytes are a function of what is written: a shard written again is the same file.
+"""
+
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LAYOUT = "uncompressed,group_size:1"  # noise does not compress; one record a group: random access reads that alone
+NUMBER, LABEL = np.dtype("<f4"), np.dtype("<i4")
+
+
+class About(NamedTuple):
+    """What latents.json says: what was encoded by what, and how it lies in the files."""
+
+    source: str
+    autoencoder: str  # SHA-256 of its file
+    precision: str
+    count: int
+    shard: int  # images a file; the last may have fewer
+    views: int
+    shape: tuple[int, int, int]  # h, w, channels
+    classes: int | None
+
+    def rows(self) -> list[range]:
+        """Which images are in which file."""
+        return [range(start, min(start + self.shard, self.count)) for start in range(0, self.count, self.shard)]
+
+
+def shard_path(folder, about: About, k: int) -> pathlib.Path:
+    """Where the k-th file is, or will be."""
+    return pathlib.Path(folder) / f"{k:05d}-of-{len(about.rows()):05d}.array_record"
+
+
+def describe(folder, about: About) -> None:
+    """Writes latents.json, or checks the one that is there.
+
+    Raises ValueError naming what differs, and ModuleNotFoundError where array_record is not installed.
+    """
+    _array_record()
+    path = pathlib.Path(folder) / "latents.json"
+    if path.exists():
+        differing = [name for name, a, b in zip(About._fields, _about(path), about, strict=True) if a != b]
+        if differing:
+            raise ValueError(f"{path} is of another {' and '.join(differing)}; encode into a new folder")
+        return
+    fresh = path.with_name(".latents.json.new")
+    fresh.write_text(json.dumps(about._asdict(), indent=2) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def write_shard(path: pathlib.Path, posteriors: np.ndarray, labels: Sequence[int]) -> None:
+    """Writes posteriors [n, views, 2, h, w, channels] and labels [n]; the file appears only when it is whole."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    writer = _array_record().ArrayRecordWriter(str(fresh), LAYOUT)
+    for law, label in zip(posteriors, labels, strict=True):
+        writer.write(LABEL.type(label).tobytes() + np.ascontiguousarray(law, NUMBER).tobytes())
+    writer.close()
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+class Latents:
+    """latents[i] is {"image": float32 [views, 2, h, w, channels]} with "label" (int) where there are labels.
+
+    A source as `Loader` takes it (with flip=False: what is mirrored was encoded apart); latents for training are drawn
+    from a batch by `guidance.nets.vae.draw_view(Posterior(image[:, :, 0], image[:, :, 1]), keys)`. Indexing may be
+    done from several threads. Raises FileNotFoundError or ValueError, in one line, for a folder that is not whole, and
+    ValueError, naming file and record, for a record that cannot be read.
+    """
+
+    def __init__(self, folder) -> None:
+        path = pathlib.Path(folder) / "latents.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; expected what configs/encode.py writes")
+        self.about = _about(path)
+        self.name, self.classes = str(folder), self.about.classes
+        self.paths = [shard_path(folder, self.about, k) for k in range(len(self.about.rows()))]
+        missing = [file.name for file in self.paths if not file.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{folder}: {len(missing)} of {len(self.paths)} files are missing, the first is {missing[0]}; "
+                "the command that wrote the others goes on there"
+            )
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.about.count
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.name} has no example {i}: it has {len(self)}")
+        k, row = divmod(int(i), self.about.shard)
+        raw = self._record(k, row)
+        shape = (self.about.views, 2, *self.about.shape)
+        expected = LABEL.itemsize + NUMBER.itemsize * int(np.prod(shape))
+        if len(raw) != expected:
+            raise ValueError(f"{self.paths[k]}: record {row} has {len(raw)} bytes; expected {expected}")
+        example = {"image": np.frombuffer(raw, NUMBER, offset=LABEL.itemsize).reshape(shape)}
+        if self.classes is not None:
+            example["label"] = int(np.frombuffer(raw, LABEL, count=1)[0])
+        return example
+
+    def _record(self, k: int, row: int) -> bytes:
+        with self._lock:  # its readers do not say that threads may share them
+            if k not in self._readers:
+                self._readers[k] = self._open(k)
+            try:
+                return self._readers[k].read([row])[0]
+            except (RuntimeError, IndexError, ValueError) as error:
+                message = " ".join(str(error).split())[:200]
+                raise ValueError(f"{self.paths[k]}: record {row} cannot be read ({message})") from None
+
+    def _open(self, k: int):
+        path, expected = self.paths[k], len(self.about.rows()[k])
+        reader = _array_record().ArrayRecordReader(str(path))
+        found = reader.num_records() if reader.ok() else 0
+        if found != expected:
+            raise ValueError(f"{path} is not a whole file of {expected} records; delete it and encode again")
+        return reader
+
+
+def _about(path: pathlib.Path) -> About:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        about = About(**held)
+        about = about._replace(shape=tuple(about.shape))
+        if len(about.shape) != 3 or min(about.count, about.shard, about.views, *about.shape) < 1:
+            raise ValueError(f"sizes {about.count}, {about.shard}, {about.views}, {about.shape}")
+        return about
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not what configs/encode.py writes ({' '.join(str(error).split())})") from None
+
+
+def _array_record():
+    try:
+        from array_record.python import array_record_module
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("latents need array_record: pip install 'learn-to-guide[data]'") from None
+    return array_record_module

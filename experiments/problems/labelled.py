@@ -1,0 +1,206 @@
+"""Labelled images and a denoiser that is trained on them: any source that `data.open_source` opens, and the digits.
+
+Three disjoint parts: one for the denoiser and the guidance, one for the classifier whose features are metrics, one
+held out as the reference for every number. The floor is what the first part scores against the held-out part. Images
+are in [0, 1] here and in [-1, 1] where the denoiser works.
+"""
+
+import dataclasses
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+
+from experiments import data, progress
+from experiments.problems import Network, Problem, images
+from guidance import predictions, schedules
+from guidance.learning import update
+from guidance.nets.dit import DiT
+from guidance.nets.mlp import DenoiserMLP
+from guidance.nets.unet import UNet
+
+SPLIT_SEED = 0
+CHUNK = 160  # evaluations at a time on a CPU
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier: features [n, 64] (tanh) and logits [n, classes]."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        for channels in (16, 32):
+            x = nn.silu(nn.Conv(channels, (3, 3))(x))
+            if channels == 32 or x.shape[1] >= 16:
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+        features = nn.tanh(nn.Dense(64)(x.reshape(x.shape[0], -1)))
+        return features, nn.Dense(self.classes)(features)
+
+
+def build(config) -> Problem:
+    """Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be."""
+    settings, base = config.problem, config.base
+    source = data.cropped(data.open_source(settings.source, settings.split), settings.size)
+    if source.classes is None:
+        raise ValueError(f"{source.name} has no labels")
+    rows = np.random.default_rng(SPLIT_SEED).permutation(len(source))[: settings.images or None]
+    everything = in_memory(source, np.sort(rows))
+    name = f"{pathlib.Path(settings.source).name}, {base.network}, {base.steps} updates"
+    problem = assemble(config, everything, NETWORKS[base.network](base, source.classes), "velocity", name)
+    if len(rows) == len(source):
+        return problem
+    _, *apart = _parts(len(rows), settings)
+    judged_or_held = np.sort(rows)[np.concatenate(apart)]
+    return problem._replace(feed=_feed(source, np.setdiff1d(np.arange(len(source)), judged_or_held)))
+
+
+def in_memory(source: data.Source, rows) -> data.Labelled:
+    """The images of these rows, in [0, 1], with their labels."""
+    examples = [source[int(i)] for i in progress.track(rows, f"reading {source.name}")]
+    return data.Labelled(
+        data.to_unit(np.stack([example["image"] for example in examples])),
+        np.asarray([example["label"] for example in examples], np.int32),
+    )
+
+
+def _feed(source: data.Source, rows):
+    """Batches of these rows, read ahead, as the denoiser wants them: where not all images are in memory, the denoiser
+    still learns from all that are not set apart."""
+    some = dataclasses.replace(source, count=len(rows), read=lambda i: source.read(int(rows[i])))
+
+    def feed(batch: int, part, seed: int):
+        loader, stream, following = data.Loader(some, batch, seed, part), None, None
+
+        def at(i):
+            nonlocal stream, following
+            if i != following:
+                stream = loader.stream(i)
+            following = i + 1
+            found = next(stream)
+            return 2 * data.to_unit(found["image"]) - 1, found["label"]
+
+        return at
+
+    return feed
+
+
+class Timed(nn.Module):
+    """A network whose own time runs to 1000, as ours to 1."""
+
+    net: nn.Module
+
+    def __call__(self, x, t, cond):
+        return self.net(x, 1000 * t, cond)
+
+
+def _precision(base) -> dict:
+    """The fields that DiT and UNet share."""
+    dtype = jnp.bfloat16 if base.precision == "bfloat16" else None
+    return {"dtype": dtype, "residual": jnp.float32, "remat": base.remat}
+
+
+def _dit(base, classes):
+    net = DiT(base.width, base.heads, base.depth, base.patch, classes, learn_sigma=False, **_precision(base))
+    return Timed(net)
+
+
+def _unet(base, classes):
+    channels = (base.width, 2 * base.width, 2 * base.width)
+    return Timed(UNet(channels, base.depth, (2,), classes, head=32, groups=8, **_precision(base)))
+
+
+def _mlp(base, classes):
+    return DenoiserMLP(classes, base.width, base.depth)
+
+
+NETWORKS = {"dit": _dit, "unet": _unet, "mlp": _mlp}
+
+
+def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name: str) -> Problem:
+    """The problem of images [n, H, W, C] in [0, 1] with every label 0 .. G - 1 among them; G is the null label."""
+    settings, schedule = config.problem, schedules.by_name(config.problem.schedule)
+    classes, shape = int(everything.labels.max()) + 1, everything.images.shape[1:]
+    own, judges, held = _parts(len(everything.labels), settings)
+
+    def part(rows):
+        return images.pool(everything.images[rows], everything.labels[rows], classes)
+
+    training = part(own)
+    read = _train_classifier(part(judges), classes, shape, settings.classifier_steps)
+    instrument = images.meter(read, everything.images[held], everything.labels[held])
+    example = jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    network = Network(lambda key: net.init(key, *example), net.apply, kind)
+
+    def real(key, k):
+        return images.draw_each(training, key, k)
+
+    def denoise(params):
+        whole = predictions.as_denoise(net.apply, params, kind, schedule)
+        return predictions.in_chunks(whole, CHUNK) if jax.default_backend() == "cpu" else whole
+
+    def show(axes, samples):
+        images.picture(axes, real(jax.random.key(0), 6) if samples is None else _to_unit(samples))
+
+    return Problem(
+        name=name,
+        schedule=schedule,
+        shape=shape,
+        conditions=jnp.arange(classes),
+        null=classes,
+        network=network,
+        denoise=denoise,
+        draw=lambda key, n: _centred(images.draw(training, key, n)),
+        real=lambda key, k: 2 * real(key, k) - 1,
+        features=lambda x: read(_to_unit(x))[0],
+        measure=lambda key, samples, full: images.measure(instrument, _to_unit(samples), full),
+        floor=lambda key, n, full: images.measure(instrument, real(key, n), full),
+        tuned=("frechet_distance", "energy_distance"),
+        reward=None,
+        picture=show,
+        to_images=Partial(_to_unit),
+    )
+
+
+def _parts(count: int, settings):
+    """Rows for the denoiser, for the classifier, and held out."""
+    rest = 1 - settings.train_fraction - settings.classifier_fraction
+    return data.split(count, (settings.train_fraction, settings.classifier_fraction, rest), SPLIT_SEED)
+
+
+def _centred(pair):
+    return 2 * pair[0] - 1, pair[1]
+
+
+def _to_unit(x):
+    return (x + 1) / 2
+
+
+def _train_classifier(judges: images.Pool, classes: int, shape, steps: int):
+    """A jitted (images in [0, 1]) -> (features, logits), trained on its own split with one-pixel shifts."""
+    net, optimizer = Classifier(classes), optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=1e-3)
+
+    def loss(params, key):
+        draw_key, shift_key = jax.random.split(key)
+        x, labels = images.draw(judges, draw_key, 128)
+        shift = jax.random.randint(shift_key, (2,), -1, 2)
+        _, logits = net.apply(params, jnp.roll(x, shift, (1, 2)))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    @jax.jit
+    def one_update(state, key):
+        params, opt_state, _ = update(optimizer, loss, *state, key)
+        return params, opt_state
+
+    key = jax.random.key(SPLIT_SEED)
+    params = net.init(key, jnp.zeros((1, *shape)))
+    state = params, optimizer.init(params)
+    # a Python loop: convolutions inside a scan run many times slower on a CPU
+    for i in progress.track(range(steps), "classifier of the metrics"):
+        state = one_update(state, jax.random.fold_in(key, i + 1))
+    params = state[0]
+    return jax.jit(lambda x: net.apply(params, x))

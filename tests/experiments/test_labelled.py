@@ -1,0 +1,100 @@
+"""Problems on labelled images from any source: what they are built from, and the chain on a set made here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import problems, records
+from experiments.config import ConfigError, load
+from experiments.main import main
+from experiments.problems import labelled
+
+pytestmark = pytest.mark.compute
+
+CONFIG = "configs/fashion_mnist.py:smoke"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two classes that a classifier can tell: bright on the left, bright on the right; 12 x 12 pixels."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 240)
+    images = rng.integers(0, 80, (240, 12, 12, 1))
+    images[labels == 0, :, :6] += 150
+    images[labels == 1, :, 6:] += 150
+    path = tmp_path_factory.mktemp("source") / "halves.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return path
+
+
+def _overrides(source, **more):
+    common = {"problem.source": str(source), "problem.size": "12", "problem.images": "0", "base.width": "16"}
+    return common | {"problem.classifier_steps": "60", "base.depth": "1"} | more
+
+
+@pytest.mark.parametrize("network", labelled.NETWORKS)
+def test_what_it_is_made_of(source, network):
+    problem = problems.build(load(CONFIG, _overrides(source, **{"base.network": network})))
+    assert problem.shape == (12, 12, 1) and problem.null == 2 and problem.name.startswith(f"halves.npz, {network}")
+    x0, cond = problem.draw(jax.random.key(0), 16)
+    assert x0.shape == (16, 12, 12, 1) and float(x0.min()) >= -1 and float(x0.max()) <= 1 and cond.shape == (16,)
+    right = np.asarray(x0)[:, :, 6:].mean((1, 2, 3)) > np.asarray(x0)[:, :, :6].mean((1, 2, 3))
+    np.testing.assert_array_equal(right, np.asarray(cond) == 1)
+    params = problem.network.init(jax.random.key(0))
+    out = problem.denoise(params)(x0, jnp.full(16, 0.5), cond)
+    assert out.shape == x0.shape
+    floor = problem.floor(jax.random.key(1), 30, False)
+    assert floor["class_agreement"] > 0.95
+    noise = jax.random.normal(jax.random.key(2), (2, 30, 12, 12, 1))
+    assert problem.measure(jax.random.key(1), noise, False)["frechet_distance"] > 5 * floor["frechet_distance"]
+
+
+def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
+    """Every image has a level of its own, so that it can be told which ones come."""
+    path, n = tmp_path / "levels.npz", 200
+    np.savez(path, images=np.arange(n, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 12, 12, 1), np.uint8),
+             labels=np.arange(n) % 2)  # fmt: skip
+    config = load(CONFIG, _overrides(path, **{"problem.images": "80", "base.network": "mlp"}))
+    problem = problems.build(config)
+    at = problem.feed(20, (0, 1), 0)
+    level = lambda x: np.rint((np.asarray(x)[:, 0, 0, 0] + 1) * 127.5).astype(int)  # noqa: E731
+    seen = [level(at(i)[0]) for i in range(100)]
+    np.testing.assert_array_equal(level(at(3)[0]), seen[3])
+    x, labels = at(7)
+    np.testing.assert_array_equal(labels, level(x) % 2)
+    fed = set(np.concatenate(seen))
+    apart = round(80 * (1 - config.problem.train_fraction))
+    assert len(fed) == n - apart
+    drawn = set(level(problem.draw(jax.random.key(0), 2000)[0]))
+    assert drawn <= fed and len(drawn) == 80 - apart
+
+
+@pytest.mark.parametrize("network", ["dit", "unet"])
+def test_a_bfloat16_network_answers_in_float32(source, network):
+    base = load(CONFIG, _overrides(source, **{"base.precision": "bfloat16"})).base
+    net, arguments = (
+        labelled.NETWORKS[network](base, 2),
+        (jnp.ones((2, 12, 12, 1)), jnp.full(2, 0.5), jnp.zeros(2, int)),
+    )
+    assert jax.eval_shape(net.init_with_output, jax.random.key(0), *arguments)[0].dtype == jnp.float32
+
+
+def test_only_labelled_sources_and_what_fits_the_network(source, tmp_path):
+    unlabelled = tmp_path / "plain.npz"
+    np.savez(unlabelled, images=np.zeros((9, 12, 12, 1), np.uint8))
+    with pytest.raises(ValueError, match=f"^{unlabelled} has no labels$"):
+        problems.build(load(CONFIG, _overrides(unlabelled)))
+    for field, value in (("base.patch", "5"), ("base.heads", "3"), ("problem.train_fraction", "0.9")):
+        with pytest.raises(ConfigError, match=field if "fraction" not in field else "classifier_fraction"):
+            load(CONFIG, _overrides(source, **{field: value}))
+
+
+@pytest.mark.slow
+@pytest.mark.key_reuse  # every weight meets the same noise
+def test_the_whole_chain(source, tmp_path):
+    flags = [f"--config.{name}={value}" for name, value in _overrides(source).items()]
+    assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
+    rows = records.read_results(tmp_path / "results.json")
+    assert {"unguided", "best constant", "best interval", "rollout@3"} <= {row.method for row in rows}
+    assert (tmp_path / "report.html").exists() and list((tmp_path / "pictures").glob("*.png"))
