@@ -4,7 +4,6 @@ What each field may hold is data, in `experiments.fields`. Whatever is wrong bec
 message that names the field and what is allowed.
 """
 
-import difflib
 import importlib.util
 import pathlib
 import reprlib
@@ -13,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
-from experiments.fields import CONSTRAINTS, PROBLEMS, Field, choice
+from experiments.fields import CONSTRAINTS, PROBLEMS
+from experiments.kinds import REQUIRED, Field, Refused, choice, hint
 
 USAGE = (
     "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER "
@@ -97,7 +97,7 @@ def _flags(arguments: list[str]) -> dict[str, str]:
         if not argument.startswith("--"):
             raise ConfigError(f"{argument!r} is not a flag; {USAGE}")
         if name not in FLAGS and not name.startswith("config."):
-            raise ConfigError(f"--{name}: no such flag{_hint(name, (*FLAGS, 'help'), '--')}; {USAGE}")
+            raise ConfigError(f"--{name}: no such flag{hint(name, (*FLAGS, 'help'), '--')}; {USAGE}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
@@ -130,7 +130,7 @@ def _module(path: pathlib.Path):
     if not path.is_file():
         nearby = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(
-            f"--config={path}: no such file{_hint(str(path), nearby) or (_listing(nearby) if nearby else '')}"
+            f"--config={path}: no such file{hint(str(path), nearby) or (_listing(nearby) if nearby else '')}"
         )
     if path.suffix != ".py":
         raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
@@ -152,7 +152,7 @@ def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
     if preset and preset not in module.PRESETS:
         known = ", ".join(module.PRESETS) or "none"
         raise ConfigError(
-            f"--config={source}: unknown preset {preset!r}; allowed: {known}{_hint(preset, module.PRESETS)}"
+            f"--config={source}: unknown preset {preset!r}; allowed: {known}{hint(preset, module.PRESETS)}"
         )
     try:
         values = flat(module.get_config(preset))
@@ -162,8 +162,10 @@ def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
     fields = {"problem.name": name, **PROBLEMS[_problem_of(source, values)]}
     for field in values.keys() - fields.keys():
         raise ConfigError(f"{path}: {field}: {_unknown(field, fields)}")
-    for field in fields.keys() - values.keys():
-        raise ConfigError(f"{path}: {field} is missing; allowed: {fields[field].kind.allowed}")
+    for name in [name for name in fields if name not in values]:
+        if fields[name].default is REQUIRED:
+            raise ConfigError(f"{path}: {name} is missing; allowed: {fields[name].kind.allowed}")
+        values[name] = fields[name].default
     return values, fields
 
 
@@ -180,6 +182,8 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str
     for name, field in fields.items():
         try:
             checked[name] = field.kind.read(values[name])
+        except Refused as error:
+            refusals.append(f"{name} = {reprlib.repr(values[name])}: {error}")
         except (ValueError, TypeError, OverflowError):
             refusals.append(_refusal(name, values[name], field.kind.allowed))
     if refusals:
@@ -209,14 +213,9 @@ def _unknown(name: str, fields: Mapping[str, Field]) -> str:
     group, _, last = name.rpartition(".")
     siblings = [field.rpartition(".")[2] for field in fields if field.rpartition(".")[0] == group]
     if not siblings:
-        return f"no such field{_hint(name, fields) or _listing(fields)}"
+        return f"no such field{hint(name, fields) or _listing(fields)}"
     prefix = f"{group}." if group else ""
-    return f"no such field{_hint(last, siblings, prefix) or _listing(prefix + sibling for sibling in siblings)}"
-
-
-def _hint(name: str, known, prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    return f"no such field{hint(last, siblings, prefix) or _listing(prefix + sibling for sibling in siblings)}"
 
 
 def _listing(known) -> str:

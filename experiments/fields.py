@@ -4,31 +4,18 @@ them.
 Plain data for `experiments.config`, which turns whatever is wrong into one line. Imports nothing heavy.
 """
 
-import ast
-import math
 import pathlib
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from experiments.kinds import COUNT, POSITIVE, Field, choice, each, flag, integer, number, span, text, vector
+from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE, weight_found
 
 SCHEDULES = ("rectified_flow", "cosine", "linear_vp", "edm")
 OBJECTIVES = ("self_consistency", "l2", "rollout", "score_matching", "marginal", "per_condition", "reward_only")
 REMAT = ("none", "steps", "segments")
 MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 60, 200, 400))
-
-
-class Kind(NamedTuple):
-    """What a field may hold. `read` returns the value in its final type or raises ValueError."""
-
-    allowed: str
-    read: Callable[[Any], Any]
-    parse: Callable[[str], Any]  # text of the command line -> what `read` takes
-
-
-class Field(NamedTuple):
-    kind: Kind
-    meaning: str
 
 
 class Constraint(NamedTuple):
@@ -39,116 +26,8 @@ class Constraint(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def literal(text: str) -> Any:
-    """A Python literal, true or false; anything else stays text (and fails later, by name, where text is wrong)."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    with warnings.catch_warnings():  # "0x1for" is a SyntaxWarning before it is an error
-        warnings.simplefilter("ignore")
-        try:
-            return ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return text
-
-
-def _require(condition: bool) -> None:
-    if not condition:
-        raise ValueError
-
-
-def integer(low: int, high: int = 2**31 - 1) -> Kind:
-    def read(value):
-        _require(isinstance(value, int) and not isinstance(value, bool) and low <= value <= high)
-        return value
-
-    bound = f"of at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
-    return Kind(f"an integer {bound}", read, literal)
-
-
-def number(low: float = -math.inf, high: float = math.inf, ends: str = "[]") -> Kind:
-    """A finite number between low and high; `ends` says with brackets whether each end belongs to the range."""
-
-    def read(value):
-        _require(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
-        _require(low <= value if ends[0] == "[" else low < value)
-        _require(value <= high if ends[1] == "]" else value < high)
-        return float(value)
-
-    if high < math.inf:
-        allowed = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
-    elif low > -math.inf:
-        allowed = f"a number {'of at least' if ends[0] == '[' else 'above'} {low:g}"
-    else:
-        allowed = "a finite number"
-    return Kind(allowed, read, literal)
-
-
-def flag() -> Kind:
-    def read(value):
-        _require(isinstance(value, bool))
-        return value
-
-    return Kind("true or false", read, literal)
-
-
-def text(allowed: str) -> Kind:
-    def read(value):
-        _require(isinstance(value, str) and value != "")
-        return value
-
-    return Kind(allowed, read, lambda raw: raw.strip("'\""))
-
-
-def choice(*names: str) -> Kind:
-    def read(value):
-        _require(value in names)
-        return value
-
-    return Kind(" or ".join(names), read, lambda raw: raw.strip("'\""))
-
-
-def each(kind: Kind, *, empty: bool = False, names: bool = False) -> Kind:
-    """A tuple of distinct values of one kind; a lone value counts as a tuple of one. `names`: text split at commas."""
-
-    def read(value):
-        value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        _require(empty or len(value) > 0)
-        value = tuple(map(kind.read, value))
-        _require(len(set(value)) == len(value))
-        return value
-
-    def split(raw):
-        return [name.strip(" '\"") for name in raw.strip("()[] ").split(",") if name.strip()]
-
-    size = "any number of" if empty else "one or more"
-    return Kind(f"{size} distinct values separated by commas, each {kind.allowed}", read, split if names else literal)
-
-
-def vector() -> Kind:
-    def read(value):
-        value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        return tuple(map(number().read, value))
-
-    return Kind("finite numbers separated by commas, or ()", read, literal)
-
-
-def span() -> Kind:
-    """A pair (lo, hi) in time."""
-
-    def read(value):
-        _require(isinstance(value, tuple | list) and len(value) == 2)
-        low, high = map(number(0, 1).read, value)
-        _require(low < high)
-        return low, high
-
-    return Kind("a pair (lo, hi) with 0 <= lo < hi <= 1, as in ((0.2, 0.8),)", read, literal)
-
-
-POSITIVE = number(0, ends="()")
-COUNT = integer(1)
-
 FIELDS = {
-    "job": Field(choice("all", "train", "learn", "evaluate", "report"), "which part of the chain to run"),
+    "job": Field(choice("all", "train", "learn", "evaluate", "report", "sample"), "which part of the chain to run"),
     "seed": Field(integer(0), "first seed"),
     "seeds": Field(COUNT, "independent repetitions: seeds seed, ..., seed + seeds - 1"),
     "figures": Field(flag(), "draw pictures for the report"),
@@ -183,6 +62,8 @@ FIELDS = {
     "eval.clamp": Field(each(number(0), empty=True), "floors, as scales, of the clamp-linear weight"),
     "eval.sampler": Field(choice("ddim"), "the step"),
     "eval.churn": Field(number(0, 1), "churn of the sampler; 0 is deterministic DDIM"),
+    **SAMPLE,
+    **REPETITION,
 }
 
 # for the problems that train their own denoiser
@@ -262,6 +143,7 @@ PROBLEMS = {
         ),
     },
     "mnist": FIELDS | MNIST,
+    "imported": IMPORTED | SAMPLE,
     "latents": {
         "job": Field(choice("encode"), "the part to run: all of it"),
         "problem.source": Field(text("a published set, a path of images, or synthetic"), "where the images are"),
@@ -293,6 +175,8 @@ PROBLEMS = {
     },
 }
 
+SAMPLING = (Constraint("sample.weight", "path of an existing .safetensors file", weight_found),)
+
 BASE_HOLDS = (
     Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
     Constraint("base.keep", "updates up to base.steps", lambda c: all(step <= c.base.steps for step in c.base.keep)),
@@ -307,6 +191,8 @@ HELD_OUT = (
 )
 
 LEARNING = (
+    *SAMPLING,
+    Constraint("sample.repetition", "less than seeds", lambda c: c.sample.repetition < c.seeds),
     Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
     Constraint(
         "learn.particles",
@@ -394,6 +280,17 @@ CONSTRAINTS = {
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,
+    "imported": (
+        *SAMPLING,
+        *(
+            Constraint(
+                f"problem.{name}",
+                "path of an existing .safetensors file",
+                lambda c, name=name: pathlib.Path(c.problem[name]).is_file(),
+            )
+            for name in ("weights", "vae")
+        ),
+    ),
     "latents": (
         Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
         Constraint(

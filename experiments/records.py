@@ -28,7 +28,8 @@ from ml_collections import config_dict
 
 from experiments.config import ConfigError, flat
 
-RESUMABLE = ("job", "figures")  # fields that may change between two commands on one folder
+# fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
+RESUMABLE = ("job", "figures", "sample.")
 
 
 class Row(NamedTuple):
@@ -147,8 +148,8 @@ def table(rows: Sequence[Row]) -> str:
 def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
     """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
 
-    A folder that already belongs to a run is taken over only by the same config (so that the run resumes), `job` and
-    `figures` excepted. Raises ConfigError naming a field that differs, or what is in the way.
+    A folder that already belongs to a run is taken over only by the same config (so that the run resumes), the fields
+    of RESUMABLE excepted. Raises ConfigError naming a field that differs, or what is in the way.
     """
     workdir = pathlib.Path(workdir)
     try:
@@ -172,7 +173,7 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
 def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     stored, present = _stored(workdir), _jsonable(flat(config))
     for name in stored.keys() | present.keys() if stored else ():
-        if name not in RESUMABLE and stored.get(name) != present.get(name):
+        if not name.startswith(RESUMABLE) and stored.get(name) != present.get(name):
             raise ConfigError(
                 f"--workdir={workdir}: {name} = {present.get(name)!r} here, {stored.get(name)!r} in its config.json; "
                 "allowed: the same command, or a new folder"

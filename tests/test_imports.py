@@ -52,6 +52,9 @@ NEVERS = [
     ("guidance.steering", ("guidance.weights", "guidance.learning", "guidance.nets", "guidance.metrics")),
     ("experiments.config", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
     ("experiments.fields", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.kinds", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.calls", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.sampling_fields", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
     ("experiments.records", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
     ("experiments.progress", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
 ]

@@ -1,10 +1,10 @@
-"""Jobs: train a base denoiser, learn guidance, evaluate, report; encode. `run` does the part that config.job names."""
+"""Jobs: train a base denoiser, learn guidance, evaluate, report; sample; encode. `run` does what config.job names."""
 
 import functools
 
 from experiments import launch, leaderboard, mesh, problems
 from experiments.config import ConfigError
-from experiments.jobs import encode, evaluate, learn, report, train
+from experiments.jobs import encode, evaluate, learn, report, sample, train
 
 
 def run(config, workdir) -> None:
@@ -26,6 +26,8 @@ def run(config, workdir) -> None:
         evaluate.run(problem, config, workdir)
     if config.job in ("all", "report"):
         report.run(problem, config, workdir)
+    if config.job == "sample":
+        sample.run(problem, config, workdir)
 
 
 def in_data_parallel(problem: problems.Problem) -> problems.Problem:

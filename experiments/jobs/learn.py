@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import mesh
+from experiments import launch, mesh, weight_files
 from experiments.jobs import train
 from experiments.jobs.loop import compiled, fit
 from guidance import guides, learning, rollout, sampling, weights
@@ -151,11 +151,26 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
 
 
 def run(problem, config, workdir) -> dict[str, list]:
-    """{task name: [params for each seed]}, learned or restored."""
+    """{task name: [params for each seed]}, learned or restored; each is kept as a file of its own in weights/."""
     bases, learned = train.run(problem, config, workdir), {}
     for task in tasks(problem, config):
         learned[task.name] = _learn(problem, config, workdir, task, bases, learned.get(task.start))
+        launch.first(lambda task=task: _write(problem, config, workdir, task, learned[task.name]))
     return learned
+
+
+def _write(problem, config, workdir, task: Task, learned: list) -> None:
+    """The learned weights as files that can be listed, plotted and sampled with."""
+    for i, params in enumerate(learned):
+        weight_files.write(
+            workdir / "weights" / f"{task.name.replace(' ', '')}_seed_{config.seed + i}.safetensors",
+            task.weight(params),
+            problem=problem.name,
+            objective=task.name,
+            steps=task.steps,
+            null=int(problem.null),
+            training=config.to_dict(),
+        )
 
 
 def _learn(problem, config, workdir, task: Task, bases, starts) -> list:

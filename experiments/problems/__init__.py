@@ -26,7 +26,7 @@ class Problem(NamedTuple):
     shape: tuple[int, ...]
     conditions: Array  # [G]
     null: int
-    network: Network | None  # None: the denoiser is known, params are ()
+    network: Network | None  # None: the denoiser is known, params are `known`
     denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
     draw: Callable[[Array, int], tuple[Array, Array]]  # (key, n) -> training pairs (x0 [n, ...], cond [n])
     real: Callable[[Array, int], Array]  # (key, k) -> training samples of the target, k for each condition [G, k, ...]
@@ -37,6 +37,9 @@ class Problem(NamedTuple):
     tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
     reward: Reward | None
     picture: Callable[..., None]  # (axes, samples [G, n, ...] or None for true data): draws samples
+    known: Any = ()  # params of the base where there is no network to train
+    # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
+    to_images: Callable[[Array], Array] | None = None
     # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
     # sets that do not fit memory; None: training pairs come from `draw`
     feed: Callable[..., Callable[[int], tuple]] | None = None

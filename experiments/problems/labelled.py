@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
 from experiments import data, progress
 from experiments.problems import Network, Problem, images
@@ -161,6 +162,7 @@ def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name:
         tuned=("frechet_distance", "energy_distance"),
         reward=None,
         picture=show,
+        to_images=Partial(_to_unit),
     )
 
 

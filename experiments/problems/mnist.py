@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from experiments import data
 from experiments.problems import Problem, images
@@ -51,6 +52,7 @@ def build(config) -> Problem:
         tuned=("frechet_distance", "energy_distance"),
         reward=None,
         picture=lambda axes, x: images.picture(axes, real(jax.random.key(0), 6) if x is None else x),
+        to_images=Partial(jnp.asarray),
     )
 
 

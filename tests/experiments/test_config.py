@@ -15,6 +15,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MIXTURE = str(REPOSITORY / "configs" / "mixture.py")
 DIGITS = str(REPOSITORY / "configs" / "digits.py")
 MNIST = str(REPOSITORY / "configs" / "mnist.py")
+SAMPLE = str(REPOSITORY / "configs" / "sample.py")
 PRESETS = [f"{MIXTURE}:{name}" for name in ("exact", "attenuated", "under", "trained", "reward", "high_dimensional")]
 
 
@@ -24,6 +25,21 @@ def test_every_shipped_config_is_sound_and_locked(source):
     assert flat(config).keys() == {"problem.name", *fields.FIELDS, *fields.PROBLEMS[config.problem.name]}
     with pytest.raises((AttributeError, KeyError)):
         config.learn.new_field = 1
+
+
+def test_fields_with_a_default_need_not_be_in_a_config_file():
+    assert "config.sample" not in (REPOSITORY / "configs" / "mixture.py").read_text(encoding="utf-8")
+    assert flat(load(MIXTURE))["sample.rule"] == fields.FIELDS["sample.rule"].default == "cfg"
+    assert "--config.sample.rule=cfg" in usage([f"--config={MIXTURE}"])
+
+
+def test_samples_may_change_on_a_folder_that_belongs_to_a_run(tmp_path):
+    for overrides in ({}, {"sample.steps": "7", "job": "sample"}):
+        os.close(records.claim(tmp_path, load(MIXTURE, overrides)))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["sample"]  # a run from before there were samples
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    os.close(records.claim(tmp_path, load(MIXTURE)))
 
 
 def test_presets_differ_and_the_default_is_under():
@@ -131,6 +147,16 @@ BAD = {
         ["problem.model = 'no.npz'", "existing"],
     ),
     "data not there": (command("--config.problem.data=nowhere", config=MNIST), ["problem.data", "t10k-images-idx3"]),
+    "rule mistyped": (command("--config.sample.rule=agp(cap=5)"), ["sample.rule", "'agp'; did you mean apg?"]),
+    "weight of code": (command("--config.sample.weight=__import__('os').getpid()"), ["sample.weight", "not a weight"]),
+    "weight not there": (command("--config.sample.weight=no.safetensors"), ["sample.weight = 'no.safetensors'"]),
+    "sampler mistyped": (command("--config.sample.sampler=dpmpp2m"), ["sample.sampler", "did you mean dpmpp_2m?"]),
+    "grid mistyped": (command("--config.sample.grid=karas"), ["sample.grid", "did you mean karras?"]),
+    "seeds backwards": (command("--config.sample.seeds=9-0"), ["sample.seeds = '9-0'", "runs backwards"]),
+    "output of a kind": (command("--config.sample.output=npz,jpg"), ["sample.output", "npz or png or grid"]),
+    "repetition not there": (command("--config.sample.repetition=9"), ["sample.repetition = 9", "less than seeds"]),
+    "imported, not there": (command(config=SAMPLE), ["problem.weights", "problem.vae", "existing .safetensors file"]),
+    "imported, another job": (command("--config.job=train", config=SAMPLE), ["job = 'train'", "allowed: sample"]),
     "mesh of nothing": (command("--mesh=data:0"), ["--mesh=data:0", "data:N, model:N, fsdp"]),
     "mesh of words": (command("--mesh=fsdp,modal:2"), ["modal:2", "data:N, model:N, fsdp"]),
     "two at once": (command("--config.seeds=0", "--config.learn.beta=3"), ["seeds = 0", "learn.beta = 3"]),

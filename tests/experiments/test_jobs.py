@@ -13,7 +13,7 @@ import time
 import jax
 import pytest
 
-from experiments import problems, records
+from experiments import problems, records, weight_files
 from experiments.config import load
 from experiments.jobs import evaluate
 from experiments.main import main
@@ -63,6 +63,21 @@ def test_leaves_everything_a_reader_needs(finished):
     assert page.count("data:image/png;base64,") == len(list(finished.glob("*.png"))) == 5
     written = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # a picture may hold any four letters
     assert "http" not in written, "the report must not fetch anything"
+
+
+def test_learned_weights_are_files_that_answer_as_the_run_did(finished):
+    """On the grid of the evaluation the file gives the table of omegas that was evaluated."""
+    names = {path.name for path in (finished / "weights").iterdir()}
+    tasks = ("self_consistency", "l2", "rollout@4", "rollout@8")
+    assert names == {f"{task}_seed_{seed}.safetensors" for task in tasks for seed in (0, 1)}
+    ledger = evaluate.Ledger(finished / "evaluations.jsonl").done
+    grid = evaluate.sampling.uniform_grid(8)
+    for task in ("l2", "rollout@8"):
+        weight, about = weight_files.read(finished / "weights" / f"{task}_seed_1.safetensors")
+        assert about.objective == task and about.steps == (8 if task == "rollout@8" else None)
+        assert about.training["learn"]["iterations"] == 12 and about.problem.startswith("mixture")
+        table = weights.tabulated(weight, grid, jax.numpy.arange(4))
+        assert table.tolist() == ledger[f"8 steps, seed 1, {task}, in full"]["table"]
 
 
 def test_differences_are_paired_over_seeds(finished):

@@ -1,0 +1,159 @@
+"""A class-conditional network on latents that was trained elsewhere: DiT or SiT, with the autoencoder of its latents.
+
+Everything that the files say is taken from them: width, depth, patch, classes, the size of the latents. There are no
+data, so there is nothing to train, to learn from or to measure with: the one job is `sample`.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from experiments import tensors
+from experiments.config import ConfigError
+from experiments.problems import Problem
+from guidance import schedules
+from guidance.nets import published_dit, vae
+from guidance.nets.dit import SIZES, DiT, dit_denoiser, sit_denoiser
+
+Arrays = Mapping[str, np.ndarray]
+
+# where the two layouts keep what says how large the network is: patches, classes, output, blocks
+ORIGINAL = (
+    "x_embedder.proj.weight",
+    "y_embedder.embedding_table.weight",
+    "final_layer.linear.weight",
+    r"blocks\.(\d+)\.",
+)
+DIFFUSERS = (
+    "pos_embed.proj.weight",
+    "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight",
+    "proj_out_2.weight",
+    r"transformer_blocks\.(\d+)\.",
+)
+
+
+def build(config) -> Problem:
+    """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    settings = config.problem
+    net, shape, params = _field("weights", settings.weights, lambda arrays: _network(settings, arrays))
+    to_images = _field("vae", settings.vae, lambda arrays: _decoder(settings, arrays, shape[-1]))
+    flow = settings.network == "sit"
+    return Problem(
+        name=f"{settings.network}, width {net.width}, depth {net.depth}",
+        schedule=schedules.rectified_flow() if flow else schedules.linear_vp(),
+        shape=shape,
+        conditions=jnp.arange(net.classes),
+        null=net.classes,
+        network=None,
+        denoise=lambda params: sit_denoiser(net, params) if flow else dit_denoiser(net, params),
+        draw=_no_data,
+        real=_no_data,
+        features=None,
+        measure=_no_data,
+        floor=_no_data,
+        tuned=(),
+        reward=None,
+        picture=_no_data,
+        known=params,
+        to_images=to_images,
+    )
+
+
+def _no_data(*arguments):
+    raise NotImplementedError("an imported network comes without data")
+
+
+def _field(name: str, path, make: Callable[[Arrays], Any]) -> Any:
+    try:
+        return make(tensors.read_safetensors(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"problem.{name} = {path}: {error}") from None
+
+
+def _network(settings, arrays: Arrays) -> tuple[DiT, tuple[int, int, int], dict]:
+    """The network, the shape of its latents, and its params."""
+    original = published_dit.POSITION in arrays
+    patches, classes, output, block = ORIGINAL if original else DIFFUSERS
+    width, channels, patch, _ = _shape(arrays, patches, 4)
+    fields = {
+        "width": width,
+        "patch": patch,
+        "depth": _blocks(arrays, block),
+        "classes": _shape(arrays, classes, 2)[0] - 1,
+        "learn_sigma": _shape(arrays, output, 2)[0] == 2 * patch * patch * channels,
+        "heads": settings.heads or _published_heads(width),
+    }
+    side = settings.side or _side(arrays, original, patch)
+    net = DiT(**fields, **({"dtype": jnp.bfloat16, "residual": jnp.float32} if settings.dtype == "bfloat16" else {}))
+    if width % net.heads or side % patch:
+        raise ValueError(f"problem.heads and problem.side: allowed: divisors of {width} and multiples of {patch}")
+    if original:
+        params = published_dit.from_original(net, arrays, side // patch, channels)
+    else:
+        params = published_dit.from_diffusers(net, arrays, channels)
+    return net, (side, side, channels), params
+
+
+def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
+    if name not in arrays or np.ndim(arrays[name]) != rank:
+        raise ValueError(f"no DiT or SiT in a layout that is known: no array {name} of {rank} axes")
+    return arrays[name].shape
+
+
+def _blocks(arrays: Arrays, pattern: str) -> int:
+    return 1 + max((int(found[1]) for found in (re.match(pattern, name) for name in arrays) if found), default=-1)
+
+
+def _published_heads(width: int) -> int:
+    known = {width: heads for width, heads, _ in SIZES.values()}
+    if width not in known:
+        raise ValueError(f"problem.heads is needed: no published network has width {width}")
+    return known[width]
+
+
+def _side(arrays: Arrays, original: bool, patch: int) -> int:
+    if not original:
+        raise ValueError("problem.side is needed: files in diffusers' layout do not say how large their latents are")
+    tokens = arrays[published_dit.POSITION].shape[1]
+    return math.isqrt(tokens) * patch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Latents of the diffusion network -> images in [0, 1]; the static half, compared by value."""
+
+    net: vae.AutoencoderKL
+
+    def __call__(self, params, latents):
+        return (self.net.apply({"params": params}, vae.unscale_latents(latents), method="decode") + 1) / 2
+
+
+def _decoder(settings, arrays: Arrays, channels: int) -> Partial:
+    at = "encoder.down_blocks"
+    levels = _blocks(arrays, at.replace(".", r"\.") + r"\.(\d+)\.")
+    names = ["encoder.conv_in.weight", "post_quant_conv.weight"]
+    names += [f"{at}.{i}.resnets.0.conv1.weight" for i in range(levels)]
+    missing = [name for name in names if name not in arrays or np.ndim(arrays[name]) != 4]
+    if missing or not levels:
+        raise ValueError(
+            f"no autoencoder in a layout that is known: no array {(missing or [f'{at}.0.'])[0]} of 4 axes"
+        )
+    net = vae.AutoencoderKL(
+        channels=arrays[names[0]].shape[1],
+        latents=arrays[names[1]].shape[0],
+        widths=tuple(arrays[name].shape[0] for name in names[2:]),
+        layers=_blocks(arrays, rf"{at}.0.resnets\.(\d+)\."),
+        groups=settings.vae_groups,
+    )
+    if net.latents != channels:
+        raise ValueError(f"latents of {net.latents} channels; the network's have {channels}")
+    uneven = [width for width in net.widths if width % net.groups]
+    if uneven:
+        raise ValueError(f"problem.vae_groups = {net.groups} does not divide its widths {net.widths}")
+    return Partial(_Decode(net), vae.from_diffusers(net, arrays))

@@ -1,0 +1,79 @@
+"""What the texts of a config's `sample` group stand for: guide, solver and grid, built by the library.
+
+The texts have been checked against the tables of `experiments.calls`; what the library refuses beyond that (an order
+that a solver does not have, a grid that ends before it starts) becomes a ConfigError that names the field.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments import weight_files
+from experiments.calls import GRIDS, LEARNED, RULES, SAMPLERS, WEIGHTS, Call, is_number, parse
+from experiments.config import ConfigError
+from guidance import guides, rules, sampling, weights
+from guidance.types import Array, Guide, Rule, Schedule, Solver, Step, Weight
+
+PLAIN = ("cfg", "mahiro")  # rules that are functions of the predictions themselves, not makers of a rule
+GRID_MAKERS = {
+    "cosine": sampling.cosine_grid,
+    "edm": sampling.edm_grid,
+    "karras": sampling.edm_grid,
+    "log_snr": sampling.log_snr_grid,
+    "uniform": sampling.uniform_grid,
+}
+
+
+def grid(settings, schedule: Schedule) -> Array:
+    """The grid of `sample.grid`, `sample.steps` and `sample.shift`."""
+    call = parse("grid", settings.grid, GRIDS)[0]
+    made = _built("grid", settings.grid, GRID_MAKERS[call.name], call, schedule=schedule, steps=settings.steps)
+    return made if settings.shift == 1 else sampling.shifted(schedule, made, settings.shift)
+
+
+def solver(settings) -> Step | Solver:
+    """The step or solver of `sample.sampler`."""
+    call = parse("sampler", settings.sampler, SAMPLERS)[0]
+    return _built("sampler", settings.sampler, getattr(sampling, call.name), call)
+
+
+def rule(settings) -> Rule:
+    """The rule of `sample.rule`, several of them stacked from left to right."""
+    members = []
+    for call in parse("rule", settings.rule, RULES):
+        maker = getattr(rules, call.name)
+        members.append(maker if call.name in PLAIN else _built("rule", settings.rule, maker, call))
+    return members[0] if len(members) == 1 else rules.stack(*members)
+
+
+def weight(settings, problem, times: Array) -> Weight:
+    """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the problem."""
+    text = settings.weight
+    if is_number(text):
+        return weights.constant(float(text))
+    if not text.endswith(LEARNED):
+        call = parse("weight", text, WEIGHTS)[0]
+        return _built("weight", text, getattr(weights, call.name), call, schedule=problem.schedule, grid=times)
+    try:
+        found, about = weight_files.read(text)
+        weight_files.check_fits(text, about, problem.schedule, len(problem.conditions), int(problem.null))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"sample.weight: {error}") from None
+    if about.steps not in (None, settings.steps):
+        print(f"note: {text} was learned through {about.steps} steps and is asked at {settings.steps}")
+    return found
+
+
+def guide(settings, problem, times: Array) -> Guide:
+    """The guide of the `sample` group: its rule with its weight and the problem's null condition."""
+    return guides.guided(rule(settings), weight(settings, problem, times), problem.null)
+
+
+def _built(field: str, text: str, maker: Callable, call: Call, **at_hand) -> Any:
+    """maker(knobs of the call, and of what is at hand what it asks for by name)."""
+    asked = inspect.signature(maker).parameters
+    given: Mapping[str, Any] = {name: value for name, value in at_hand.items() if name in asked}
+    try:
+        return maker(**given, **call.knobs)
+    except (ValueError, TypeError, IndexError) as error:
+        raise ConfigError(f"sample.{field} = {text!r}: {error}") from None

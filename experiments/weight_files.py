@@ -1,0 +1,256 @@
+"""Learned weights as files: one small .safetensors that says what it is, and the commands that list and plot it.
+
+    python -m experiments.weight_files list runs/mixture/weights [FILE ...]
+    python -m experiments.weight_files plot runs/mixture/weights/rollout@10_seed_0.safetensors omega.png
+
+The arrays are the params of the guidance network. The text beside them, JSON under the one key `learned_weight`, is
+everything that a weight needs to be used again and everything a person asks of it: see `About`. One key, since
+safetensors keeps several in no order: equal weights are equal files. Exit codes: 0 done, 2 a file or command that
+cannot work, in one line on stderr for each file.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from experiments import tensors
+from guidance import schedules, weights
+from guidance.types import Schedule, Weight
+
+KEY = "learned_weight"
+VERSION = 1
+CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1 + omega"
+SHOWN = 10  # conditions that a plot draws, at most
+
+
+class About(NamedTuple):
+    """What a file says of its weight."""
+
+    problem: str  # what it was learned on
+    objective: str
+    steps: int | None  # of the uniform grid that it was learned through; None: any
+    schedule: str  # name of the noise schedule
+    s_min: float  # queries are clamped to what the network was trained at: see guidance.weights.learned
+    t_max: float
+    gap_min: float
+    conditions: int  # class labels 0 .. conditions - 1
+    null: int  # the label of no condition
+    net: dict[str, Any]  # the fields of GuidanceNet
+    training: dict[str, Any]  # the config of the run
+    omega: str = CONVENTION
+    version: int = VERSION
+
+
+def write(
+    path, weight: Weight, *, problem: str, objective: str, steps: int | None, null: int, training: Mapping[str, Any]
+) -> About:
+    """Writes a weight made by `guidance.weights.learned`, whose condition is a class label or none, and returns what
+    the file says. Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
+    """
+    held = getattr(weight, "func", None)
+    net = getattr(held, "net", None)
+    if not isinstance(net, weights.GuidanceNet) or net.condition == "features":
+        raise ValueError("only weights made by guidance.weights.learned, of a class label or of none, have a file")
+    about = About(
+        problem, objective, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
+        float(held.gap_min), net.num_classes, null, _fields(net), json.loads(json.dumps(training)),
+    )  # fmt: skip
+    arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
+    broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]
+    if broken:
+        raise ValueError(f"{path} not written: {', '.join(broken)} hold NaN or infinity")
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    tensors.write_safetensors(path, arrays, {KEY: json.dumps(about._asdict(), sort_keys=True)})
+    return about
+
+
+def read(path) -> tuple[Weight, About]:
+    """The weight, which answers with the omegas of the one that was written, to the bit; and what its file says.
+
+    Raises FileNotFoundError, or ValueError, in one line, for a file that is damaged, of another kind or version,
+    whose arrays are not those of its network, or hold NaN.
+    """
+    about = read_about(path)
+    arrays = tensors.read_safetensors(path)
+    try:
+        net = weights.GuidanceNet(**about.net)
+        zero = jnp.zeros(1)
+        shapes = jax.eval_shape(net.init, jax.random.key(0), zero, zero, jnp.zeros(1, jnp.int32))
+        schedule = schedules.by_name(about.schedule)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: what it says of its network cannot be built ({_line(error)})") from None
+    expected = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    faults = [
+        f"{name} has shape {found.get(name, 'none')}, its network {expected.get(name, 'none')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    faults += [f"{name} is {a.dtype}, not floating point" for name, a in arrays.items() if a.dtype.kind != "f"]
+    faults += [
+        f"{name} holds NaN or infinity"
+        for name, a in arrays.items()
+        if a.dtype.kind == "f" and not np.isfinite(a).all()
+    ]
+    if faults:
+        raise ValueError(f"{path}: {'; '.join(faults)}")
+    params = traverse_util.unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
+    return weights.learned(net, params, schedule, about.s_min, about.t_max, about.gap_min), about
+
+
+def read_about(path) -> About:
+    """What a file says, without its arrays. Raises as `read`."""
+    text = tensors.read_metadata(path).get(KEY)
+    if text is None:
+        raise ValueError(f"{path} is no learned weight: a .safetensors file without the key {KEY}")
+    try:
+        said = json.loads(text)
+        version = said["version"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: what it says under {KEY} is not readable") from None
+    if version != VERSION:
+        raise ValueError(f"{path} has version {version}; this program reads version {VERSION}")
+    wrong = sorted(said.keys() ^ set(About._fields)) or [
+        name for name, kinds in _KINDS.items() if not isinstance(said[name], kinds) or isinstance(said[name], bool)
+    ]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} missing, unknown or of another type under {KEY}")
+    if said["omega"] != CONVENTION:
+        raise ValueError(f"{path}: its convention is {said['omega']!r}; expected {CONVENTION!r}")
+    return About(**said)
+
+
+_KINDS = {
+    **dict.fromkeys(("problem", "objective", "schedule", "omega"), str),
+    **dict.fromkeys(("s_min", "t_max", "gap_min"), (int, float)),
+    **dict.fromkeys(("conditions", "null"), int),
+    **dict.fromkeys(("net", "training"), dict),
+    "steps": (int, type(None)),
+}
+
+
+def check_fits(path, about: About, schedule: Schedule, conditions: int, null: int) -> None:
+    """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions."""
+    faults = []
+    if about.schedule != schedule_name(schedule):
+        faults.append(f"schedule {about.schedule}, the model {schedule_name(schedule)}")
+    if about.net["condition"] == "label" and (about.conditions, about.null) != (conditions, null):
+        faults.append(f"{about.conditions} conditions and null label {about.null}, the model {conditions} and {null}")
+    if faults:
+        raise ValueError(f"{path} was learned for another model: it has {'; '.join(faults)}")
+
+
+def schedule_name(schedule: Schedule) -> str:
+    """The name under which `guidance.schedules.by_name` gives this schedule. Raises ValueError if there is none."""
+    names = [name for name in schedules.SCHEDULES if schedules.by_name(name) == schedule]
+    if not names:
+        raise ValueError(f"a schedule without a name; known: {', '.join(schedules.SCHEDULES)}")
+    return names[0]
+
+
+def _fields(net: weights.GuidanceNet) -> dict[str, Any]:
+    """The fields that a person sets; Flax adds its own."""
+    return {f.name: getattr(net, f.name) for f in dataclasses.fields(net) if f.name not in ("parent", "name")}
+
+
+# ---- commands
+
+
+def describe(path) -> str:
+    """One line about a file. Raises as `read`."""
+    weight, about = read(path)
+    count = sum(leaf.size for leaf in jax.tree.leaves(weight))
+    steps = "any steps" if about.steps is None else f"{about.steps} steps"
+    return (
+        f"{path}: {about.objective}, {steps}, {about.schedule}, {about.conditions} conditions, "
+        f"mean omega {np.mean(curves(weight, about)[1]):.3g}, {count:,} numbers, learned on {about.problem}"
+    )
+
+
+def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Times [k] and omega [k, conditions], each for the step from t down by the gap that the weight was trained at:
+    that of its grid, or the smallest one of a weight for any steps.
+    """
+    if about.steps is None:
+        t = jnp.linspace(about.t_max, about.s_min + about.gap_min, points)
+        gap = about.gap_min
+    else:
+        t = jnp.linspace(1, 1 / about.steps, about.steps)
+        gap = 1 / about.steps
+    labels = jnp.arange(max(1, about.conditions))
+
+    def at(t):
+        times = jnp.broadcast_to(t, labels.shape)
+        return weight(jnp.maximum(times - gap, 0), times, labels)
+
+    return np.asarray(t), np.asarray(jax.vmap(at)(t))
+
+
+def plot(path, target) -> None:
+    """Draws omega over t, a line for each of a few conditions and a thick one for the mean of all."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # files only: no display is needed
+    import matplotlib.pyplot as plt
+
+    weight, about = read(path)
+    t, omega = curves(weight, about)
+    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    for label in np.unique(np.linspace(0, omega.shape[1] - 1, min(SHOWN, omega.shape[1])).astype(int)):
+        axes.plot(t, omega[:, label], lw=1, label=f"class {label}" if about.net["condition"] == "label" else None)
+    axes.plot(t, omega.mean(axis=1), color="black", lw=2.4, label=f"mean of {omega.shape[1]}")
+    steps = "any steps" if about.steps is None else f"{about.steps} steps"
+    axes.set(
+        title=f"{about.objective}, {steps}", xlabel="t  (1 noise, 0 data)", ylabel="omega  (scale - 1)", xlim=(1, 0)
+    )
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=7, frameon=False)
+    figure.savefig(target, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.weight_files", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="one line for each file")
+    listing.add_argument("paths", nargs="+", help="files, or folders that hold some")
+    plotting = commands.add_parser("plot", help="omega over t")
+    plotting.add_argument("file")
+    plotting.add_argument("target", help="the PNG to write")
+    options = parser.parse_args(arguments)
+    code = 0
+    paths = [options.file] if options.command == "plot" else _files(options.paths)
+    for path in paths:
+        try:
+            print(describe(path))
+            if options.command == "plot":
+                plot(path, options.target)
+                print(options.target)
+        except (OSError, ValueError) as error:
+            print(f"error: {_line(error)}", file=sys.stderr)
+            code = 2
+    return code
+
+
+def _files(paths: list[str]) -> list[pathlib.Path]:
+    found = []
+    for path in map(pathlib.Path, paths):
+        found += sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

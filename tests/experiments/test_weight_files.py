@@ -1,0 +1,191 @@
+"""Files of learned weights: the same omegas back, what is refused, and the two commands."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import tensors, weight_files
+from guidance import schedules, weights
+
+NET = weights.GuidanceNet(num_classes=3, width=8, depth=3, time_width=4, cond_width=4, initial_omega=0.7)
+SAID = {
+    "problem": "a test",
+    "objective": "rollout@4",
+    "steps": 4,
+    "null": 3,
+    "training": {"seed": 1, "omegas": (1, 2)},
+}
+
+
+def weight(net=NET, schedule="cosine", clamps=(0.1, 0.93, 0.2499)):
+    """Random params, so that every part of the network matters; the last bias keeps omega off zero."""
+    zero = jnp.zeros(1)
+    params = jax.eval_shape(net.init, jax.random.key(0), zero, zero, jnp.zeros(1, jnp.int32))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(0.7 * rng.normal(size=a.shape), jnp.float32), params)
+    params["params"][f"Dense_{net.depth + 1}"]["bias"] += 5
+    return weights.learned(net, params, schedules.by_name(schedule), *clamps)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "weights" / "rollout.safetensors"
+    weight_files.write(path, weight(), **SAID)
+    return path
+
+
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("condition", ["label", "none"])
+def test_a_weight_comes_back_with_its_omegas_to_the_bit(tmp_path, schedule, condition):
+    net = NET.clone(condition=condition)
+    written = weight(net, schedule)
+    about = weight_files.write(tmp_path / "w.safetensors", written, **SAID)
+    back, said = weight_files.read(tmp_path / "w.safetensors")
+    assert said == about
+    t = jnp.linspace(0, 1, 30)
+    arguments = 0.6 * t, t, jnp.arange(30) % 3
+    expected = written(*arguments)
+    assert float(expected.max()) > 0 and len(np.unique(expected)) > 5, "nothing would be compared"
+    np.testing.assert_array_equal(back(*arguments), expected)
+    assert jax.tree.structure(back) == jax.tree.structure(written), "a swap of weights must not compile again"
+
+
+def test_equal_weights_are_equal_files_that_say_everything(path, tmp_path):
+    weight_files.write(tmp_path / "again.safetensors", weight(), **SAID)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    about = weight_files.read_about(path)
+    assert about.omega.startswith("omega = 0 is unguided") and about.version == 1
+    assert (about.schedule, about.steps, about.conditions, about.null) == ("cosine", 4, 3, 3)
+    assert (about.s_min, about.t_max, about.gap_min) == (0.1, 0.93, 0.2499)
+    assert about.training == {"seed": 1, "omegas": [1, 2]}
+    assert about.net["width"] == 8 and about.net["initial_omega"] == 0.7
+
+
+def changed(path, **said):
+    """The file with other words beside the same arrays."""
+    words = json.loads(tensors.read_metadata(path)[weight_files.KEY]) | said
+    words = {name: value for name, value in words.items() if value != "gone"}
+    tensors.write_safetensors(path, tensors.read_safetensors(path), {weight_files.KEY: json.dumps(words)})
+
+
+def with_array(path, name, change):
+    arrays = tensors.read_safetensors(path)
+    arrays[name] = change(arrays[name])
+    tensors.write_safetensors(path, arrays, tensors.read_metadata(path))
+
+
+def spoil(array):
+    array = array.copy()
+    array.flat[0] = np.nan
+    return array
+
+
+BIAS = "params/Dense_0/bias"
+BAD = {
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-5]), "not a whole .safetensors file"),
+    "empty": (lambda p: p.write_bytes(b""), "not a whole .safetensors file"),
+    "foreign": (lambda p: tensors.write_safetensors(p, {"a": np.zeros(2)}, {}), "is no learned weight"),
+    "not JSON": (
+        lambda p: tensors.write_safetensors(p, {"a": np.zeros(2)}, {weight_files.KEY: "{"}),
+        "not readable",
+    ),
+    "later version": (lambda p: changed(p, version=2), "has version 2; this program reads version 1"),
+    "a word missing": (lambda p: changed(p, null="gone"), "null missing"),
+    "a word too many": (lambda p: changed(p, colour="red"), "colour missing, unknown"),
+    "a number as text": (lambda p: changed(p, s_min="0.1"), "s_min missing, unknown or of another type"),
+    "other convention": (lambda p: changed(p, omega="omega = 1 is unguided"), "its convention is 'omega = 1"),
+    "unknown schedule": (lambda p: changed(p, schedule="cos"), "unknown schedule 'cos'"),
+    "unknown field": (lambda p: changed(p, net={"widht": 3}), "widht"),
+    "other network": (
+        lambda p: changed(p, net=weight_files._fields(NET.clone(width=9))),
+        "params/Dense_2/kernel has shape (8, 8), its network (8, 9)",
+    ),
+    "NaN": (lambda p: with_array(p, BIAS, spoil), f"{BIAS} holds NaN or infinity"),
+    "integers": (lambda p: with_array(p, BIAS, lambda a: a.astype(np.int32)), f"{BIAS} is int32"),
+    "not there": (lambda p: p.unlink(), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_bad_file_is_one_line(name, path, capsys):
+    harm, words = BAD[name]
+    harm(path)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        weight_files.read(path)
+    assert words in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+    assert weight_files.main(["list", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_params_with_nan_are_not_written(tmp_path):
+    broken = jax.tree.map(lambda a: a.at[(0,) * a.ndim].set(jnp.nan), weight())
+    with pytest.raises(ValueError, match="NaN"):
+        weight_files.write(tmp_path / "w.safetensors", broken, **SAID)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        weights.constant(1.0),
+        lambda s, t, cond: t,
+        weights.learned(NET.clone(condition="features"), {}, schedules.cosine()),
+    ],
+)
+def test_only_learned_weights_of_labels_have_a_file(tmp_path, other):
+    with pytest.raises(ValueError, match="only weights made by guidance.weights.learned"):
+        weight_files.write(tmp_path / "w.safetensors", other, **SAID)
+
+
+@pytest.mark.parametrize(
+    "schedule, conditions, null, words",
+    [
+        ("cosine", 3, 3, None),
+        ("edm", 3, 3, "schedule cosine, the model edm"),
+        ("cosine", 4, 4, "3 conditions and null label 3, the model 4 and 4"),
+        ("cosine", 3, 0, "the model 3 and 0"),
+    ],
+)
+def test_a_weight_fits_its_own_model_only(path, schedule, conditions, null, words):
+    about = weight_files.read_about(path)
+    arguments = path, about, schedules.by_name(schedule), conditions, null
+    if words is None:
+        weight_files.check_fits(*arguments)
+        return
+    with pytest.raises(ValueError, match="was learned for another model") as error:
+        weight_files.check_fits(*arguments)
+    assert words in str(error.value)
+
+
+def test_a_weight_without_conditions_fits_any_number_of_them(tmp_path):
+    path = tmp_path / "w.safetensors"
+    about = weight_files.write(path, weight(NET.clone(condition="none", num_classes=0)), **SAID)
+    weight_files.check_fits(path, about, schedules.cosine(), 1000, 1000)
+
+
+def test_curves_are_the_weight_on_the_steps_that_it_was_learned_through(path):
+    found, about = weight_files.read(path)
+    t, omega = weight_files.curves(found, about)
+    np.testing.assert_allclose(t, [1, 0.75, 0.5, 0.25])
+    grid = jnp.asarray([1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(omega, weights.tabulated(found, grid, jnp.arange(3)), rtol=1e-5, atol=1e-6)
+
+
+def test_list_has_a_line_for_each_file_of_a_folder(path, capsys):
+    weight_files.write(path.with_name("any.safetensors"), weight(), **(SAID | {"objective": "l2", "steps": None}))
+    assert weight_files.main(["list", str(path.parent)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "l2, any steps, cosine, 3 conditions" in lines[0] and "learned on a test" in lines[0]
+    assert "rollout@4, 4 steps" in lines[1]
+
+
+def test_plot_draws_a_picture_of_any_weight(path, capsys):
+    target = path.with_name("omega.png")
+    assert weight_files.main(["plot", str(path), str(target)]) == 0
+    assert target.read_bytes().startswith(b"\x89PNG") and str(target) in capsys.readouterr().out
+    assert weight_files.main(["plot", str(path.with_name("no.safetensors")), str(target)]) == 2
