@@ -171,3 +171,9 @@ def test_bfloat16_is_near_float32(tmp_path, weights_of):
         assert main(imported(tmp_path / dtype, paths, **fields)) == 0
     a, b = (held(tmp_path / dtype)["arr_0"].astype(float) for dtype in ("float32", "bfloat16"))
     assert 0 < np.abs(a - b).mean() < 8
+
+
+def test_another_network_at_the_same_path_is_another_setting(tmp_path, weights_of, capsys):
+    assert main(imported(tmp_path / "run", weights_of(), **{"sample.output": "npz"})) == 0
+    paths = weights_of(change=spoil("x_embedder.proj.bias", 0.5))
+    assert "sha256 of" in refused(imported(tmp_path / "run", paths, **{"sample.output": "npz"}), capsys)
