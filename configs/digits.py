@@ -10,6 +10,8 @@ the floor. Expect a feature-space Frechet distance of 1.23, 1.08 and 1.02 for th
 
 from ml_collections import config_dict
 
+from configs import _common as common
+
 PRESETS = {}
 
 
@@ -27,51 +29,25 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.classifier_fraction = 0.25
     problem.classifier_steps = 2000
 
-    config.base = base = config_dict.ConfigDict()
-    base.steps = 3000
-    base.batch = 256
-    base.learning_rate = 1e-3
-    base.width = 256
-    base.depth = 4
-    base.condition_dropout = 0.1
-    base.guidance_matched = 0.0
-    base.accumulate = 1
-    base.weighting = "prediction"
-    base.averages = ()
-    base.keep = ()
-    base.pictures = 0
+    config.base = common.training(
+        steps=3000,
+        batch=256,
+        width=256,
+        depth=4,
+    )
 
-    config.learn = learn = config_dict.ConfigDict()
-    learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 500
-    learn.batch = 128
-    learn.particles = 4
-    learn.beta = 1.75
-    learn.lambda_ = 1.0
-    learn.delta = 0.1
-    learn.s_min = 0.01
-    learn.zeta = 0.01
-    learn.churn = 1.0
-    learn.learning_rate = 1e-3
-    learn.width = 64
-    learn.depth = 6
-    learn.embedding = 32
-    learn.gammas = (0.0,)
-    learn.rollout_iterations = 200
-    learn.rollout_batch = 32
-    learn.rollout_real = 128
-    learn.remat = "none"
-    learn.rollout_learning_rate = 5e-3
-    learn.checkpoint_every = 200
+    config.learn = common.learning(
+        iterations=500,
+        batch=128,
+        rollout_iterations=200,
+        rollout_batch=32,
+        rollout_real=128,
+    )
 
-    config.eval = evaluation = config_dict.ConfigDict()
-    evaluation.steps = (10, 20, 50)
-    evaluation.sweep_seeds = 5
-    evaluation.samples = 2000
-    evaluation.omegas = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
-    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0))
-    evaluation.clamp = (1.0,)
-    evaluation.sampler = "ddim"
-    evaluation.churn = 0.0
+    config.eval = common.evaluation(
+        steps=(10, 20, 50),
+        omegas=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
+        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0)),
+    )
 
     return config

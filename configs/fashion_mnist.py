@@ -10,6 +10,8 @@ training after a tenth of its updates.
 
 from ml_collections import config_dict
 
+from configs import _common as common
+
 PRESETS = {
     "under": {"base.steps": 600},
     "smoke": {
@@ -39,57 +41,37 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.classifier_fraction = 0.25
     problem.classifier_steps = 2000
 
-    config.base = base = config_dict.ConfigDict()
-    base.network = "dit"
-    base.steps = 6000
-    base.batch = 128
-    base.learning_rate = 1e-3
-    base.width = 64
-    base.depth = 4
-    base.heads = 4
-    base.patch = 4
-    base.precision = "float32"
-    base.remat = False
-    base.condition_dropout = 0.1
-    base.guidance_matched = 0.0
-    base.accumulate = 1
-    base.weighting = "prediction"
-    base.averages = (0.1,)
-    base.keep = (600,)
-    base.pictures = 4
+    config.base = common.training(
+        network="dit",
+        steps=6000,
+        batch=128,
+        width=64,
+        depth=4,
+        heads=4,
+        patch=4,
+        precision="float32",
+        remat=False,
+        averages=(0.1,),
+        keep=(600,),
+        pictures=4,
+    )
 
-    config.learn = learn = config_dict.ConfigDict()
-    learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 200
-    learn.batch = 64
-    learn.particles = 4
-    learn.beta = 1.75
-    learn.lambda_ = 1.0
-    learn.delta = 0.1
-    learn.s_min = 0.01
-    learn.zeta = 0.01
-    learn.churn = 1.0
-    learn.learning_rate = 1e-3
-    learn.width = 64
-    learn.depth = 6
-    learn.embedding = 32
-    learn.gammas = (0.0,)
-    learn.rollout_iterations = 100
-    learn.rollout_batch = 16
-    learn.rollout_real = 128
-    learn.remat = "steps"
-    learn.rollout_learning_rate = 5e-3
-    learn.checkpoint_every = 20
+    config.learn = common.learning(
+        iterations=200,
+        batch=64,
+        rollout_iterations=100,
+        rollout_batch=16,
+        rollout_real=128,
+        remat="steps",
+        checkpoint_every=20,
+    )
 
-    config.eval = evaluation = config_dict.ConfigDict()
-    evaluation.steps = (10, 25, 50)
-    evaluation.sweep_seeds = 1
-    evaluation.samples = 2000
-    evaluation.omegas = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
-    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0))
-    evaluation.clamp = (1.0,)
-    evaluation.sampler = "ddim"
-    evaluation.churn = 0.0
+    config.eval = common.evaluation(
+        steps=(10, 25, 50),
+        sweep_seeds=1,
+        omegas=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
+        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0)),
+    )
 
     config.update_from_flattened_dict(PRESETS.get(preset, {}))
     return config

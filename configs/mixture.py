@@ -15,6 +15,8 @@ Presets, and what to expect of the learned weights:
 
 from ml_collections import config_dict
 
+from configs import _common as common
+
 PRESETS = {
     "exact": {
         "problem.error": "none",
@@ -102,52 +104,26 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.attenuation = 0.6
     problem.reward = config_dict.ConfigDict({"a": (), "b": 0.0, "temperature": 1.0})
 
-    config.base = base = config_dict.ConfigDict()
-    base.steps = 200
-    base.batch = 256
-    base.learning_rate = 1e-3
-    base.width = 64
-    base.depth = 3
-    base.condition_dropout = 0.1
-    base.guidance_matched = 0.0
-    base.accumulate = 1
-    base.weighting = "prediction"
-    base.averages = ()
-    base.keep = ()
-    base.pictures = 0
+    config.base = common.training(
+        steps=200,
+        batch=256,
+        width=64,
+        depth=3,
+    )
 
-    config.learn = learn = config_dict.ConfigDict()
-    learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 300
-    learn.batch = 256
-    learn.particles = 4
-    learn.beta = 1.75
-    learn.lambda_ = 1.0
-    learn.delta = 0.1
-    learn.s_min = 0.01
-    learn.zeta = 0.01
-    learn.churn = 1.0
-    learn.learning_rate = 1e-3
-    learn.width = 64
-    learn.depth = 6
-    learn.embedding = 32
-    learn.gammas = (0.0,)
-    learn.rollout_iterations = 120
-    learn.rollout_batch = 128
-    learn.rollout_real = 512
-    learn.remat = "none"
-    learn.rollout_learning_rate = 5e-3
-    learn.checkpoint_every = 200
+    config.learn = common.learning(
+        iterations=300,
+        batch=256,
+        rollout_iterations=120,
+        rollout_batch=128,
+        rollout_real=512,
+    )
 
-    config.eval = evaluation = config_dict.ConfigDict()
-    evaluation.steps = (10, 20)
-    evaluation.sweep_seeds = 5
-    evaluation.samples = 2000
-    evaluation.omegas = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5)
-    evaluation.intervals = ((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.4, 0.7))
-    evaluation.clamp = (1.0,)
-    evaluation.sampler = "ddim"
-    evaluation.churn = 0.0
+    config.eval = common.evaluation(
+        steps=(10, 20),
+        omegas=(0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5),
+        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.4, 0.7)),
+    )
 
     config.update_from_flattened_dict(PRESETS.get(preset, {}))
     return config

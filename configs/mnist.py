@@ -11,6 +11,8 @@ constant, 0.17 for true data. An hour and a half on 2 cores, half of it at 50 st
 
 from ml_collections import config_dict
 
+from configs import _common as common
+
 PRESETS = {}
 
 
@@ -27,37 +29,21 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.classifier = "../shared/data/weights/mnist_lenet5.npz"
     problem.data = "../shared/data/mnist"
 
-    config.learn = learn = config_dict.ConfigDict()
-    learn.objectives = ("self_consistency", "l2", "rollout")
-    learn.iterations = 200
-    learn.batch = 64
-    learn.particles = 4
-    learn.beta = 1.75
-    learn.lambda_ = 1.0
-    learn.delta = 0.1
-    learn.s_min = 0.01
-    learn.zeta = 0.01
-    learn.churn = 1.0
-    learn.learning_rate = 1e-3
-    learn.width = 64
-    learn.depth = 6
-    learn.embedding = 32
-    learn.gammas = (0.0,)
-    learn.rollout_iterations = 150
-    learn.rollout_batch = 16
-    learn.rollout_real = 256
-    learn.remat = "steps"
-    learn.rollout_learning_rate = 5e-3
-    learn.checkpoint_every = 20
+    config.learn = common.learning(
+        iterations=200,
+        batch=64,
+        rollout_iterations=150,
+        rollout_batch=16,
+        rollout_real=256,
+        remat="steps",
+        checkpoint_every=20,
+    )
 
-    config.eval = evaluation = config_dict.ConfigDict()
-    evaluation.steps = (10, 20, 50)
-    evaluation.sweep_seeds = 1
-    evaluation.samples = 2000
-    evaluation.omegas = (0.0, 0.1, 0.2, 0.35, 0.6)
-    evaluation.intervals = ((0.0, 0.5), (0.0, 0.7), (0.2, 0.6), (0.3, 0.8))
-    evaluation.clamp = (1.0,)
-    evaluation.sampler = "ddim"
-    evaluation.churn = 0.0
+    config.eval = common.evaluation(
+        steps=(10, 20, 50),
+        sweep_seeds=1,
+        omegas=(0.0, 0.1, 0.2, 0.35, 0.6),
+        intervals=((0.0, 0.5), (0.0, 0.7), (0.2, 0.6), (0.3, 0.8)),
+    )
 
     return config

@@ -128,7 +128,7 @@ def _split(source: str) -> tuple[pathlib.Path, str]:
 def _module(path: pathlib.Path):
     """Runs a config file; it must define get_config(preset) and PRESETS, the known presets."""
     if not path.is_file():
-        nearby = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        nearby = sorted(str(p) for p in path.parent.glob("[!_]*.py")) if path.parent.is_dir() else []
         raise ConfigError(
             f"--config={path}: no such file{hint(str(path), nearby) or (_listing(nearby) if nearby else '')}"
         )
