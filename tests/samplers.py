@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from guidance import sampling
 from guidance.sampling import dpm, solvers, steps
 from guidance.sampling.sample import advance, begin, step_inputs
+from guidance.schedules import SCHEDULES
 
 DETERMINISTIC = {
     "euler": sampling.euler(),
@@ -27,6 +28,19 @@ STOCHASTIC = {
     "dpmpp_2s_sde": sampling.dpmpp_2s_sde(),
 }
 SOLVERS = {**DETERMINISTIC, **STOCHASTIC, "adaptive": sampling.adaptive(1e-3, 1e-3)}
+
+
+def paired(names):
+    """(name, schedule): every name on rectified flow and, in turn, on one of the other schedules.
+
+    Each pair compiles anew, and what a schedule breaks it breaks in more than one solver or guide.
+    """
+    others = sorted(set(SCHEDULES) - {"rectified_flow"})
+    pairs = [
+        (name, schedule) for i, name in enumerate(names) for schedule in ("rectified_flow", others[i % len(others)])
+    ]
+    assert {schedule for _, schedule in pairs} == set(SCHEDULES)
+    return pairs
 
 
 def driven(solver, denoise, guide, schedule, grid, x, cond, noise):

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from guidance import guides, mixtures, predictions, rules, sampling, schedules, weights
 from guidance.types import Denoise
 from tests import oracles
+from tests.samplers import paired
 
 RF = schedules.rectified_flow()
 LABELS = jnp.asarray([0, 1, 2, 3, 0])
@@ -54,8 +55,7 @@ def _everything(null):
 NAMES = sorted(_everything(4))
 
 
-@pytest.mark.parametrize("schedule", sorted(schedules.SCHEDULES))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, schedule", paired(NAMES))
 def test_sampling_is_finite_counted_and_differentiable(name, schedule):
     toy, schedule = oracles.toy2(), schedules.SCHEDULES[schedule]()
     grid, labels = sampling.uniform_grid(4), jnp.arange(4)

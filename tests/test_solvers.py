@@ -11,7 +11,7 @@ from guidance import guides, sampling, schedules, weights
 from guidance.rollout import rollout
 from guidance.schedules import SCHEDULES
 from guidance.types import Guide, Guided
-from tests.samplers import DETERMINISTIC, SOLVERS, STOCHASTIC
+from tests.samplers import DETERMINISTIC, SOLVERS, STOCHASTIC, paired
 from tests.tracing import counted
 
 RF = schedules.rectified_flow()
@@ -21,7 +21,6 @@ GRID = sampling.uniform_grid(STEPS)  # 1, .75, .5, .25, 0
 COND = jnp.asarray([0, 1, 3])
 TWICE = ("heun", "edm", "edm_stochastic", "dpmpp_2s", "dpmpp_2s_sde")
 every_solver = pytest.mark.parametrize("name", list(SOLVERS))
-every_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES))
 
 
 def _gaussian(schedule, x, t, cond):
@@ -77,8 +76,7 @@ def _expected_evaluations(name, schedule):
 # ---- the battery
 
 
-@every_schedule
-@every_solver
+@pytest.mark.parametrize("name, schedule", paired(SOLVERS))
 def test_battery(name, schedule):
     """From t = 1 to 0: samples and gradients are finite, evaluations exact, samples independent of their batch."""
     schedule = SCHEDULES[schedule]()
