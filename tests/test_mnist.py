@@ -77,13 +77,11 @@ def test_missing_and_wrong_files_name_the_field(files, file, field):
 
 # Scale (1 + omega), steps, guided interval in t, then the numbers of the original torch module: share of samples that
 # the classifier gives their label, Frechet distance of its 84 features to the test set, mean pixel; 2,000 samples from
-# RandomState(5), labels i % 10, clipped to [0, 1].
+# RandomState(5), labels i % 10, clipped to [0, 1]. Scales 1.25, 1.5 and 2, published too, agree as well; each row takes
+# half a minute of a core.
 PUBLISHED = [
     (0, 50, None, 0.1115, 3.1544, 0.13100),
     (1, 50, None, 0.9490, 0.2866, 0.13576),
-    (1.25, 50, None, 0.9820, 0.2928, 0.13987),
-    (1.5, 50, None, 0.9950, 0.4516, 0.14398),
-    (2, 50, None, 1.0000, 0.8428, 0.15128),
     (3, 50, None, 1.0000, 1.3695, 0.16279),
     (2, 50, (0.31, 0.69), 0.9905, 0.3863, 0.13945),  # the open (0.3, 0.7), off the grid's own times
     (1, 10, None, 0.9560, 0.2697, 0.12973),

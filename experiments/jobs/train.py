@@ -57,7 +57,7 @@ def kept(problem, config, workdir, seed: int, step: int) -> Any:
         raise checkpoints.CheckpointError(
             f"{_kept(workdir, seed, step)} is missing; train again with base.keep={step}"
         )
-    return mesh.local(restored[1])
+    return restored[1]
 
 
 def _train(problem, config, workdir, seed: int) -> Any:
@@ -103,7 +103,7 @@ def _train(problem, config, workdir, seed: int) -> Any:
         at_mark=at_mark,
         batch=batch,
     )
-    return mesh.local(state.best)
+    return state.best
 
 
 def _kept(workdir, seed: int, step: int):
