@@ -77,8 +77,8 @@ def test_missing_and_wrong_files_name_the_field(files, file, field):
 
 # Scale (1 + omega), steps, guided interval in t, then the numbers of the original torch module: share of samples that
 # the classifier gives their label, Frechet distance of its 84 features to the test set, mean pixel; 2,000 samples from
-# RandomState(5), labels i % 10, clipped to [0, 1]. Scales 1.25, 1.5 and 2, published too, agree as well; each row takes
-# half a minute of a core.
+# RandomState(5), labels i % 10, clipped to [0, 1]. The published scales 1.25, 1.5 and 2 agree too; each row takes half
+# a minute of a core.
 PUBLISHED = [
     (0, 50, None, 0.1115, 3.1544, 0.13100),
     (1, 50, None, 0.9490, 0.2866, 0.13576),
