@@ -68,7 +68,7 @@ def as_page(rows, config, captions) -> str:
     lines += [] if not mixtures else _mixtures(mixtures, config)
     for problem, introduction in images.PROBLEMS.items():
         own = [row for row in rows if row.problem == problem]
-        lines += [] if not own else [*introduction.format(seeds=config.seeds).splitlines(), *_images(own), ""]
+        lines += [] if not own else [*introduction.format(seeds=config.seeds).splitlines(), "", *_images(own), ""]
     lines += ["## Pictures", ""] if captions else []
     lines += [line for name, caption in captions for line in (f"![{caption}]({name})", "", caption, "")]
     return "\n".join(lines).rstrip() + "\n"
