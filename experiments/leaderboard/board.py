@@ -4,7 +4,6 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import progress, records
@@ -115,17 +114,12 @@ class Bench:
         return self.compiled[name]
 
     def _keys(self):
-        count = self.config.tuning_seeds + self.config.seeds
-        return [jax.random.fold_in(jax.random.key(self.config.seed), 100 + i) for i in range(count)]
+        return evaluate.keys(self.config, self.config.tuning_seeds)
 
     def _padded(self, grid):
-        return jnp.zeros(self.longest + 1).at[: len(grid)].set(grid)
+        return evaluate.padded(grid, self.longest)
 
     def _rows(self, problem, method, words, settings, steps, nfe, values) -> list[dict]:
         """One row for each metric from values [seeds, METRICS]."""
-        return [
-            records.mean_row(
-                problem, method, words, settings, "uniform grid", steps, float(nfe), metric, values[:, m]
-            )._asdict()
-            for m, metric in enumerate(evaluate.METRICS)
-        ]
+        named = dict(zip(evaluate.METRICS, values.T, strict=True))
+        return evaluate.rows(problem, method, words, settings, steps, nfe, named)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from experiments import records
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import metrics, mixtures, sampling, weights
 from guidance.sampling.sample import advance, begin
@@ -97,6 +98,25 @@ def loop(denoise, guide, step, schedule, shape, grid, steps, key, cond):
 
     start = x, begin(denoise, guide, solver, schedule, grid, x, cond)
     return jax.lax.fori_loop(0, steps, body, start)[0]
+
+
+def padded(grid, longest: int):
+    """The grid with zeros after it, [longest + 1], so that grids of any number of steps compile once."""
+    return jnp.zeros(longest + 1).at[: len(grid)].set(grid)
+
+
+def keys(config, tuning: int) -> list:
+    """The keys of the seeds: `tuning` of them to tune on, then those that are reported."""
+    return [jax.random.fold_in(jax.random.key(config.seed), 100 + i) for i in range(tuning + config.seeds)]
+
+
+def rows(problem, method, words, settings, steps, nfe, values) -> list[dict]:
+    """One row for each metric from {metric: a value for each seed}."""
+    grid, nfe = "uniform grid", float(nfe)
+    return [
+        records.mean_row(problem, method, words, settings, grid, steps, nfe, metric, seeds)._asdict()
+        for metric, seeds in values.items()
+    ]
 
 
 def measure(truth, x, reference):

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import data, records
+from experiments import data
 from experiments.leaderboard import contenders as field
-from experiments.leaderboard.evaluate import loop
+from experiments.leaderboard import evaluate
 from experiments.problems import images, mnist
 from guidance import guides, predictions, rules, sampling, weights
 from guidance.nets import ddpm_cnn, lenet
-from guidance.schedules import rectified_flow
 
 TRIAL, FINAL, PAIR_FINAL = 500, 2000, 500  # the pair's network is a slow one
 LEAD = "frechet_distance"
@@ -57,12 +56,15 @@ def mnist_units(config) -> list[field.Unit]:
         steps = entrant.steps(nfe)
         tables = np.repeat(entrant.table(sampling.uniform_grid(steps), longest)[..., None], mnist.CLASSES, axis=-1)
         run = compiled[entrant.structure]
-        draws = [functools.partial(run, table, _padded(steps, longest), steps) for table in tables]
+        draws = [
+            functools.partial(run, table, evaluate.padded(sampling.uniform_grid(steps), longest), steps)
+            for table in tables
+        ]
         entry = MNIST, entrant.name, entrant.knob, entrant.knobs
         return _protocol(config, *entry, draws, FINAL, measure, steps, nfe)
 
     def floor():
-        keys = _keys(config)[1:]
+        keys = evaluate.keys(config, 1)[1:]
         return _rows(
             MNIST, "true data", "", {}, 1, 0, [problem.floor(key, FINAL // mnist.CLASSES, False) for key in keys]
         )
@@ -85,7 +87,8 @@ def pair_units(config) -> list[field.Unit]:
 
     def sample(weak, omega, steps, key):
         guide = guides.unguided() if weak is None else guides.autoguided(rules.cfg, weights.constant(omega), weak)
-        return _pair_sample(strong, guide, sampling.uniform_grid(steps), key)
+        cond = jnp.zeros(TRIAL, jnp.int32)
+        return _sampled(strong, guide, ddpm_cnn.schedule(), sampling.uniform_grid(steps), key, cond)[None]
 
     def tuned(name, weak, knobs, nfe):
         steps = nfe if weak is None else nfe // 2
@@ -111,7 +114,7 @@ def draw(workdir, config) -> tuple[str, str]:
         omega = 1.0 if name == "cfg_plus_plus" else STRONG_OMEGA
         built = guide(weights.constant(omega), problem.null)
         key, cond = jax.random.key(config.seed), problem.conditions
-        x = _picture(problem.denoise(()), built, grid, key, cond)
+        x = _sampled(problem.denoise(()), built, problem.schedule, grid, key, cond)
         shown.append(np.clip(np.asarray(x)[..., 0], 0, 1).transpose(1, 0, 2).reshape(28, -1))
     axes.imshow(np.concatenate(shown), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=14 + 28 * np.arange(len(rows)), yticklabels=list(rows))
@@ -121,9 +124,10 @@ def draw(workdir, config) -> tuple[str, str]:
 
 
 @jax.jit
-def _picture(denoise, guide, grid, key, cond):
+def _sampled(denoise, guide, schedule, grid, key, cond):
+    """DDIM samples [batch, 28, 28, 1] on the whole grid."""
     steps = grid.shape[0] - 1
-    return loop(denoise, guide, sampling.ddim(), rectified_flow(), mnist.IMAGE_SHAPE, grid, steps, key, cond)
+    return evaluate.loop(denoise, guide, sampling.ddim(), schedule, mnist.IMAGE_SHAPE, grid, steps, key, cond)
 
 
 def _sampler(problem, guide, step):
@@ -134,21 +138,10 @@ def _sampler(problem, guide, step):
     def run(table, grid, steps, key):
         built = guide(weights.table(grid, table), problem.null)
         cond = jnp.repeat(problem.conditions, n)
-        x = loop(problem.denoise(()), built, step, problem.schedule, problem.shape, grid, steps, key, cond)
+        x = evaluate.loop(problem.denoise(()), built, step, problem.schedule, problem.shape, grid, steps, key, cond)
         return x.reshape(mnist.CLASSES, n, *problem.shape)
 
     return run
-
-
-@jax.jit
-def _pair_sample(strong, guide, grid, key):
-    cond = jnp.zeros(TRIAL, jnp.int32)
-    steps = grid.shape[0] - 1
-    return loop(strong, guide, sampling.ddim(), ddpm_cnn.schedule(), mnist.IMAGE_SHAPE, grid, steps, key, cond)[None]
-
-
-def _padded(steps: int, longest: int) -> jax.Array:
-    return jnp.zeros(longest + 1).at[: steps + 1].set(sampling.uniform_grid(steps))
 
 
 def _epoch(folder, epoch: str):
@@ -158,7 +151,7 @@ def _epoch(folder, epoch: str):
 
 def _protocol(config, problem, method, what, knobs, draws, final, measure, steps, nfe) -> list[dict]:
     """Tunes over draws (key -> samples [G, n, ...]), one for each knob; measures the best one on the other seeds."""
-    trial, *others = _keys(config)
+    trial, *others = evaluate.keys(config, 1)
     best = 0
     if len(draws) > 1:
         best = int(np.argmin([measure(draw(jax.random.fold_in(trial, 0)), False)[LEAD] for draw in draws]))
@@ -170,15 +163,7 @@ def _protocol(config, problem, method, what, knobs, draws, final, measure, steps
     return _rows(problem, method, words, {what: knobs[best]}, steps, nfe, finals)
 
 
-def _keys(config) -> list[jax.Array]:
-    """One for the tuning, then one for each seed that is reported."""
-    return [jax.random.fold_in(jax.random.key(config.seed), 100 + i) for i in range(1 + config.seeds)]
-
-
 def _rows(problem, method, words, settings, steps, nfe, finals) -> list[dict]:
     """One row for each metric from the metrics of each seed."""
-    grid, nfe = "uniform grid", float(nfe)
-    return [
-        records.mean_row(problem, method, words, settings, grid, steps, nfe, m, [f[m] for f in finals])._asdict()
-        for m in finals[0]
-    ]
+    named = {metric: [final[metric] for final in finals] for metric in finals[0]}
+    return evaluate.rows(problem, method, words, settings, steps, nfe, named)
