@@ -22,6 +22,7 @@ def learning(**own) -> config_dict.ConfigDict:
     """The group `learn`. particles, beta, lambda_ and churn are the paper's (arXiv 2510.00815); the rest is ours."""
     common = {
         "objectives": ("self_consistency", "l2", "rollout"),
+        "rules": ("cfg",),
         "particles": 4,
         "beta": 1.75,
         "lambda_": 1.0,
@@ -43,5 +44,7 @@ def learning(**own) -> config_dict.ConfigDict:
 
 def evaluation(**own) -> config_dict.ConfigDict:
     """The group `eval`."""
-    common = {"sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "sampler": "ddim", "churn": 0.0}
+    common = {
+        "sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "others": (), "weak": 0, "sampler": "ddim", "churn": 0.0
+    }  # fmt: skip
     return config_dict.ConfigDict(common | own)

@@ -13,12 +13,13 @@ from ml_collections import config_dict
 from configs import _common as common
 
 PRESETS = {
-    "under": {"base.steps": 600},
+    "under": {"base.steps": 600, "base.keep": (200,), "eval.weak": 200},
     "smoke": {
-        "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "problem.images": 600,
-        "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2, "learn.batch": 8,
-        "learn.rollout_batch": 2, "learn.rollout_real": 8, "learn.width": 16, "learn.depth": 1, "learn.embedding": 8,
-        "eval.steps": (3,), "eval.samples": 40, "eval.omegas": (0.0, 1.0), "eval.intervals": ((0.0, 0.5),),
+        "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
+        "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
+        "learn.batch": 8, "learn.rules": ("cfg", "apg"), "learn.rollout_batch": 2, "learn.rollout_real": 8,
+        "learn.width": 16, "learn.depth": 1, "learn.embedding": 8, "eval.steps": (3,), "eval.samples": 40,
+        "eval.omegas": (0.0, 1.0), "eval.intervals": ((0.0, 0.5),),
     },
 }  # fmt: skip
 
@@ -57,6 +58,8 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     )
 
     config.learn = common.learning(
+        objectives=("self_consistency", "rollout"),
+        rules=("cfg", "angle_domain", "apg"),
         iterations=200,
         batch=64,
         rollout_iterations=100,
@@ -69,6 +72,8 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     config.eval = common.evaluation(
         steps=(10, 25, 50),
         sweep_seeds=1,
+        others=("unguided_twice", "autoguided", "triangle", "angle_domain", "apg"),
+        weak=600,
         omegas=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
         intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0)),
     )

@@ -13,6 +13,12 @@ from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE, weight_fou
 
 SCHEDULES = ("rectified_flow", "cosine", "linear_vp", "edm")
 OBJECTIVES = ("self_consistency", "l2", "rollout", "score_matching", "marginal", "per_condition", "reward_only")
+RULES = (
+    "cfg", "angle_domain", "apg", "tcfg", "cfg_rescale", "ep_cfg", "mahiro", "power_law", "magnitude_aware",
+    "cfg_zero_star", "frequency_decoupled", "gap_normalised", "cfg_plus_plus",
+)  # fmt: skip
+SCHEDULED = ("triangle", "cosine", "inverse_linear", "step_up", "exponential")
+OTHERS = ("unguided_twice", "autoguided", *SCHEDULED, *RULES[1:-1])  # the knob of CFG++ is another one
 REMAT = ("none", "steps", "segments")
 MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 60, 200, 400))
@@ -32,6 +38,7 @@ FIELDS = {
     "seeds": Field(COUNT, "independent repetitions: seeds seed, ..., seed + seeds - 1"),
     "figures": Field(flag(), "draw pictures for the report"),
     "learn.objectives": Field(each(choice(*OBJECTIVES), names=True), "the weights to learn, one per objective"),
+    "learn.rules": Field(each(choice(*RULES), names=True), "rules that a rollout weight is learned for, one each"),
     "learn.iterations": Field(COUNT, "updates of a one-step objective"),
     "learn.batch": Field(COUNT, "data points per update, n"),
     "learn.particles": Field(COUNT, "particles per data point, m"),
@@ -60,6 +67,10 @@ FIELDS = {
     "eval.omegas": Field(each(number(-1)), "grid of constant weights (scale = 1 + omega)"),
     "eval.intervals": Field(each(span(), empty=True), "intervals in t crossed with the omegas"),
     "eval.clamp": Field(each(number(0), empty=True), "floors, as scales, of the clamp-linear weight"),
+    "eval.others": Field(
+        each(choice(*OTHERS), empty=True, names=True), "further families: rules and schedules, crossed with the omegas"
+    ),
+    "eval.weak": Field(integer(0), "updates of the weak denoiser of autoguidance, one of base.keep; 0: none"),
     "eval.sampler": Field(choice("ddim"), "the step"),
     "eval.churn": Field(number(0, 1), "churn of the sampler; 0 is deterministic DDIM"),
     **SAMPLE,
@@ -194,6 +205,11 @@ LEARNING = (
     *SAMPLING,
     Constraint("sample.repetition", "less than seeds", lambda c: c.sample.repetition < c.seeds),
     Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
+    Constraint(
+        "eval.weak",
+        "one of base.keep where autoguided is one of eval.others",
+        lambda c: "autoguided" not in c.eval.others or ("base" in c and c.eval.weak in c.base.keep),
+    ),
     Constraint(
         "learn.particles",
         "at least 2 when learn.lambda_ > 0",

@@ -1,13 +1,12 @@
 """Job `evaluate`: every weight, hand-made or learned, through the same sampler, noise and reference samples.
 
-A weight never sees x, so on a grid it is a table omega[step, condition]; one compiled evaluation per number of steps
-serves the whole sweep. Each seed has its own model, learned weights, noise and reference. Hand-made families are
-tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
+A weight never sees x, so on a grid it is a table omega[step, condition]; one compiled evaluation per rule and number
+of steps serves the whole sweep. Each seed has its own model, learned weights, noise and reference. Hand-made families
+are tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
 """
 
 import json
 import threading
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,41 +14,13 @@ import numpy as np
 
 from experiments import launch, mesh, progress, records
 from experiments.jobs import learn, train
-from guidance import guides, sampling, weights
-from guidance.types import Weight
+from experiments.jobs.candidates import AUTOGUIDED, FAMILIES, UNGUIDED, Candidate, candidates, denoise_and_guide, fixed
+from guidance import sampling, weights
 
-FAMILIES = ("constant", "interval", "clamp_linear")
 SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
 
 
-class Candidate(NamedTuple):
-    """A weight to evaluate: the family it belongs to, its knobs, its words, and the weight itself."""
-
-    method: str
-    settings: dict
-    words: str
-    weight: Weight
-
-
-def candidates(config) -> list[Candidate]:
-    """The hand-made weights of the config: unguided, constants, intervals, clamped ramps."""
-    found = [Candidate("unguided", {}, "omega = 0", weights.constant(0.0))]
-    omegas = [omega for omega in config.eval.omegas if omega != 0]
-    for omega in omegas:
-        found.append(Candidate("constant", {"omega": omega}, f"omega = {omega:g}", weights.constant(omega)))
-    for lo, hi in config.eval.intervals:
-        for omega in omegas:
-            knobs, words = {"omega": omega, "lo": lo, "hi": hi}, f"omega = {omega:g} on t in ({lo:g}, {hi:g}]"
-            found.append(Candidate("interval", knobs, words, weights.interval(omega, lo, hi)))
-    for floor in config.eval.clamp:
-        for omega in omegas:
-            words = f"scale = max({floor:g}, {2 * (1 + omega):g} (1 - t))"
-            knobs = {"omega": omega, "floor": floor}
-            found.append(Candidate("clamp_linear", knobs, words, weights.clamp_linear(omega, floor)))
-    return found
-
-
-def sampler(problem, config, steps: int):
+def sampler(problem, config, steps: int, rule: str = "cfg"):
     """(base params, table [steps, G], key) -> (samples [G, n, ...], network evaluations per sample); jitted."""
     grid, step = sampling.uniform_grid(steps), learn.step_of(config)
     groups = len(problem.conditions)
@@ -60,11 +31,33 @@ def sampler(problem, config, steps: int):
     def run(base, table, key):
         start_key, step_key = jax.random.split(key)
         x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, jnp.arange(groups * n))
-        guide = guides.cfg(weights.table(grid, table), problem.null)
-        out = sampling.sample(step_key, problem.denoise(base), guide, step, problem.schedule, grid, x, cond)
+        denoise, guide = denoise_and_guide(problem, rule, base, weights.table(grid, table))
+        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond)
         return out.x0.reshape(groups, n, *problem.shape), sum(out.nfe.values())
 
     return lambda *arguments: mesh.local(run(*arguments))
+
+
+class Samplers:
+    """Samples of any candidate: one compiled function for each rule and number of steps."""
+
+    def __init__(self, problem, config, bases, workdir):
+        self.problem, self.config, self.bases, self.workdir = problem, config, bases, workdir
+        self.compiled, self.weak = {}, {}
+
+    def __call__(self, i: int, rule: str, table, key):
+        """(samples [G, n, ...], NFE) of the model of seed index i with the weights table [steps, G]."""
+        kind = len(table), rule
+        if kind not in self.compiled:
+            self.compiled[kind] = sampler(self.problem, self.config, *kind)
+        base = (self.bases[i], self._weak(i)) if rule == AUTOGUIDED else self.bases[i]
+        return self.compiled[kind](base, jnp.asarray(table), key)
+
+    def _weak(self, i: int):
+        if i not in self.weak:
+            seed, updates = self.config.seed + i, self.config.eval.weak
+            self.weak[i] = train.kept(self.problem, self.config, self.workdir, seed, updates)
+        return self.weak[i]
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -107,9 +100,9 @@ def run(problem, config, workdir) -> list[records.Row]:
     learned = learn.run(problem, config, workdir)
     bases = train.run(problem, config, workdir)
     ledger = Ledger(workdir / "evaluations.jsonl")
-    rows = []
+    rows, samplers = [], Samplers(problem, config, bases, workdir)
     for steps in config.eval.steps:
-        rows += _at_steps(problem, config, ledger, steps, bases, learned)
+        rows += _at_steps(problem, config, ledger, steps, samplers, learned)
     launch.first(lambda: records.write_results(workdir / "results.json", rows))
     shown = [row for row in rows if row.method not in FAMILIES and row.metric in problem.tuned]
     print(records.table(shown))
@@ -117,18 +110,18 @@ def run(problem, config, workdir) -> list[records.Row]:
     return rows
 
 
-def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Row]:
+def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records.Row]:
     """Evaluates all weights at one number of steps and returns the rows.
 
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
     """
-    grid, run_sampler = sampling.uniform_grid(steps), sampler(problem, config, steps)
     n = config.eval.samples // len(problem.conditions)
     hand_made = candidates(config)
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
     swept = min(config.seeds, config.eval.sweep_seeds)
-    few = min(len(hand_made), 1 + SHORTLIST * len(FAMILIES) * len(problem.tuned))  # at most, as lists overlap
-    total = swept * len(hand_made) + (config.seeds - swept) * few + config.seeds * (len(tasks) + 1 + len(FAMILIES))
+    methods = len({candidate.method for candidate in hand_made})
+    few = min(len(hand_made), SHORTLIST * methods * len(problem.tuned))  # at most, as lists overlap
+    total = swept * len(hand_made) + (config.seeds - swept) * few + config.seeds * (len(tasks) + methods)
     table = _Entries(problem.tuned)
     details, floors = [], []
     with progress.counting(f"evaluating at {steps} steps", total) as count:
@@ -138,15 +131,19 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
             def evaluate(candidate, full, i=i, noise_key=noise_key, measure_key=measure_key):
                 if progress.stop_requested():
                     raise progress.Stopped
-                omegas = weights.tabulated(candidate.weight, grid, problem.conditions)
-                samples, nfe = run_sampler(bases[i], omegas, noise_key)
+                grid = sampling.uniform_grid(candidate.longer * steps)
+                omegas = weights.tabulated(candidate.weight(grid), grid, problem.conditions)
+                samples, nfe = samplers(i, candidate.rule, omegas, noise_key)
                 entry = {"nfe": int(nfe), "metrics": problem.measure(measure_key, samples, full)}
                 if full:
                     entry["metrics"]["median_omega"] = float(np.median(omegas))
-                    entry["table"] = np.asarray(omegas).tolist()
+                    entry |= {"rule": candidate.rule, "table": np.asarray(omegas).tolist()}
                 return entry
 
-            own = [Candidate(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i])) for task in tasks]
+            own = [
+                fixed(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i]), rule=task.rule)
+                for task in tasks
+            ]
             for candidate in hand_made if i < swept else table.shortlist(hand_made):
                 key = f"{steps} steps, seed {seed}, {candidate.method}, {candidate.words}"
                 table.add(i, candidate, ledger.get(key, lambda c=candidate, full=i >= swept: evaluate(c, full)))
@@ -192,20 +189,23 @@ class _Entries:
         return min(members, key=lambda label: self.entries[label][seed]["metrics"][metric])
 
     def shortlist(self, hand_made) -> list[Candidate]:
-        """Unguided and, for each family and tuned metric, the best few by their mean so far."""
-        kept = {("unguided", "omega = 0")}
+        """What has no knob and, for each family and tuned metric, the best few by their mean so far."""
+        kept = set(self.unguided())
         for name in self.families():
             for metric in self.tuned:
                 kept |= set(sorted(self.family(name), key=lambda label: self.mean(label, metric))[:SHORTLIST])
         return [c for c in hand_made if (c.method, c.words) in kept]
 
+    def unguided(self) -> list:
+        return [label for label in self.entries if label[0] in UNGUIDED]
+
     def mean(self, label, metric: str) -> float:
         return float(np.mean([entry["metrics"][metric] for entry in self.entries[label].values()]))
 
     def winners(self, seed: int) -> dict[str, Candidate]:
-        """Unguided, and the best of each hand-made family on the leading metric."""
+        """Unguided ones, and the best of each hand-made family on the leading metric."""
         best = {f"best {name}": self.candidates[self.winner(name, self.tuned[0], seed)] for name in self.families()}
-        return {"unguided": self.candidates[("unguided", "omega = 0")]} | best
+        return {label[0]: self.candidates[label] for label in self.unguided()} | best
 
 
 class _Rows:
@@ -248,7 +248,7 @@ class _Rows:
         """The best of each hand-made family per seed, the learned weights' paired differences to it, and the share
         (unguided - learned) / (unguided - floor) of the gap to true data that they close."""
         rows = []
-        learned = [label for label in table.entries if label[0] not in (*FAMILIES, "unguided")]
+        learned = [label for label in table.entries if label[0] not in (*FAMILIES, *UNGUIDED)]
         unguided = [table.entries[("unguided", "omega = 0")][seed]["metrics"][metric] for seed in range(seeds)]
         floors = [f["metrics"][metric] for f in self.floors]
         for label in learned:

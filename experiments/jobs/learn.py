@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments import launch, mesh, weight_files
+from experiments.families import RULES
 from experiments.jobs import train
 from experiments.jobs.loop import compiled, fit
 from guidance import guides, learning, rollout, sampling, weights
@@ -19,7 +20,8 @@ class Task(NamedTuple):
     """One weight to learn: its name, its loss(params, key, base_params), its length, and how to query the result.
 
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
-    proportionally fewer updates, so that each costs about the same.
+    proportionally fewer updates, so that each costs about the same. `rule`: the name of the rule that the weight
+    enters.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Task(NamedTuple):
     learning_rate: float
     weight: Callable  # params of the guidance network -> Weight
     start: str | None = None
+    rule: str = "cfg"
 
 
 def network(problem, config) -> weights.GuidanceNet:
@@ -52,7 +55,7 @@ def tasks(problem, config) -> list[Task]:
     found = []
     for objective in config.learn.objectives:
         if objective == "rollout":
-            found += _rollout_tasks(problem, config)
+            found += [task for rule in config.learn.rules for task in _rollout_tasks(problem, config, rule)]
         elif objective == "reward_only":
             found.append(_one_step_task(problem, config, "reward_only", 1.0))
         elif objective == "self_consistency" and problem.reward is not None:
@@ -62,15 +65,15 @@ def tasks(problem, config) -> list[Task]:
     return found
 
 
-def _rollout_tasks(problem, config) -> list[Task]:
+def _rollout_tasks(problem, config, rule: str) -> list[Task]:
     found, fewest = [], min(config.eval.steps)
     for steps in sorted(config.eval.steps):
         iterations = max(1, config.learn.rollout_iterations * fewest // steps)
-        found.append(_rollout_task(problem, config, steps, iterations, found[-1].name if found else None))
+        found.append(_rollout_task(problem, config, rule, steps, iterations, found[-1].name if found else None))
     return found
 
 
-def _rollout_task(problem, config, steps: int, iterations: int, start: str | None) -> Task:
+def _rollout_task(problem, config, rule: str, steps: int, iterations: int, start: str | None) -> Task:
     learn, net = config.learn, network(problem, config)
     grid, step = sampling.uniform_grid(steps), step_of(config)
     weight = rollout_weight(net, problem.schedule, steps)
@@ -80,7 +83,7 @@ def _rollout_task(problem, config, steps: int, iterations: int, start: str | Non
         return rollout.rollout_loss(
             roll_key,
             problem.denoise(base),
-            guides.cfg(on_grid(weight(params), grid, problem.conditions), problem.null, skip=False),
+            guides.guided(RULES[rule], on_grid(weight(params), grid, problem.conditions), problem.null, skip=False),
             step,
             problem.schedule,
             grid,
@@ -92,7 +95,8 @@ def _rollout_task(problem, config, steps: int, iterations: int, start: str | Non
             features=problem.features,
         )
 
-    return Task(f"rollout@{steps}", steps, loss, iterations, learn.rollout_learning_rate, weight, start)
+    name = f"rollout@{steps}" if rule == "cfg" else f"rollout {rule}@{steps}"
+    return Task(name, steps, loss, iterations, learn.rollout_learning_rate, weight, start, rule)
 
 
 def _segments(steps: int) -> int:

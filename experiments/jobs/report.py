@@ -3,8 +3,6 @@
 import base64
 import html
 
-import jax.numpy as jnp
-
 from experiments import launch, records
 from experiments.jobs import evaluate, figures, learn, train
 from guidance import sampling
@@ -45,10 +43,10 @@ def _draw(problem, config, workdir, rows) -> dict:
     steps = config.eval.steps[len(config.eval.steps) // 2]
     detailed = _detailed(ledger, config.seed, steps)
     samples = {}
-    run_sampler = evaluate.sampler(problem, config, steps)
+    samplers = evaluate.Samplers(problem, config, bases, workdir)
     noise_key, _ = evaluate.keys(config.seed)
     for label, entry in detailed.items():
-        samples[label] = run_sampler(bases[0], jnp.asarray(entry["table"]), noise_key)[0]
+        samples[label] = samplers(0, entry["rule"], entry["table"], noise_key)[0]
     tasks = {task.name: task for task in learn.tasks(problem, config)}
     weights = {name: tasks[name].weight(learned[name][0]) for name in learned}
     grid = sampling.uniform_grid(steps)

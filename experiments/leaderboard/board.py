@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from experiments import progress, records
+from experiments import families, progress, records
 from experiments.jobs.evaluate import Ledger
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate, images, learned, page
@@ -89,8 +89,8 @@ class Bench:
         steps, values = nfe // 2, []
         grid = sampling.uniform_grid(steps)
         updates = max(1, self.config.updates * min(self.config.nfe) // nfe)
-        train = learned.trainer(self.group, field.RULES[rule], steps, updates)
-        run = self._compiled("learned " + rule, evaluate.learned_evaluator, field.by_rule(field.RULES[rule]))
+        train = learned.trainer(self.group, families.RULES[rule], steps, updates)
+        run = self._compiled("learned " + rule, evaluate.learned_evaluator, field.by_rule(families.RULES[rule]))
         for i, key in enumerate(self._keys()[self.config.tuning_seeds :]):
             padded = np.zeros((len(self.group.names), self.longest, GUIDED), np.float32)
             padded[:, :steps] = train(jax.random.fold_in(key, 7 + i))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.families import RULES, WEIGHTS
 from guidance import guides, rules, sampling, weights
 from guidance.types import Array, Guide, Rule, Solver, Step, Weight
 
@@ -57,33 +58,6 @@ def unguided(weight, null):
     del weight, null
     return guides.unguided()
 
-
-RULES: dict[str, Rule] = {
-    "cfg": rules.cfg,
-    "angle_domain": rules.angle_domain(),
-    "apg": rules.apg(0.0, 2.5, -0.5),
-    "tcfg": rules.tcfg(),
-    "cfg_rescale": rules.cfg_rescale(),
-    "ep_cfg": rules.ep_cfg(),
-    "mahiro": rules.mahiro,
-    "power_law": rules.power_law(),
-    "magnitude_aware": rules.magnitude_aware(2.0),
-    "cfg_zero_star": rules.cfg_zero_star(),
-    "frequency_decoupled": rules.frequency_decoupled(),
-    "gap_normalised": rules.gap_normalised(0.5),
-    "cfg_plus_plus": rules.cfg_plus_plus(),
-}
-
-WEIGHTS: dict[str, Callable[[Array, float], Weight]] = {
-    "interval (0.3, 0.8]": lambda grid, omega: weights.interval(omega, 0.3, 0.8),
-    "interval (0, 0.6]": lambda grid, omega: weights.interval(omega, 0.0, 0.6),
-    "clamp_linear": lambda grid, omega: weights.clamp_linear(omega, 1.0),
-    "triangle": weights.triangle,
-    "cosine": lambda grid, omega: weights.ramp("cosine", omega),
-    "inverse_linear": lambda grid, omega: weights.ramp("inverse_linear", omega),
-    "step_up": weights.step_up,
-    "exponential": lambda grid, omega: weights.exponential(omega, -2.0),
-}
 
 # name: (solver, evaluations of CFG a step, evaluations that the last step saves)
 SAMPLERS: dict[str, tuple[Step | Solver, int, int]] = {

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import data
+from experiments import data, families
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.problems import images, mnist
@@ -107,7 +107,7 @@ def draw(workdir, config) -> tuple[str, str]:
     """Writes mnist.png, what each rule does to the same noise; returns its name and caption."""
     problem = mnist.build(config)
     grid = sampling.uniform_grid(PICTURE_STEPS)
-    rows = {"unguided": field.unguided, **{name: field.by_rule(rule) for name, rule in field.RULES.items()}}
+    rows = {"unguided": field.unguided, **{name: field.by_rule(rule) for name, rule in families.RULES.items()}}
     figure, axes = plt.subplots(figsize=(9, 0.75 * len(rows)))
     shown = []
     for name, guide in rows.items():

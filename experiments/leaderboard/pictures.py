@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import families
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
@@ -67,7 +68,7 @@ def _plane(rows, nfe):
 def _two_modes(group, index, config):
     """Small multiples: one panel for each rule."""
     truth = jax.tree.map(lambda a: a[index], group.truth)
-    columns, panels = 5, len(field.RULES) + 1
+    columns, panels = 5, len(families.RULES) + 1
     figure, grid = plt.subplots(-(-panels // columns), columns, figsize=(13, 3.1 * -(-panels // columns)))
     for axes in grid.flat:
         axes.axis("off")
@@ -82,7 +83,7 @@ def rule_samples(group, index, omega: float = STRONG, n: int = 400) -> dict[str,
     """{rule: samples of class 0 [n, 2]} at a constant weight, unguided first; CFG++ has lambda = omega/STRONG."""
     times = sampling.uniform_grid(STEPS)
     found = {}
-    for name, rule in {"unguided": None, **field.RULES}.items():
+    for name, rule in {"unguided": None, **families.RULES}.items():
         guide = field.unguided if rule is None else field.by_rule(rule)
         knob = omega / STRONG if name == "cfg_plus_plus" else omega
         run = evaluate.sampler(group, guide, sampling.ddim(), n)
@@ -98,14 +99,14 @@ def gallery(folder) -> list[str]:
     truth = jax.tree.map(lambda a: a[index], group.truth)
     mild, strong = (rule_samples(group, index, omega) for omega in (1.0, STRONG))
     folder.mkdir(exist_ok=True)
-    for name in field.RULES:
+    for name in families.RULES:
         figure, panels = plt.subplots(1, 2, figsize=(5.2, 2.7))
         for axes, x, words in zip(panels, (mild[name], strong[name]), _words(name), strict=True):
             two_mode_panel(axes, truth, words, x)
         figure.tight_layout()
         figure.savefig(folder / f"{name}.png", dpi=60)
         plt.close(figure)
-    return list(field.RULES)
+    return list(families.RULES)
 
 
 def _words(name):
@@ -138,7 +139,7 @@ def _paths(group, index):
     times, n = sampling.uniform_grid(40), 12
     x = sampling.initial_noise(jax.random.key(2), SCHEDULE, times, (2,), jnp.arange(n))
     for axes, name in zip(panels, ("unguided", *shown), strict=True):
-        build = field.unguided if name == "unguided" else field.by_rule(field.RULES[name])
+        build = field.unguided if name == "unguided" else field.by_rule(families.RULES[name])
         guide = build(weights.constant(STRONG), truth.null)
         denoise, cond = group.denoise(model), jnp.zeros(n, jnp.int32)
         out = sample(

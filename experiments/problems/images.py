@@ -68,14 +68,15 @@ def in_batches(read, images, batch: int = 2000) -> tuple[np.ndarray, np.ndarray]
 
 
 _energy = jax.jit(lambda x, y: metrics.energy_distance(x, y).value)
+_kernel = jax.jit(lambda x, y: metrics.mmd_squared(metrics.polynomial_kernel(3), x, y).value)
 _manifold = jax.jit(lambda real, fake: metrics.precision_recall_density_coverage(real, fake, NEIGHBOURS))
 
 
 def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
     """Frechet distance of all classes together, energy distance averaged over classes, agreement of the classifier.
 
-    samples [G, n, H, W, C]. `full` adds the energy distance of pixels, and precision, recall, density and coverage in
-    feature space, against the held-out images.
+    samples [G, n, H, W, C]. `full` adds the kernel distance of the features (unbiased, all pairs), their precision,
+    recall, density and coverage, and the energy distance of pixels, against the held-out images.
     """
     groups, n = samples.shape[:2]
     images = samples.reshape(groups * n, *samples.shape[2:])
@@ -86,6 +87,7 @@ def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
         "class_agreement": float(np.mean(np.argmax(logits, -1) == np.repeat(np.arange(groups), n))),
     }
     if full:
+        values["kernel_distance"] = float(_kernel(jnp.asarray(features), jnp.asarray(instrument.features)))
         manifold = _manifold(jnp.asarray(instrument.features[:MANIFOLD]), jnp.asarray(features))
         values |= {name: float(value) for name, value in manifold._asdict().items()}
         pixels = np.clip(np.asarray(samples).reshape(groups, n, -1), 0, 1)

@@ -13,7 +13,7 @@ import time
 import jax
 import pytest
 
-from experiments import problems, records, weight_files
+from experiments import families, fields, problems, records, weight_files
 from experiments.config import load
 from experiments.jobs import evaluate
 from experiments.main import main
@@ -80,6 +80,11 @@ def test_learned_weights_are_files_that_answer_as_the_run_did(finished):
         assert table.tolist() == ledger[f"8 steps, seed 1, {task}, in full"]["table"]
 
 
+def test_names_of_families_are_those_that_exist():
+    assert tuple(families.RULES) == fields.RULES
+    assert set(fields.SCHEDULED) <= set(families.WEIGHTS)
+
+
 def test_differences_are_paired_over_seeds(finished):
     rows = {(r.method, r.steps, r.metric): r for r in records.read_results(finished / "results.json")}
     for steps in (4, 8):
@@ -123,7 +128,7 @@ def test_a_sweep_over_weights_compiles_once():
     candidates = evaluate.candidates(config)
     assert len(candidates) > 20
     for candidate in candidates:
-        run((), weights.tabulated(candidate.weight, grid, problem.conditions), jax.random.key(0))
+        run((), weights.tabulated(candidate.weight(grid), grid, problem.conditions), jax.random.key(0))
         first = len(traces) if candidate is candidates[0] else first  # noqa: F821 (bound in the first round)
     assert len(traces) == first
 

@@ -96,5 +96,9 @@ def test_the_whole_chain(source, tmp_path):
     flags = [f"--config.{name}={value}" for name, value in _overrides(source).items()]
     assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
     rows = records.read_results(tmp_path / "results.json")
-    assert {"unguided", "best constant", "best interval", "rollout@3"} <= {row.method for row in rows}
+    methods = {row.method: row for row in rows}
+    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout apg@3"} <= methods.keys()
+    assert {"best autoguided", "best triangle", "best angle_domain", "best apg"} <= methods.keys()
+    assert methods["unguided"].nfe == 3 and methods["unguided, 2 x steps"].nfe == methods["apg"].nfe == 6
+    assert methods["autoguided"].nfe == 6
     assert (tmp_path / "report.html").exists() and list((tmp_path / "pictures").glob("*.png"))

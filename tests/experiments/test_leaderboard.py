@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from experiments import records
+from experiments import families, records
 from experiments.config import load
 from experiments.leaderboard import board, evaluate, page, problems
 from experiments.leaderboard import contenders as field
@@ -55,7 +55,7 @@ def test_the_padded_loop_is_the_sampler():
     grid, key = sampling.uniform_grid(4), jax.random.key(3)
     padded = jnp.zeros(11).at[:5].set(grid)
     table = jnp.full((10, problems.GUIDED), 0.7)
-    run = evaluate.sampler(group, field.by_rule(field.RULES["cfg"]), sampling.ddim(), 8)
+    run = evaluate.sampler(group, field.by_rule(families.RULES["cfg"]), sampling.ddim(), 8)
     got = run(table, padded, 4, key, 0)
     start, step = jax.random.split(jax.random.key(3))
     cond = jnp.repeat(jnp.arange(2), 8)

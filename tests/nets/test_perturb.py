@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from guidance import guides, predictions, rules, schedules, weights
+from guidance.nets.dit import DiT
 from guidance.nets.mlp import DenoiserMLP
-from guidance.nets.perturb import identity_attention, mean_query_attention
+from guidance.nets.perturb import blurred_query_attention, identity_attention, mean_query_attention
 
 RF = schedules.rectified_flow()
 NET = DenoiserMLP(3, width=16, depth=3)
@@ -97,3 +98,45 @@ def test_seg_1_the_mean_query_minimises_the_mean_divergence(x64):
     np.testing.assert_allclose(jax.grad(divergence)(best), np.zeros(5), atol=1e-12)
     others = best[None] + jnp.asarray(np.random.default_rng(1).normal(size=(200, 5)))
     assert np.all(np.asarray(jax.vmap(divergence)(others)) > float(divergence(best)))
+
+
+def test_blurred_logits_are_those_of_blurred_queries(x64):
+    """A point source spreads as scipy's Gaussian would on an unbounded image, away from the border."""
+    rng = np.random.default_rng(0)
+    queries, keys = rng.normal(size=(2, 35, 4)), rng.normal(size=(2, 6, 4))
+    blur = blurred_query_attention((5, 7), 0.8)
+    weights = np.asarray(blur(jnp.eye(35)))  # keys that pick one query each: the kernel itself
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+    spread = np.exp(-(np.add.outer((np.arange(5) - 2) ** 2, (np.arange(7) - 3) ** 2)) / (2 * 0.8**2))
+    np.testing.assert_allclose(weights[17].reshape(5, 7), spread / spread.sum(), atol=1e-12)
+    expected = np.einsum("hqd,hkd->hqk", np.einsum("pq,hqd->hpd", weights, queries), keys)
+    np.testing.assert_allclose(blur(jnp.einsum("hqd,hkd->hqk", queries, keys)), expected, atol=1e-12)
+
+
+def test_blur_goes_from_nothing_to_the_mean_query(x64):
+    logits = _logits((2, 12, 5))
+    np.testing.assert_array_equal(blurred_query_attention((3, 4), 0.0)(logits), logits)
+    np.testing.assert_allclose(blurred_query_attention((3, 4), 1e9)(logits), mean_query_attention(logits), atol=1e-12)
+    slopes = jax.vmap(jax.grad(lambda s: jnp.sum(blurred_query_attention((3, 4), s)(logits) ** 2)))(
+        jnp.asarray([0.0, 1e-12, 0.5, 1e12])
+    )
+    assert np.all(np.isfinite(slopes)) and abs(float(slopes[2])) > 1e-3
+    with pytest.raises(ValueError, match="3 x 3 queries got 12"):
+        blurred_query_attention((3, 3), 1.0)(logits)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_blur_in_a_transformer_is_traced(remat):
+    """One compiled network for every sigma, which differs from the plain one, and a gradient with respect to it."""
+    net = DiT(8, 2, 1, 2, 3, learn_sigma=False, remat=remat)
+    inputs = jax.random.normal(jax.random.key(0), (2, 4, 6, 1)), jnp.full(2, 0.5), jnp.zeros(2, int)
+    params = jax.tree.map(lambda p: p + 0.3, net.init(jax.random.key(1), *inputs))
+
+    @jax.jit
+    def spread(sigma):
+        blur = blurred_query_attention((2, 3), sigma)
+        return jnp.sum(net.apply(params, *inputs, perturb=blur, perturb_blocks=(0,)) ** 2)
+
+    plain = jnp.sum(net.apply(params, *inputs) ** 2)
+    chex.assert_trees_all_close(spread(0.0), plain, rtol=1e-5)
+    assert np.isfinite(jax.grad(spread)(1.0))
