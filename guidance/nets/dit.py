@@ -23,6 +23,7 @@ from guidance import predictions, schedules
 from guidance.nets import timesteps
 from guidance.nets.attention import attend
 from guidance.nets.embeddings import positions, sinusoids
+from guidance.nets.residual import held
 from guidance.types import Array, Denoise, Schedule
 
 TIME_WIDTH = 256
@@ -119,6 +120,7 @@ class DiT(nn.Module):
         block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for i in range(self.depth):
             if i not in skip:
+                h = held(h)
                 h = block(self.heads, self.mlp_norm_eps, self.dtype, name=f"block_{i}")(
                     h, c, perturb if i in perturb_blocks else None
                 )
