@@ -5,7 +5,7 @@
 The 60,000 training images are split in three: 60 % train the denoiser and the weights, 25 % the classifier whose
 features the metrics use, the rest is held out and is the reference for every number. `problem.source` is the folder of
 the four idx files, or fashion_mnist after `python -m experiments.prepare fashion_mnist`. The preset `under` stops the
-training after a tenth of its updates.
+training after a fifth of its updates.
 """
 
 from ml_collections import config_dict
@@ -13,7 +13,7 @@ from ml_collections import config_dict
 from configs import _common as common
 
 PRESETS = {
-    "under": {"base.steps": 600, "base.keep": (200,), "eval.weak": 200},
+    "under": {"base.steps": 300, "base.keep": (100,), "eval.weak": 100},
     "smoke": {
         "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
         "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
@@ -44,38 +44,39 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.base = common.training(
         network="dit",
-        steps=6000,
+        steps=1500,
         batch=128,
         width=64,
         depth=4,
         heads=4,
-        patch=4,
+        patch=7,
         precision="float32",
         remat=False,
         averages=(0.1,),
-        keep=(600,),
+        keep=(300,),
         pictures=4,
     )
 
     config.learn = common.learning(
         objectives=("self_consistency", "rollout"),
         rules=("cfg", "angle_domain", "apg"),
-        iterations=200,
+        iterations=1000,
         batch=64,
-        rollout_iterations=100,
+        rollout_iterations=40,
         rollout_batch=16,
         rollout_real=128,
-        remat="steps",
+        rollout_learning_rate=1e-2,
         checkpoint_every=20,
     )
 
     config.eval = common.evaluation(
         steps=(10, 25, 50),
         sweep_seeds=1,
-        others=("unguided_twice", "autoguided", "triangle", "angle_domain", "apg"),
-        weak=600,
+        samples=500,
         omegas=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
-        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0)),
+        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8)),
+        others=("unguided_twice", "autoguided", "triangle", "angle_domain", "apg"),
+        weak=300,
     )
 
     config.update_from_flattened_dict(PRESETS.get(preset, {}))

@@ -20,8 +20,8 @@ class Task(NamedTuple):
     """One weight to learn: its name, its loss(params, key, base_params), its length, and how to query the result.
 
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
-    proportionally fewer updates, so that each costs about the same. `rule`: the name of the rule that the weight
-    enters.
+    proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
+    as many. `rule`: the name of the rule that the weight enters.
     """
 
     name: str
@@ -55,7 +55,7 @@ def tasks(problem, config) -> list[Task]:
     found = []
     for objective in config.learn.objectives:
         if objective == "rollout":
-            found += [task for rule in config.learn.rules for task in _rollout_tasks(problem, config, rule)]
+            found += _rollout_tasks(problem, config)
         elif objective == "reward_only":
             found.append(_one_step_task(problem, config, "reward_only", 1.0))
         elif objective == "self_consistency" and problem.reward is not None:
@@ -65,12 +65,17 @@ def tasks(problem, config) -> list[Task]:
     return found
 
 
-def _rollout_tasks(problem, config, rule: str) -> list[Task]:
-    found, fewest = [], min(config.eval.steps)
-    for steps in sorted(config.eval.steps):
-        iterations = max(1, config.learn.rollout_iterations * fewest // steps)
-        found.append(_rollout_task(problem, config, rule, steps, iterations, found[-1].name if found else None))
-    return found
+def _rollout_tasks(problem, config) -> list[Task]:
+    found, fewest = {}, min(config.eval.steps)
+    for rule in sorted(config.learn.rules, key=lambda rule: rule != "cfg"):
+        start = None
+        for steps in sorted(config.eval.steps):
+            known = found.get(("cfg", steps))
+            start = known or start
+            iterations = max(1, config.learn.rollout_iterations * fewest // ((2 if known else 1) * steps))
+            start = _rollout_task(problem, config, rule, steps, iterations, start and start.name)
+            found[rule, steps] = start
+    return list(found.values())
 
 
 def _rollout_task(problem, config, rule: str, steps: int, iterations: int, start: str | None) -> Task:
