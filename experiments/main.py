@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
             print(catalogue.listing())
             return 0
         request = parse(arguments)
+        launch.keep_freed_memory()
         launch.start()
         locks = []
         launch.first(lambda: locks.append(records.claim(request.workdir, request.config)))

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -77,3 +78,28 @@ def test_starting_one_process_imports_no_jax_and_gives_virtual_devices_threads()
 def test_the_page_and_the_program_name_the_same_variables():
     for name in OURS:
         assert name in PODS and name in launch.start.__doc__
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from experiments import launch
+if sys.argv[1] == "kept":
+    launch.keep_freed_memory()
+for i in range(12):
+    if i == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept():
+    """Ten more arrays of 80 MB touch no new page, where each would touch 40 huge or 20,000 small ones."""
+    ran = [
+        subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True, cwd=ROOT)
+        for mode in ("kept", "returned")
+    ]
+    kept, returned = (int(run.stdout) for run in ran)
+    assert kept < 100 and kept < returned / 3
