@@ -15,7 +15,7 @@ import pytest
 
 from experiments import families, fields, problems, records, weight_files
 from experiments.config import load
-from experiments.jobs import evaluate
+from experiments.jobs import evaluate, learn
 from experiments.main import main
 from guidance import weights
 
@@ -83,6 +83,20 @@ def test_learned_weights_are_files_that_answer_as_the_run_did(finished):
 def test_names_of_families_are_those_that_exist():
     assert tuple(families.RULES) == fields.RULES
     assert set(fields.SCHEDULED) <= set(families.WEIGHTS)
+
+
+def test_weights_of_other_rules_start_from_those_of_cfg():
+    config = load(CONFIG, TINY | {"learn.rules": "apg,cfg", "learn.objectives": "rollout"})
+    tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(config), config)}
+    assert tasks == {
+        "rollout@4": (None, 8),
+        "rollout@8": ("rollout@4", 4),
+        "rollout apg@4": ("rollout@4", 4),
+        "rollout apg@8": ("rollout@8", 2),
+    }
+    alone = load(CONFIG, TINY | {"learn.rules": "apg", "learn.objectives": "rollout"})
+    tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(alone), alone)}
+    assert tasks == {"rollout apg@4": (None, 8), "rollout apg@8": ("rollout apg@4", 4)}
 
 
 def test_differences_are_paired_over_seeds(finished):
