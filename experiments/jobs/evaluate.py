@@ -5,17 +5,15 @@ serves the whole sweep. Each seed has its own model, learned weights, noise and 
 tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
 """
 
-import json
-import threading
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments import launch, mesh, progress, records
+from experiments import launch, problems, progress, records
 from experiments.jobs import learn, train
-from guidance import guides, sampling, weights
+from experiments.jobs.draws import keys, sampler
+from experiments.records import Ledger
+from guidance import sampling, weights
 from guidance.types import Weight
 
 FAMILIES = ("constant", "interval", "clamp_linear")
@@ -49,59 +47,6 @@ def candidates(config) -> list[Candidate]:
     return found
 
 
-def sampler(problem, config, steps: int):
-    """(base params, table [steps, G], key) -> (samples [G, n, ...], network evaluations per sample); jitted."""
-    grid, step = sampling.uniform_grid(steps), learn.step_of(config)
-    groups = len(problem.conditions)
-    n = config.eval.samples // groups
-    cond = jnp.repeat(problem.conditions, n)
-
-    @jax.jit
-    def run(base, table, key):
-        start_key, step_key = jax.random.split(key)
-        x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, jnp.arange(groups * n))
-        guide = guides.cfg(weights.table(grid, table), problem.null)
-        out = sampling.sample(step_key, problem.denoise(base), guide, step, problem.schedule, grid, x, cond)
-        return out.x0.reshape(groups, n, *problem.shape), sum(out.nfe.values())
-
-    return lambda *arguments: mesh.local(run(*arguments))
-
-
-def keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The keys of a seed's initial noise and of its measurements."""
-    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(seed), 3)))
-
-
-class Ledger:
-    """Finished evaluations, one JSON line each, keyed by what was evaluated; a line cut by a kill is dropped.
-
-    Several processes all go by what process 0 has read and measured, so that they agree on what is left and what won.
-    """
-
-    def __init__(self, path):
-        self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
-
-    def get(self, key: str, compute) -> dict:
-        """The entry under `key`, computed and appended if it is not there yet."""
-        if key not in self.done:
-            entry = compute() | {"key": key}
-            self.done[key] = launch.first(lambda: self._append(entry))
-        return self.done[key]
-
-    def _append(self, entry: dict) -> dict:
-        with self.lock, open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        return entry
-
-
-def _read_ledger(path) -> dict[str, dict]:
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) != len(lines):
-        records.write_atomically(path, "".join(whole))
-    return {entry["key"]: entry for entry in map(json.loads, whole)}
-
-
 def run(problem, config, workdir) -> list[records.Row]:
     """Evaluates everything, writes results.json, prints the table of what matters, returns all rows."""
     learned = learn.run(problem, config, workdir)
@@ -123,7 +68,7 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
     """
     grid, run_sampler = sampling.uniform_grid(steps), sampler(problem, config, steps)
-    n = config.eval.samples // len(problem.conditions)
+    _, n = problems.shares(problem.conditions, config.eval.samples)
     hand_made = candidates(config)
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
     swept = min(config.seeds, config.eval.sweep_seeds)
@@ -140,16 +85,18 @@ def _at_steps(problem, config, ledger, steps, bases, learned) -> list[records.Ro
                     raise progress.Stopped
                 omegas = weights.tabulated(candidate.weight, grid, problem.conditions)
                 samples, nfe = run_sampler(bases[i], omegas, noise_key)
-                entry = {"nfe": int(nfe), "metrics": problem.measure(measure_key, samples, full)}
+                entry = {"nfe": nfe, "metrics": problem.measure(measure_key, samples, full)}
                 if full:
                     entry["metrics"]["median_omega"] = float(np.median(omegas))
                     entry["table"] = np.asarray(omegas).tolist()
                 return entry
 
             own = [Candidate(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i])) for task in tasks]
+            # samples that come in batches cost more than all that is measured on them: they are not drawn twice
+            in_full = i >= swept or config.eval.batch > 0
             for candidate in hand_made if i < swept else table.shortlist(hand_made):
                 key = f"{steps} steps, seed {seed}, {candidate.method}, {candidate.words}"
-                table.add(i, candidate, ledger.get(key, lambda c=candidate, full=i >= swept: evaluate(c, full)))
+                table.add(i, candidate, ledger.get(key, lambda c=candidate, full=in_full: evaluate(c, full)))
                 count.advance()
             details.append({})
             for label, candidate in (table.winners(i) | {c.method: c for c in own}).items():
