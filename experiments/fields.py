@@ -58,12 +58,18 @@ FIELDS = {
     ),
     "learn.rollout_batch": Field(integer(2), "samples per condition and update of the rollout objective"),
     "learn.rollout_real": Field(integer(2), "true samples per condition and update of the rollout objective"),
+    "learn.rollout_conditions": Field(
+        integer(0), "conditions of a rollout update, drawn afresh for each; 0 for all", 0
+    ),
+    "learn.select_every": Field(integer(0), "updates between checkpoints of which the best is kept; 0: the last", 0),
+    "learn.select_samples": Field(integer(2), "samples that each of them is scored on", 2048),
     "learn.remat": Field(choice(*REMAT), "what the rollout recomputes to save memory"),
     "learn.rollout_learning_rate": Field(POSITIVE, "peak learning rate of the rollout objective"),
     "learn.checkpoint_every": Field(COUNT, "updates between checkpoints"),
     "eval.steps": Field(each(COUNT), "sampler steps to evaluate at"),
     "eval.sweep_seeds": Field(COUNT, "seeds that see the whole grid of hand-made weights; the others see a shortlist"),
     "eval.samples": Field(integer(2), "samples per evaluation and seed"),
+    "eval.batch": Field(integer(0), "samples computed at a time; 0 for all", 0),
     "eval.omegas": Field(each(number(-1)), "grid of constant weights (scale = 1 + omega)"),
     "eval.intervals": Field(each(span(), empty=True), "intervals in t crossed with the omegas"),
     "eval.clamp": Field(each(number(0), empty=True), "floors, as scales, of the clamp-linear weight"),
@@ -98,8 +104,22 @@ BASE = {
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
+# what measures images
+INSTRUMENT = {
+    "problem.instrument": Field(
+        text("classifier, random, or path of an existing file with Inception's weights"),
+        "network whose features are metrics: a classifier that is trained here, a random one, Inception",
+        "classifier",
+    ),
+    "problem.reference": Field(
+        text("empty, or path of an existing .npz with mu and sigma or of images", empty=True),
+        "statistics of real images that the FID compares with; empty: those of images held out, or of decoded latents",
+        "",
+    ),
+}
+
 # for problems on labelled images
-PARTS = {
+PARTS = INSTRUMENT | {
     "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
     "problem.train_fraction": Field(number(0, 1, "()"), "share of the images for denoiser and guidance"),
     "problem.classifier_fraction": Field(number(0, 1, "()"), "share for the classifier whose features are metrics"),
@@ -138,8 +158,8 @@ PROBLEMS = {
     | PARTS
     | {
         "base.network": Field(
-            choice("dit", "unet", "mlp"),
-            "kind of network; a unet has width, 2 width, 2 width channels, depth blocks each",
+            choice("dit", "unet", "adm", "mlp"),
+            "kind of network; a unet has width x 1, 2, 2 channels, adm width x 1, 2, 3, 4, depth blocks each",
         ),
         "base.heads": Field(COUNT, "attention heads of a dit"),
         "base.patch": Field(COUNT, "side of a patch of a dit"),
@@ -155,6 +175,16 @@ PROBLEMS = {
     },
     "mnist": FIELDS | MNIST,
     "imported": IMPORTED | SAMPLE,
+    "imported_latents": IMPORTED
+    | FIELDS
+    | INSTRUMENT
+    | {
+        "problem.latents": Field(
+            text("a folder that job encode wrote, synthetic, or empty for job = sample", empty=True),
+            "latents of real images by the same autoencoder",
+        ),
+        "problem.images": Field(integer(0), "images whose latents are kept in memory, drawn at random; 0 for all"),
+    },
     "latents": {
         "job": Field(choice("encode"), "the part to run: all of it"),
         "problem.source": Field(text("a published set, a path of images, or synthetic"), "where the images are"),
@@ -185,6 +215,33 @@ PROBLEMS = {
         "base_steps": Field(each(COUNT), "updates of the under-trained and of the trained network"),
     },
 }
+
+
+def _network_found(name: str) -> Constraint:
+    return Constraint(
+        f"problem.{name}",
+        "path of an existing .safetensors file, or random",
+        lambda c: c.problem[name] == "random" or pathlib.Path(c.problem[name]).is_file(),
+    )
+
+
+INSTRUMENT_FOUND = (
+    Constraint(
+        "problem.instrument",
+        "classifier, random, or path of an existing file with Inception's weights",
+        lambda c: c.problem.instrument in ("classifier", "random") or pathlib.Path(c.problem.instrument).is_file(),
+    ),
+    Constraint(
+        "problem.reference",
+        "empty, or path of an existing .npz with mu and sigma or of images",
+        lambda c: not c.problem.reference or pathlib.Path(c.problem.reference).exists(),
+    ),
+    Constraint(
+        "problem.reference",
+        "empty where problem.instrument = classifier",
+        lambda c: not c.problem.reference or c.problem.instrument != "classifier",
+    ),
+)
 
 SAMPLING = (Constraint("sample.weight", "path of an existing .safetensors file", weight_found),)
 
@@ -269,10 +326,11 @@ CONSTRAINTS = {
             lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
         ),
     ),
-    "digits": LEARNING + BASE_HOLDS + HELD_OUT,
+    "digits": LEARNING + BASE_HOLDS + HELD_OUT + INSTRUMENT_FOUND,
     "labelled": LEARNING
     + BASE_HOLDS
     + HELD_OUT
+    + INSTRUMENT_FOUND
     + (
         Constraint(
             "base.patch",
@@ -291,29 +349,35 @@ CONSTRAINTS = {
         ),
         Constraint(
             "problem.size",
-            "a multiple of 4 where base.network = unet",
-            lambda c: c.base.network != "unet" or c.problem.size % 4 == 0,
+            "a multiple of 4 where base.network = unet, of 8 where it is adm",
+            lambda c: c.problem.size % {"unet": 4, "adm": 8}.get(c.base.network, 1) == 0,
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,
-    "imported": (
-        *SAMPLING,
-        *(
-            Constraint(
-                f"problem.{name}",
-                "path of an existing .safetensors file",
-                lambda c, name=name: pathlib.Path(c.problem[name]).is_file(),
-            )
-            for name in ("weights", "vae")
+    "imported": (*SAMPLING, _network_found("weights"), _network_found("vae")),
+    "imported_latents": (
+        *LEARNING,
+        _network_found("weights"),
+        _network_found("vae"),
+        *(f._replace(holds=lambda c, f=f: c.job == "sample" or f.holds(c)) for f in INSTRUMENT_FOUND),
+        Constraint(
+            "problem.instrument",
+            "random, or path of an existing file with Inception's weights",
+            lambda c: c.job == "sample" or c.problem.instrument != "classifier",
+        ),
+        Constraint(
+            "problem.latents",
+            "a folder that job encode wrote (latents.json in it), or synthetic, for any job but sample",
+            lambda c: (
+                c.job == "sample"
+                or c.problem.latents == "synthetic"
+                or (c.problem.latents and (pathlib.Path(c.problem.latents) / "latents.json").is_file())
+            ),
         ),
     ),
     "latents": (
         Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
-        Constraint(
-            "problem.vae",
-            "path of an existing .safetensors file, or random",
-            lambda c: c.problem.vae == "random" or pathlib.Path(c.problem.vae).is_file(),
-        ),
+        _network_found("vae"),
     ),
     "leaderboard": (
         Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),

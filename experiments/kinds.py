@@ -88,9 +88,9 @@ def flag() -> Kind:
     return Kind("true or false", read, literal)
 
 
-def text(allowed: str) -> Kind:
+def text(allowed: str, *, empty: bool = False) -> Kind:
     def read(value):
-        _require(isinstance(value, str) and value != "")
+        _require(isinstance(value, str) and (empty or value != ""))
         return value
 
     return Kind(allowed, read, lambda raw: raw.strip("'\""))

@@ -1,4 +1,4 @@
-"""What a run leaves behind in its folder: config.json, results.json and the table that a person reads.
+"""What a run leaves behind in its folder: config.json, evaluations.jsonl, results.json and the table for people.
 
 results.json is a list of rows; each has exactly the fields of `Row`:
 
@@ -21,12 +21,15 @@ import math
 import os
 import pathlib
 import statistics
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
+from experiments import launch
 from experiments.config import ConfigError, flat
+from experiments.fields import PROBLEMS
 
 # fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
 RESUMABLE = ("job", "figures", "sample.")
@@ -122,6 +125,36 @@ def check(row: Row) -> Row:
     return row
 
 
+class Ledger:
+    """Finished evaluations, one JSON line each, keyed by what was evaluated; a line cut by a kill is dropped.
+
+    Several processes all go by what process 0 has read and measured, so that they agree on what is left and what won.
+    """
+
+    def __init__(self, path):
+        self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
+
+    def get(self, key: str, compute) -> dict:
+        """The entry under `key`, computed and appended if it is not there yet."""
+        if key not in self.done:
+            entry = compute() | {"key": key}
+            self.done[key] = launch.first(lambda: self._append(entry))
+        return self.done[key]
+
+    def _append(self, entry: dict) -> dict:
+        with self.lock, open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        return entry
+
+
+def _read_ledger(path) -> dict[str, dict]:
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) != len(lines):
+        write_atomically(path, "".join(whole))
+    return {entry["key"]: entry for entry in map(json.loads, whole)}
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned plain text: best value first within each problem, metric and number of steps."""
     if not rows:
@@ -149,7 +182,8 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
     """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
 
     A folder that already belongs to a run is taken over only by the same config (so that the run resumes), the fields
-    of RESUMABLE excepted. Raises ConfigError naming a field that differs, or what is in the way.
+    of RESUMABLE excepted; a field that is younger than the folder had its default there. Raises ConfigError naming a
+    field that differs, or what is in the way.
     """
     workdir = pathlib.Path(workdir)
     try:
@@ -172,8 +206,9 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
 
 def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     stored, present = _stored(workdir), _jsonable(flat(config))
+    usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}
     for name in stored.keys() | present.keys() if stored else ():
-        if not name.startswith(RESUMABLE) and stored.get(name) != present.get(name):
+        if not name.startswith(RESUMABLE) and stored.get(name, usual.get(name)) != present.get(name):
             raise ConfigError(
                 f"--workdir={workdir}: {name} = {present.get(name)!r} here, {stored.get(name)!r} in its config.json; "
                 "allowed: the same command, or a new folder"

@@ -11,13 +11,14 @@ one-line message that names the path and what was expected. Nothing is unpickled
 from experiments.data.files import Labelled, digits, mnist, read_idx, read_npz, split, to_unit
 from experiments.data.latents import Latents
 from experiments.data.loader import Loader
-from experiments.data.sources import Source, cropped, from_arrays, open_source
+from experiments.data.sources import Source, chosen, cropped, from_arrays, open_source, synthetic
 
 __all__ = [
     "Labelled",
     "Latents",
     "Loader",
     "Source",
+    "chosen",
     "cropped",
     "digits",
     "from_arrays",
@@ -26,5 +27,6 @@ __all__ = [
     "read_idx",
     "read_npz",
     "split",
+    "synthetic",
     "to_unit",
 ]

@@ -93,6 +93,22 @@ def cropped(source: Source, size: int) -> Source:
     return dataclasses.replace(source, size=size)
 
 
+def synthetic(count: int, size: int) -> Source:
+    """Pictures of 4 x 4 random colours, for trying things out; ten labels in turn. Raises ValueError for count 0."""
+    if count == 0:
+        raise ValueError("problem.images = 0: synthetic images have no end; allowed: how many")
+    colours = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
+    images = colours.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+    return from_arrays("synthetic", images, np.arange(count) % 10, classes=10)
+
+
+def chosen(settings) -> Source:
+    """What problem.source, .split ("all": no split), .size and, for synthetic images, .images of a config name."""
+    if settings.source == "synthetic":
+        return synthetic(settings.images, settings.size)
+    return cropped(open_source(settings.source, None if settings.split == "all" else settings.split), settings.size)
+
+
 def from_arrays(
     name: str, images, labels=None, captions: Sequence[str] | None = None, classes: int | None = None
 ) -> Source:

@@ -127,7 +127,7 @@ def calculate(
     distances = {name: FRECHET[name] for name in wanted if name in FRECHET}
     computed = [part for part in distances.values() if part not in reference.stats]
     paired = [name for name in PAIRED if name in wanted]
-    _same_network(network, reference)
+    same_network(network, reference)
     _enough_images(images, reference, computed, paired, k)
     rows = ["features"] if paired else []
     widths = {}
@@ -224,7 +224,8 @@ def _enough_rows(name: str, d: int, images: Images, reference: Reference, comput
             )
 
 
-def _same_network(network: Network, reference: Reference) -> None:
+def same_network(network: Network, reference: Reference) -> None:
+    """Raises BadInput for a reference that was made by another network."""
     theirs = reference.about.get("network")
     for field, ours in network.about().items():
         if theirs is not None and theirs.get(field) != ours:

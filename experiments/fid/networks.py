@@ -120,7 +120,25 @@ def _pixels(weights, resizer) -> Network:
     return Network("pixels", "", "", lambda images: {"features": images.reshape(len(images), -1) / np.float32(255)})
 
 
-NETWORKS = {"inception": _inception, "lenet": _lenet, "pixels": _pixels}
+def _random(weights, resizer) -> Network:
+    """16 features and 10 probabilities of a small network that nothing was trained for: to see that all runs."""
+    _none(resizer, "random")
+    if weights is not None:
+        raise BadInput("--weights: the random network has none")
+    rng = np.random.default_rng(0)
+
+    @jax.jit
+    def apply(images):
+        x = images.astype(jnp.float32) / 127.5 - 1
+        x = jax.image.resize(x, (x.shape[0], 4, 4, x.shape[-1]), "linear").reshape(x.shape[0], -1)
+        features = jnp.tanh(x @ first / 2)
+        return {"features": features, "probabilities": jax.nn.softmax(4 * features @ second)}
+
+    first, second = rng.normal(size=(48, 16)).astype(np.float32), rng.normal(size=(16, 10)).astype(np.float32)
+    return Network("random", "", "", lambda images: apply(in_channels(images, 3)))
+
+
+NETWORKS = {"inception": _inception, "lenet": _lenet, "pixels": _pixels, "random": _random}
 
 
 def in_channels(images: np.ndarray, channels: int) -> np.ndarray:

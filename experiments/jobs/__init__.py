@@ -17,7 +17,10 @@ def run(config, workdir) -> None:
     if config.job == "encode":
         encode.run(config, workdir)
         return
-    problem = in_data_parallel(problems.build(config))
+    try:
+        problem = in_data_parallel(problems.build(config))
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # what a user's files are not
+        raise ConfigError(str(error)) from error
     if config.job in ("all", "train"):
         train.run(problem, config, workdir)
     if config.job in ("all", "learn"):
@@ -39,5 +42,6 @@ def in_data_parallel(problem: problems.Problem) -> problems.Problem:
     return problem._replace(
         network=problem.network and problem.network._replace(apply=apply),
         denoise=lambda params: mesh.spreading(problem.denoise(params)),
-        draw=lambda key, n: mesh.spread(problem.draw(key, n)),
+        draw=lambda data, key, n: mesh.spread(problem.draw(data, key, n)),
+        data=mesh.shard(problem.data),
     )

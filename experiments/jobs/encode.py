@@ -17,9 +17,9 @@ import numpy as np
 from experiments import data, launch, mesh, progress, tensors
 from experiments.config import ConfigError
 from experiments.data import latents
+from experiments.problems import imported
 from guidance.nets import vae
 
-TINY = vae.AutoencoderKL(widths=(8, 8, 8, 8), layers=1, groups=4)  # of the smoke preset
 AHEAD, THREADS = 2, 4  # batches and threads that read
 COLOURS = 3
 
@@ -33,7 +33,7 @@ def run(config, workdir) -> None:
     if launch.several():
         raise ConfigError("job = encode: allowed: one process (with all devices of its machine)")
     with _in_one_line():
-        source = _source(config.problem)
+        source = data.chosen(config.problem)
         net, params, digest = _autoencoder(config.problem.vae, config.encode.precision)
         about = _about(config, source, net, digest)
         latents.describe(workdir, about)
@@ -74,28 +74,12 @@ def _about(config, source, net: vae.AutoencoderKL, digest: str) -> latents.About
     )
 
 
-def _source(settings) -> data.Source:
-    if settings.source == "synthetic":
-        return synthetic(settings.images, settings.size)
-    split = None if settings.split == "all" else settings.split
-    return data.cropped(data.open_source(settings.source, split), settings.size)
-
-
-def synthetic(count: int, size: int) -> data.Source:
-    """Pictures of 4 x 4 random colours, for trying things out; ten labels in turn. Raises ValueError for count 0."""
-    if count == 0:
-        raise ValueError("problem.images = 0: synthetic images have no end; allowed: how many")
-    colours = np.random.default_rng(0).integers(0, 256, (count, 4, 4, COLOURS), np.uint8)
-    images = colours.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
-    return data.from_arrays("synthetic", images, np.arange(count) % 10, classes=10)
-
-
 def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, str]:
     """The network, its params, and what tells its weights from others."""
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
     if path == "random":
-        net = TINY.clone(dtype=dtype)
-        return net, jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, COLOURS)))["params"], "random"
+        net, params = imported.random_autoencoder(dtype)
+        return net, params, "random"
     net = vae.AutoencoderKL(dtype=dtype)
     return net, vae.from_diffusers(net, tensors.read_safetensors(path)), tensors.sha256(path)
 

@@ -5,51 +5,31 @@ of steps serves the whole sweep. Each seed has its own model, learned weights, n
 are tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
 """
 
-import json
-import threading
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import launch, mesh, progress, records
+from experiments import launch, problems, progress, records
 from experiments.jobs import learn, train
-from experiments.jobs.candidates import AUTOGUIDED, FAMILIES, UNGUIDED, Candidate, candidates, denoise_and_guide, fixed
+from experiments.jobs.candidates import AUTOGUIDED, FAMILIES, UNGUIDED, Candidate, candidates, fixed
+from experiments.jobs.draws import keys, sampler
+from experiments.records import Ledger
 from guidance import sampling, weights
 
 SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
 
 
-def sampler(problem, config, steps: int, rule: str = "cfg"):
-    """(base params, table [steps, G], key) -> (samples [G, n, ...], network evaluations per sample); jitted."""
-    grid, step = sampling.uniform_grid(steps), learn.step_of(config)
-    groups = len(problem.conditions)
-    n = config.eval.samples // groups
-    cond = jnp.repeat(problem.conditions, n)
-
-    @jax.jit
-    def run(base, table, key):
-        start_key, step_key = jax.random.split(key)
-        x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, jnp.arange(groups * n))
-        denoise, guide = denoise_and_guide(problem, rule, base, weights.table(grid, table))
-        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond)
-        return out.x0.reshape(groups, n, *problem.shape), sum(out.nfe.values())
-
-    return lambda *arguments: mesh.local(run(*arguments))
-
-
 class Samplers:
     """Samples of any candidate: one compiled function for each rule and number of steps."""
 
-    def __init__(self, problem, config, bases, workdir):
-        self.problem, self.config, self.bases, self.workdir = problem, config, bases, workdir
+    def __init__(self, problem, config, bases, workdir, count: int | None = None):
+        self.problem, self.config, self.bases, self.workdir, self.count = problem, config, bases, workdir, count
         self.compiled, self.weak = {}, {}
 
     def __call__(self, i: int, rule: str, table, key):
-        """(samples [G, n, ...], NFE) of the model of seed index i with the weights table [steps, G]."""
+        """(samples [K, n, ...], NFE) of the model of seed index i with the weights table [steps, G]."""
         kind = len(table), rule
         if kind not in self.compiled:
-            self.compiled[kind] = sampler(self.problem, self.config, *kind)
+            self.compiled[kind] = sampler(self.problem, self.config, len(table), self.count, rule)
         base = (self.bases[i], self._weak(i)) if rule == AUTOGUIDED else self.bases[i]
         return self.compiled[kind](base, jnp.asarray(table), key)
 
@@ -58,41 +38,6 @@ class Samplers:
             seed, updates = self.config.seed + i, self.config.eval.weak
             self.weak[i] = train.kept(self.problem, self.config, self.workdir, seed, updates)
         return self.weak[i]
-
-
-def keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The keys of a seed's initial noise and of its measurements."""
-    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(seed), 3)))
-
-
-class Ledger:
-    """Finished evaluations, one JSON line each, keyed by what was evaluated; a line cut by a kill is dropped.
-
-    Several processes all go by what process 0 has read and measured, so that they agree on what is left and what won.
-    """
-
-    def __init__(self, path):
-        self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
-
-    def get(self, key: str, compute) -> dict:
-        """The entry under `key`, computed and appended if it is not there yet."""
-        if key not in self.done:
-            entry = compute() | {"key": key}
-            self.done[key] = launch.first(lambda: self._append(entry))
-        return self.done[key]
-
-    def _append(self, entry: dict) -> dict:
-        with self.lock, open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        return entry
-
-
-def _read_ledger(path) -> dict[str, dict]:
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) != len(lines):
-        records.write_atomically(path, "".join(whole))
-    return {entry["key"]: entry for entry in map(json.loads, whole)}
 
 
 def run(problem, config, workdir) -> list[records.Row]:
@@ -115,7 +60,7 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
 
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
     """
-    n = config.eval.samples // len(problem.conditions)
+    _, n = problems.shares(problem.conditions, config.eval.samples)
     hand_made = candidates(config)
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
     swept = min(config.seeds, config.eval.sweep_seeds)
@@ -134,7 +79,7 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
                 grid = sampling.uniform_grid(candidate.longer * steps)
                 omegas = weights.tabulated(candidate.weight(grid), grid, problem.conditions)
                 samples, nfe = samplers(i, candidate.rule, omegas, noise_key)
-                entry = {"nfe": int(nfe), "metrics": problem.measure(measure_key, samples, full)}
+                entry = {"nfe": nfe, "metrics": problem.measure(measure_key, samples, full)}
                 if full:
                     entry["metrics"]["median_omega"] = float(np.median(omegas))
                     entry |= {"rule": candidate.rule, "table": np.asarray(omegas).tolist()}
@@ -144,9 +89,11 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
                 fixed(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i]), rule=task.rule)
                 for task in tasks
             ]
+            # samples that come in batches cost more than all that is measured on them: they are not drawn twice
+            in_full = i >= swept or config.eval.batch > 0
             for candidate in hand_made if i < swept else table.shortlist(hand_made):
                 key = f"{steps} steps, seed {seed}, {candidate.method}, {candidate.words}"
-                table.add(i, candidate, ledger.get(key, lambda c=candidate, full=i >= swept: evaluate(c, full)))
+                table.add(i, candidate, ledger.get(key, lambda c=candidate, full=in_full: evaluate(c, full)))
                 count.advance()
             details.append({})
             for label, candidate in (table.winners(i) | {c.method: c for c in own}).items():

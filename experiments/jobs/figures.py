@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
+from experiments.problems import shares
+
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -55,13 +57,14 @@ def omega_over_time(problem, grid, detailed):
 
 
 def omega_map(problem, weights):
-    """omega(s, t) over the triangle s < t, mean over conditions, for every learned weight of the first seed."""
+    """omega(s, t) over the triangle s < t, mean over at most ten conditions, for every learned weight of one seed."""
     side = jnp.linspace(0.01, 0.99, 60)
     t, s = jnp.meshgrid(side, side, indexing="ij")
     flat_t, flat_s = t.reshape(-1), s.reshape(-1)
+    conditions, _ = shares(problem.conditions, 10)
     figure, panels = plt.subplots(1, len(weights), figsize=(3.6 * len(weights), 3.2), squeeze=False)
     for axes, (label, weight) in zip(panels[0], weights.items(), strict=True):
-        values = [weight(flat_s, flat_t, jnp.full(flat_t.shape, c, jnp.int32)) for c in problem.conditions]
+        values = [weight(flat_s, flat_t, jnp.full(flat_t.shape, c, jnp.int32)) for c in conditions]
         omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
         drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
         if "@" in label:
@@ -120,6 +123,23 @@ def sweep(problem, rows):
         axes.grid(alpha=0.2)
     panels[0][0].set_ylabel(metric.replace("_", " "))
     panels[0][-1].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def selection(problem, scores):
+    """The score of every checkpoint of the learned weights against its update; the one that is kept is marked."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    lines = {}
+    for entry in scores:
+        lines.setdefault((entry["task"], entry["seed"]), []).append((entry["update"], entry["score"]))
+    for (task, seed), points in lines.items():
+        updates, values = zip(*sorted(points), strict=True)
+        at = int(np.argmin(values))
+        axes.plot(updates, values, "o-", ms=3, lw=1.2, color=colour(task), alpha=0.8, label=f"{task}, seed {seed}")
+        axes.plot(updates[at], values[at], "o", ms=8, mfc="none", color=colour(task))
+    axes.set(xlabel="update", ylabel=problem.tuned[0].replace("_", " "))
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=7, frameon=False)
     return figure
 
 

@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import launch, mesh, weight_files
+from experiments import checkpoints, launch, mesh, weight_files
 from experiments.families import RULES
-from experiments.jobs import train
+from experiments.jobs import selection, train
+from experiments.jobs.draws import step_of
 from experiments.jobs.loop import compiled, fit
 from guidance import guides, learning, rollout, sampling, weights
 from guidance.types import Weight
 
 
 class Task(NamedTuple):
-    """One weight to learn: its name, its loss(params, key, base_params), its length, and how to query the result.
+    """One weight to learn: its name, its loss, its length, and how to query the result.
+
+    `loss`: (params, key, params of the base, data of the problem) -> scalar.
 
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
     proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
@@ -43,11 +46,6 @@ def network(problem, config) -> weights.GuidanceNet:
         time_width=learn.embedding,
         cond_width=learn.embedding,
     )
-
-
-def step_of(config):
-    """The sampler's step; deterministic DDIM draws no noise."""
-    return sampling.churned_ddim(config.eval.churn) if config.eval.churn > 0 else sampling.ddim()
 
 
 def tasks(problem, config) -> list[Task]:
@@ -83,17 +81,20 @@ def _rollout_task(problem, config, rule: str, steps: int, iterations: int, start
     grid, step = sampling.uniform_grid(steps), step_of(config)
     weight = rollout_weight(net, problem.schedule, steps)
 
-    def loss(params, key, base):
-        data_key, roll_key = jax.random.split(key)
+    def loss(params, key, base, data):
+        data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
+        among = drawn(rest[0], problem.conditions, learn.rollout_conditions) if rest else problem.conditions
         return rollout.rollout_loss(
             roll_key,
             problem.denoise(base),
-            guides.guided(RULES[rule], on_grid(weight(params), grid, problem.conditions), problem.null, skip=False),
+            guides.guided(
+                RULES[rule], on_grid(weight(params), grid, problem.conditions, among), problem.null, skip=False
+            ),
             step,
             problem.schedule,
             grid,
-            problem.real(data_key, learn.rollout_real),
-            problem.conditions,
+            problem.real(data, data_key, learn.rollout_real, among),
+            among,
             learn.rollout_batch,
             segments=_segments(steps) if learn.remat == "segments" else 1,
             remat=learn.remat,
@@ -117,9 +118,25 @@ def rollout_weight(net, schedule, steps: int) -> Callable:
     return functools.partial(_weight, net, schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps)
 
 
-def on_grid(weight: Weight, grid, conditions) -> Weight:
-    """The same weight for the labels `conditions` = 0 .. G - 1, evaluated once for each step and label."""
-    return weights.table(grid, weights.tabulated(weight, grid, conditions))
+def drawn(key, conditions, count: int):
+    """`count` of the conditions in their order, every such subset as likely; all of them where they are not more.
+
+    A mean over the subset is an unbiased estimate of the mean over all.
+    """
+    if count >= len(conditions):
+        return conditions
+    return jnp.sort(jax.random.permutation(key, conditions)[:count])
+
+
+def on_grid(weight: Weight, grid, conditions, among=None) -> Weight:
+    """The same weight for the labels `conditions` = 0 .. G - 1, evaluated once for each step and label.
+
+    `among`: the labels that will be asked for, where not all of them; the others get NaN.
+    """
+    if among is None or among is conditions:
+        return weights.table(grid, weights.tabulated(weight, grid, conditions))
+    nowhere = jnp.full((len(grid) - 1, len(conditions)), jnp.nan)
+    return weights.table(grid, nowhere.at[:, among].set(weights.tabulated(weight, grid, among)))
 
 
 def guidance_optimizer(learning_rate: float, iterations: int) -> optax.GradientTransformation:
@@ -140,13 +157,14 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
     )
     weight = functools.partial(_weight, net, problem.schedule, learn.s_min, 1 - learn.zeta, learn.delta)
 
-    def loss(params, key, base):
+    def loss(params, key, base, data):
         data_key, key = jax.random.split(key)
         model = learning.Model(problem.denoise(base), problem.schedule, problem.null)
         if objective == "per_condition":
-            real = problem.real(data_key, 2 * max(1, learn.batch * learn.particles // (2 * len(problem.conditions))))
+            each = 2 * max(1, learn.batch * learn.particles // (2 * len(problem.conditions)))
+            real = problem.real(data, data_key, each, problem.conditions)
             return learning.per_condition_consistency(key, model, weight(params), real, problem.conditions, settings)
-        x0, cond = problem.draw(data_key, learn.batch)
+        x0, cond = problem.draw(data, data_key, learn.batch)
         arguments = key, model, weight(params), x0, cond, settings
         if objective in ("self_consistency", "l2"):
             return getattr(learning, objective)(*arguments, gamma, problem.reward if gamma > 0 else None)
@@ -160,7 +178,10 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
 
 
 def run(problem, config, workdir) -> dict[str, list]:
-    """{task name: [params for each seed]}, learned or restored; each is kept as a file of its own in weights/."""
+    """{task name: [params for each seed]}, learned or restored; each is kept as a file of its own in weights/.
+
+    The params after the last update or, with learn.select_every, the best of those on the way (see `selection`).
+    """
     bases, learned = train.run(problem, config, workdir), {}
     for task in tasks(problem, config):
         learned[task.name] = _learn(problem, config, workdir, task, bases, learned.get(task.start))
@@ -187,26 +208,31 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     optimizer = guidance_optimizer(task.learning_rate, task.iterations)
     net = network(problem, config)
 
-    def one_update(state, i, key, base):
-        loss = functools.partial(task.loss, base=base)
+    def one_update(state, i, key, base, data):
+        loss = functools.partial(task.loss, base=base, data=data)
         params, opt_state, figures = learning.update(optimizer, loss, *state, jax.random.fold_in(key, i))
         return (params, opt_state), figures
 
     one_update = compiled(one_update)
     init = jax.jit(lambda key: net.init(key, jnp.zeros(1), jnp.zeros(1), problem.conditions[:1]))
+    marks = selection.marks(config.learn.select_every, task.iterations)
+    choose = selection.chooser(problem, config, task, marks, workdir / "selection.jsonl")
     learned = []
     for i, base in enumerate(bases):
         seed = config.seed + i
         key = jax.random.fold_in(jax.random.key(seed), 2)
         params = starts[i] if starts else init(jax.random.fold_in(key, 0))
+        folder = workdir / "guidance" / task.name.replace(" ", "") / f"seed_{seed}"
         state, _ = fit(
             f"{task.name}, seed {seed}",
-            workdir / "guidance" / task.name.replace(" ", "") / f"seed_{seed}",
+            folder,
             workdir / "metrics.jsonl",
             (params, optimizer.init(params)),
-            lambda carry, i, key=key, base=base: one_update(carry, i, jax.random.fold_in(key, 1), base),
+            lambda carry, i, key=key, base=base: one_update(carry, i, jax.random.fold_in(key, 1), base, problem.data),
             task.iterations,
             config.learn.checkpoint_every,
+            marks=marks,
+            at_mark=lambda step, state, folder=folder: checkpoints.save(selection.kept(folder, step), step, state[0]),
         )
-        learned.append(mesh.local(state))
+        learned.append(choose(seed, base, folder, state) if marks else mesh.local(state))
     return learned

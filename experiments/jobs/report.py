@@ -43,14 +43,16 @@ def _draw(problem, config, workdir, rows) -> dict:
     steps = config.eval.steps[len(config.eval.steps) // 2]
     detailed = _detailed(ledger, config.seed, steps)
     samples = {}
-    samplers = evaluate.Samplers(problem, config, bases, workdir)
+    # one batch is enough to look at
+    shown = min(config.eval.batch or config.eval.samples, config.eval.samples)
+    samplers = evaluate.Samplers(problem, config, bases, workdir, shown)
     noise_key, _ = evaluate.keys(config.seed)
     for label, entry in detailed.items():
         samples[label] = samplers(0, entry["rule"], entry["table"], noise_key)[0]
     tasks = {task.name: task for task in learn.tasks(problem, config)}
     weights = {name: tasks[name].weight(learned[name][0]) for name in learned}
     grid = sampling.uniform_grid(steps)
-    return {
+    return _selection(problem, config, workdir) | {
         "omega": (
             figures.omega_over_time(problem, grid, detailed),
             f"Weights along the {steps}-step sampler, seed {config.seed}: learned, one line for each condition, "
@@ -78,6 +80,18 @@ def _draw(problem, config, workdir, rows) -> dict:
     }
 
 
+def _selection(problem, config, workdir) -> dict:
+    """The picture of how the checkpoints of the learned weights were chosen, where they were."""
+    if not config.learn.select_every:
+        return {}
+    scores = list(evaluate.Ledger(workdir / "selection.jsonl").done.values())
+    caption = (
+        f"Score of the checkpoints of each learned weight on {scores[0]['samples']} samples, with noise that the "
+        "evaluation does not see; the lowest, marked, is the one that is evaluated."
+    )
+    return {"selection": (figures.selection(problem, scores), caption)}
+
+
 def _detailed(ledger, seed: int, steps: int) -> dict:
     """{label: entry with its table} of the fully measured weights of one seed, in the order of evaluation."""
     start, end = f"{steps} steps, seed {seed}, ", ", in full"
@@ -96,7 +110,7 @@ def _page(problem, config, rows, pictures) -> str:
         "Hand-tuned weights are the best of their grid on the very numbers shown, per seed. "
         "Floor: what true data score against true data.</p>",
     ]
-    parts += [_table(problem, rows, metric) for metric in problem.tuned]
+    parts += [_table(config, rows, metric) for metric in problem.tuned]
     parts.append(_details(problem, rows))
     for path, caption in pictures:
         image = base64.b64encode(path.read_bytes()).decode()
@@ -111,7 +125,7 @@ def _page(problem, config, rows, pictures) -> str:
     )
 
 
-def _table(problem, rows, metric) -> str:
+def _table(config, rows, metric) -> str:
     """The main table: each method at each number of steps, best first, and its paired gap to the hand-tuned."""
     gaps = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_difference"}
     closed = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_gap_closed"}
@@ -140,7 +154,8 @@ def _table(problem, rows, metric) -> str:
         "gap closed",
     )
     head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-    return f"<table><caption>{metric}, lower is better</caption><tr>{head}</tr>{''.join(body)}</table>"
+    caption = f"{metric} of {config.eval.samples} samples, lower is better"
+    return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(body)}</table>"
 
 
 def _details(problem, rows) -> str:

@@ -22,6 +22,7 @@ from experiments import launch, mesh, progress, recipes, shards, tensors
 from experiments.calls import LEARNED, integers
 from experiments.config import ConfigError, flat
 from experiments.jobs import train
+from experiments.problems.images import to_pixels
 from experiments.records import write_atomically
 from guidance import sampling
 
@@ -45,7 +46,7 @@ def run(problem, config, workdir) -> None:
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
         return
-    base = mesh.shard(_base(problem, config, workdir))
+    base = _base(problem, config, workdir)
     to_images = mesh.shard(problem.to_images)
     starts = range(0, len(seeds), settings.batch)
     left = launch.first(
@@ -95,9 +96,7 @@ def _sampler(problem, times, guide, step):
         if to_images is None:
             return out.x0, whole, out.nfe
         images = to_images(out.x0)
-        # rounded to the nearest of 256 values, as the published samplers of DiT and EDM do
-        pixels = jnp.floor(255 * jnp.clip(images, 0, 1) + 0.5).astype(jnp.uint8)
-        return pixels, whole & _finite(images), out.nfe
+        return to_pixels(images), whole & _finite(images), out.nfe
 
     return run
 
@@ -109,7 +108,7 @@ def _finite(x):
 def _base(problem, config, workdir):
     """The params to sample with: those that are known, or the checkpoint of one repetition (trained if need be)."""
     if problem.network is None:
-        return problem.known
+        return mesh.shard(problem.known)
     alone = config.copy_and_resolve_references()
     with alone.unlocked():
         alone.seed, alone.seeds = config.seed + config.sample.repetition, 1

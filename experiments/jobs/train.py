@@ -9,6 +9,7 @@ import optax
 
 from experiments import checkpoints, launch, mesh
 from experiments.jobs import loop
+from experiments.problems.images import COLUMNS, ROWS
 from guidance import averages, guides, sampling
 from guidance.learning import update_in_parts
 from guidance.matched import guidance_matched_loss
@@ -43,9 +44,9 @@ class Batch(NamedTuple):
 
 
 def run(problem, config, workdir) -> list:
-    """The params of the base denoiser for each seed (() where the denoiser is known), trained or restored."""
+    """The params of the base denoiser for each seed: those that are known, or trained or restored."""
     if problem.network is None:
-        return [()] * config.seeds
+        return [mesh.shard(problem.known)] * config.seeds
     return [_train(problem, config, workdir, seed) for seed in range(config.seed, config.seed + config.seeds)]
 
 
@@ -65,10 +66,10 @@ def _train(problem, config, workdir, seed: int) -> Any:
     optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
     update_key = jax.random.fold_in(key, 1)
 
-    def one_update(state, i, update_key, pair):
+    def one_update(state, i, update_key, data, pair):
         params, opt_state, figures = update_in_parts(
             optimizer, functools.partial(_loss, problem, base), state.params, state.opt_state,
-            _batch(problem, base, jax.random.fold_in(update_key, i), pair),
+            _batch(problem, base, jax.random.fold_in(update_key, i), data, pair),
         )  # fmt: skip
         return State(params, opt_state, averages.update(state.averages, params, base.averages)), figures
 
@@ -89,14 +90,14 @@ def _train(problem, config, workdir, seed: int) -> Any:
         return None if feed is None else tuple(mesh.place(layout, dict(enumerate(feed(i)))).values())
 
     def batch(i):
-        return _batch(problem, base, jax.random.fold_in(update_key, i), pair(i))._asdict()
+        return _batch(problem, base, jax.random.fold_in(update_key, i), problem.data, pair(i))._asdict()
 
     state = loop.fit(
         f"base denoiser, seed {seed}",
         workdir / "base" / f"seed_{seed}",
         workdir / "metrics.jsonl",
         State(params, optimizer.init(params), averages.start(params, base.averages)),
-        lambda carry, i: one_update(carry, i, update_key, pair(i)),
+        lambda carry, i: one_update(carry, i, update_key, problem.data, pair(i)),
         base.steps,
         max(config.learn.checkpoint_every, base.steps // 10),
         marks=pictures | set(base.keep),
@@ -114,7 +115,7 @@ def _zeros(shapes):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _batch(problem, base, key, pair=None) -> Batch:
+def _batch(problem, base, key, data, pair=None) -> Batch:
     """Leaves [base.accumulate, base.batch / base.accumulate, ...]; t ~ U[0, 1].
 
     Conditions are dropped with probability base.condition_dropout. `pair`: (x0, cond) of base.batch rows, where the
@@ -122,7 +123,7 @@ def _batch(problem, base, key, pair=None) -> Batch:
     """
     n = base.batch
     data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
-    x0, cond = problem.draw(data_key, n) if pair is None else pair
+    x0, cond = problem.draw(data, data_key, n) if pair is None else pair
     eps = jax.random.normal(noise_key, x0.shape)
     t = jax.random.uniform(time_key, (n,), minval=1e-3, maxval=1.0)
     dropped = jax.random.uniform(drop_key, (n,)) < base.condition_dropout
@@ -153,11 +154,11 @@ def _loss(problem, base, params, batch: Batch):
 
 
 def _picture(problem, path, params) -> None:
-    """Unguided samples of every condition, to see how the training goes."""
+    """Unguided samples of the first conditions, to see how the training goes."""
     import matplotlib.pyplot as plt
 
-    groups, n = len(problem.conditions), 6
-    samples = _sample(problem, params, jnp.repeat(problem.conditions, n)).reshape(groups, n, *problem.shape)
+    conditions, n = problem.conditions[:COLUMNS], ROWS
+    samples = _sample(problem, params, jnp.repeat(conditions, n)).reshape(len(conditions), n, *problem.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)

@@ -11,13 +11,15 @@ from guidance import metrics
 from guidance.types import Array
 
 NEIGHBOURS = 5
+TUNED = ("frechet_distance", "energy_distance")  # of `measure`, what hand-made weights are tuned on
+COLUMNS, ROWS = 10, 6  # of a picture: classes, and samples of each
 MANIFOLD = 2000  # held-out images that precision, recall, density and coverage see; their cost is quadratic
 
 
 class Pool(NamedTuple):
     """Images sorted by label, so that one class is one run of rows."""
 
-    images: Array  # [N, H, W, C] in [0, 1]
+    images: Array  # [N, ...]: [H, W, C] in [0, 1], or whatever else stands for an image
     labels: Array  # [N]
     starts: Array  # [G]
     counts: Array  # [G]
@@ -39,11 +41,12 @@ def draw(data: Pool, key: Array, n: int) -> tuple[Array, Array]:
     return data.images[rows], data.labels[rows]
 
 
-def draw_each(data: Pool, key: Array, k: int) -> Array:
-    """k images of each class with replacement, [G, k, H, W, C]."""
-    unit = jax.random.uniform(key, (data.starts.shape[0], k))
-    rows = data.starts[:, None] + jnp.floor(unit * data.counts[:, None]).astype(jnp.int32)
-    return data.images[jnp.minimum(rows, (data.starts + data.counts - 1)[:, None])]
+def draw_each(data: Pool, key: Array, k: int, labels: Array) -> Array:
+    """k images of each of K classes with replacement, [K, k, H, W, C]."""
+    starts, counts = data.starts[labels], data.counts[labels]
+    unit = jax.random.uniform(key, (labels.shape[0], k))
+    rows = starts[:, None] + jnp.floor(unit * counts[:, None]).astype(jnp.int32)
+    return data.images[jnp.minimum(rows, (starts + counts - 1)[:, None])]
 
 
 class Meter(NamedTuple):
@@ -79,19 +82,20 @@ def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
     recall, density and coverage, and the energy distance of pixels, against the held-out images.
     """
     groups, n = samples.shape[:2]
+    classes = np.arange(groups) * (instrument.labels.max() + 1) // groups  # as problems.shares deals them out
     images = samples.reshape(groups * n, *samples.shape[2:])
     features, logits = in_batches(instrument.read, images)
     values = {
         "frechet_distance": _frechet(instrument, features),
-        "energy_distance": _class_energy(instrument, features.reshape(groups, n, -1), instrument.features),
-        "class_agreement": float(np.mean(np.argmax(logits, -1) == np.repeat(np.arange(groups), n))),
+        "energy_distance": _class_energy(instrument, classes, features.reshape(groups, n, -1), instrument.features),
+        "class_agreement": float(np.mean(np.argmax(logits, -1) == np.repeat(classes, n))),
     }
     if full:
         values["kernel_distance"] = float(_kernel(jnp.asarray(features), jnp.asarray(instrument.features)))
         manifold = _manifold(jnp.asarray(instrument.features[:MANIFOLD]), jnp.asarray(features))
         values |= {name: float(value) for name, value in manifold._asdict().items()}
         pixels = np.clip(np.asarray(samples).reshape(groups, n, -1), 0, 1)
-        values["pixel_energy_distance"] = _class_energy(instrument, pixels, instrument.pixels)
+        values["pixel_energy_distance"] = _class_energy(instrument, classes, pixels, instrument.pixels)
         values["mean_pixel"] = float(pixels.mean())
     return values
 
@@ -106,15 +110,33 @@ def _frechet(instrument: Meter, features: np.ndarray) -> float:
     return metrics.frechet_distance(metrics.gaussian_stats(features), instrument.stats, few=True)
 
 
-def _class_energy(instrument: Meter, own: np.ndarray, held: np.ndarray) -> float:
-    """Mean over classes of the energy distance between own [G, n, d] and the rows of held [N, d] of that class."""
-    parts = [_energy(jnp.asarray(x), jnp.asarray(held[instrument.labels == c])) for c, x in enumerate(own)]
+def _class_energy(instrument: Meter, classes, own: np.ndarray, held: np.ndarray) -> float:
+    """Mean over classes [G] of the energy distance between own [G, n, d] and the rows of held [N, d] of that class."""
+    pairs = zip(classes, own, strict=True)
+    parts = [_energy(jnp.asarray(x), jnp.asarray(held[instrument.labels == c])) for c, x in pairs]
     return float(np.mean([float(part) for part in parts]))
 
 
-def picture(axes, samples: Array, rows: int = 6) -> None:
-    """A grid: one column for each class, `rows` samples each."""
-    images = np.clip(np.asarray(samples[:10, :rows, ..., 0]), 0, 1)
-    groups, shown, height, width = images.shape
-    axes.imshow(images.transpose(1, 2, 0, 3).reshape(shown * height, groups * width), cmap="gray_r", vmin=0, vmax=1)
+def picture(axes, samples: Array, to_images: Callable[[Array], Array] = jnp.asarray) -> None:
+    """A grid of samples [G, n, ...]: one column for each class, ROWS samples each.
+
+    Where there are more than COLUMNS classes with fewer samples each, every image is of another class. `to_images`
+    turns the few that are shown into images in [0, 1].
+    """
+    groups, n = samples.shape[:2]
+    if groups > COLUMNS and n < ROWS:
+        columns = max(1, min(COLUMNS, groups * n // ROWS))
+        samples = samples.reshape(groups * n, *samples.shape[2:])[: columns * ROWS]
+        samples = samples.reshape(columns, -1, *samples.shape[1:])
+    samples = samples[:COLUMNS, :ROWS]
+    images = np.clip(np.asarray(to_images(samples.reshape(-1, *samples.shape[2:]))), 0, 1)
+    columns, rows, (height, width, channels) = *samples.shape[:2], images.shape[1:]
+    sheet = images.reshape(columns, rows, height, width, channels).transpose(1, 2, 0, 3, 4)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
+
+
+def to_pixels(images: Array) -> Array:
+    """Images in [0, 1], perhaps beyond -> uint8, the nearest of 256 values, as published samplers round."""
+    return jnp.floor(255 * jnp.clip(images, 0, 1) + 0.5).astype(jnp.uint8)

@@ -1,7 +1,8 @@
 """A class-conditional network on latents that was trained elsewhere: DiT or SiT, with the autoencoder of its latents.
 
 Everything that the files say is taken from them: width, depth, patch, classes, the size of the latents. There are no
-data, so there is nothing to train, to learn from or to measure with: the one job is `sample`.
+data, so there is nothing to train, to learn from or to measure with: the one job is `sample`. `imported_latents` adds
+the data. "random" in place of a file is a tiny network made here, to see that everything runs.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -22,6 +24,10 @@ from guidance.nets import published_dit, vae
 from guidance.nets.dit import SIZES, DiT, dit_denoiser, sit_denoiser
 
 Arrays = Mapping[str, np.ndarray]
+
+TINY = DiT(width=32, heads=2, depth=1, patch=4, classes=10, learn_sigma=False)
+TINY_VAE = vae.AutoencoderKL(widths=(8, 8, 8, 8), layers=1, groups=4)
+TINY_SHAPE = (32, 32, 4)
 
 # where the two layouts keep what says how large the network is: patches, classes, output, blocks
 ORIGINAL = (
@@ -41,8 +47,14 @@ DIFFUSERS = (
 def build(config) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
     settings = config.problem
-    net, shape, params = _field("weights", settings.weights, lambda arrays: _network(settings, arrays))
-    to_images = _field("vae", settings.vae, lambda arrays: _decoder(settings, arrays, shape[-1]))
+    if settings.weights == "random":
+        net, shape, params = _random_network(settings)
+    else:
+        net, shape, params = _field("weights", settings.weights, lambda arrays: _network(settings, arrays))
+    if settings.vae == "random":
+        to_images = _decoding(*random_autoencoder(), shape[-1])
+    else:
+        to_images = _field("vae", settings.vae, lambda arrays: _decoder(settings, arrays, shape[-1]))
     flow = settings.network == "sit"
     return Problem(
         name=f"{settings.network}, width {net.width}, depth {net.depth}",
@@ -74,6 +86,25 @@ def _field(name: str, path, make: Callable[[Arrays], Any]) -> Any:
         return make(tensors.read_safetensors(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"problem.{name} = {path}: {error}") from None
+
+
+def _random_network(settings) -> tuple[DiT, tuple[int, int, int], dict]:
+    side = settings.side or TINY_SHAPE[0]
+    shape = (side, side, TINY_SHAPE[-1])
+    net = TINY.clone(patch=math.gcd(side, TINY.patch))
+    return net, shape, _random_params(net, 0.1, jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+
+
+def random_autoencoder(dtype=None) -> tuple[vae.AutoencoderKL, dict]:
+    """A tiny autoencoder that was never trained, and its params: pixels to latents of an eighth of the side."""
+    net = TINY_VAE.clone(dtype=dtype)
+    return net, _random_params(net, 0.3, jnp.zeros((1, 8, 8, 3)))
+
+
+def _random_params(net, size: float, *example) -> dict:
+    """Normal numbers of deviation `size` for every param, which takes no compilation."""
+    shapes, rng = jax.eval_shape(net.init, jax.random.key(0), *example)["params"], np.random.default_rng(0)
+    return jax.tree.map(lambda a: jnp.asarray(size * rng.normal(size=a.shape), a.dtype), shapes)
 
 
 def _network(settings, arrays: Arrays) -> tuple[DiT, tuple[int, int, int], dict]:
@@ -151,9 +182,13 @@ def _decoder(settings, arrays: Arrays, channels: int) -> Partial:
         layers=_blocks(arrays, rf"{at}.0.resnets\.(\d+)\."),
         groups=settings.vae_groups,
     )
-    if net.latents != channels:
-        raise ValueError(f"latents of {net.latents} channels; the network's have {channels}")
     uneven = [width for width in net.widths if width % net.groups]
     if uneven:
         raise ValueError(f"problem.vae_groups = {net.groups} does not divide its widths {net.widths}")
-    return Partial(_Decode(net), vae.from_diffusers(net, arrays))
+    return _decoding(net, vae.from_diffusers(net, arrays), channels)
+
+
+def _decoding(net: vae.AutoencoderKL, params, channels: int) -> Partial:
+    if net.latents != channels:
+        raise ValueError(f"latents of {net.latents} channels; the network's have {channels}")
+    return Partial(_Decode(net), params)

@@ -1,11 +1,13 @@
 """Labelled images and a denoiser that is trained on them: any source that `data.open_source` opens, and the digits.
 
 Three disjoint parts: one for the denoiser and the guidance, one for the classifier whose features are metrics, one
-held out as the reference for every number. The floor is what the first part scores against the held-out part. Images
-are in [0, 1] here and in [-1, 1] where the denoiser works.
+held out as the reference for every number. The floor is what the first part scores against the held-out part. Where
+Inception's features are the metrics there is no classifier, and with a reference file nothing is held out. Images are
+in [0, 1] here and in [-1, 1] where the denoiser works.
 """
 
 import dataclasses
+import math
 import pathlib
 
 import flax.linen as nn
@@ -16,7 +18,7 @@ import optax
 from jax.tree_util import Partial
 
 from experiments import data, progress
-from experiments.problems import Network, Problem, images
+from experiments.problems import Network, Problem, images, inception, shares
 from guidance import predictions, schedules
 from guidance.learning import update
 from guidance.nets.dit import DiT
@@ -45,7 +47,7 @@ class Classifier(nn.Module):
 def build(config) -> Problem:
     """Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be."""
     settings, base = config.problem, config.base
-    source = data.cropped(data.open_source(settings.source, settings.split), settings.size)
+    source = data.chosen(settings)
     if source.classes is None:
         raise ValueError(f"{source.name} has no labels")
     rows = np.random.default_rng(SPLIT_SEED).permutation(len(source))[: settings.images or None]
@@ -118,7 +120,14 @@ def _mlp(base, classes):
     return DenoiserMLP(classes, base.width, base.depth)
 
 
-NETWORKS = {"dit": _dit, "unet": _unet, "mlp": _mlp}
+def _adm(base, classes):
+    """ADM's U-Net for 64 x 64 where width is 192, in other widths too; with a null class, which its authors' lacks."""
+    shared = {"head": math.gcd(base.width, 64), "groups": math.gcd(base.width, 32)}
+    channels = tuple(base.width * times for times in (1, 2, 3, 4))
+    return Timed(UNet(channels, base.depth, (1, 2, 3), classes, **shared, **_precision(base)))
+
+
+NETWORKS = {"dit": _dit, "unet": _unet, "adm": _adm, "mlp": _mlp}
 
 
 def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name: str) -> Problem:
@@ -130,44 +139,64 @@ def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name:
     def part(rows):
         return images.pool(everything.images[rows], everything.labels[rows], classes)
 
-    training = part(own)
-    read = _train_classifier(part(judges), classes, shape, settings.classifier_steps)
-    instrument = images.meter(read, everything.images[held], everything.labels[held])
+    training, every = part(own), jnp.arange(classes)
     example = jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     network = Network(lambda key: net.init(key, *example), net.apply, kind)
 
-    def real(key, k):
-        return images.draw_each(training, key, k)
+    def real(data, key, k, conditions):
+        return 2 * images.draw_each(data, key, k, conditions) - 1
 
     def denoise(params):
         whole = predictions.as_denoise(net.apply, params, kind, schedule)
         return predictions.in_chunks(whole, CHUNK) if jax.default_backend() == "cpu" else whole
 
     def show(axes, samples):
-        images.picture(axes, real(jax.random.key(0), 6) if samples is None else _to_unit(samples))
+        known = images.draw_each(training, jax.random.key(0), images.ROWS, every[: images.COLUMNS])
+        images.picture(axes, known if samples is None else _to_unit(samples))
 
+    if settings.instrument == "classifier":
+        held_out = everything.images[held], everything.labels[held]
+        judged = _by_classifier(training, part(judges), held_out, classes, settings.classifier_steps)
+    else:
+        apart = everything.images[np.concatenate([judges, held])]
+        instrument = inception.load(settings, inception.as_images("held-out images", apart, Partial(jnp.asarray)))
+        of_floor, _ = shares(every, config.eval.samples)
+        judged = inception.judged(instrument, Partial(_to_unit), real, training, of_floor)
+        name += f", FID of {config.eval.samples} samples"
     return Problem(
         name=name,
         schedule=schedule,
         shape=shape,
-        conditions=jnp.arange(classes),
+        conditions=every,
         null=classes,
         network=network,
         denoise=denoise,
-        draw=lambda key, n: _centred(images.draw(training, key, n)),
-        real=lambda key, k: 2 * real(key, k) - 1,
-        features=lambda x: read(_to_unit(x))[0],
-        measure=lambda key, samples, full: images.measure(instrument, _to_unit(samples), full),
-        floor=lambda key, n, full: images.measure(instrument, real(key, n), full),
-        tuned=("frechet_distance", "energy_distance"),
+        draw=lambda data, key, n: _centred(images.draw(data, key, n)),
+        real=real,
         reward=None,
         picture=show,
         to_images=Partial(_to_unit),
+        data=training,
+        **judged,
     )
+
+
+def _by_classifier(training: images.Pool, judges: images.Pool, held_out, classes: int, steps: int) -> dict:
+    """The fields of a Problem that say how it is measured: in the features of a classifier that is trained here."""
+    read = _train_classifier(judges, classes, held_out[0].shape[1:], steps)
+    meter, every = images.meter(read, *held_out), jnp.arange(classes)
+    return {
+        "features": lambda x: read(_to_unit(x))[0],
+        "measure": lambda key, samples, full: images.measure(meter, _to_unit(samples), full),
+        "floor": lambda key, n, full: images.measure(meter, images.draw_each(training, key, n, every), full),
+        "tuned": images.TUNED,
+    }
 
 
 def _parts(count: int, settings):
     """Rows for the denoiser, for the classifier, and held out."""
+    if settings.reference:
+        return np.arange(count), np.arange(0), np.arange(0)
     rest = 1 - settings.train_fraction - settings.classifier_fraction
     return data.split(count, (settings.train_fraction, settings.classifier_fraction, rest), SPLIT_SEED)
 

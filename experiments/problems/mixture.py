@@ -25,14 +25,15 @@ def build(config) -> Problem:
         target, _ = tilt(data, reward, settings.reward.temperature)
     network, denoise = _model(config, data, schedule)
 
-    def of_target(key, k):
-        labels = jnp.repeat(jnp.arange(classes), k)
-        return mixtures.sample(key, target, labels).reshape(classes, k, dimension)
+    def of_target(key, k, conditions):
+        labels = jnp.repeat(conditions, k)
+        return mixtures.sample(key, target, labels).reshape(len(conditions), k, dimension)
 
+    every = jnp.arange(classes)
     fast, full = _measures(target, reward, schedule, classes)
 
     def measure(key, samples, complete):
-        reference = _of_target(key, REFERENCE * samples.shape[1])
+        reference = _of_target(key, REFERENCE * samples.shape[1], every)
         values = full(key, samples, reference) if complete else fast(samples, reference)
         return {name: float(value) for name, value in values.items()}
 
@@ -41,15 +42,15 @@ def build(config) -> Problem:
         name=_name(settings),
         schedule=schedule,
         shape=(dimension,),
-        conditions=jnp.arange(classes),
+        conditions=every,
         null=classes,
         network=network,
         denoise=denoise,
-        draw=lambda key, n: mixtures.sample_joint(key, data, n),
-        real=of_target,
+        draw=lambda _, key, n: mixtures.sample_joint(key, data, n),
+        real=lambda _, key, k, conditions: of_target(key, k, conditions),
         features=None,
         measure=measure,
-        floor=lambda key, n, complete: measure(key, _of_target(jax.random.fold_in(key, 1), n), complete),
+        floor=lambda key, n, complete: measure(key, _of_target(jax.random.fold_in(key, 1), n, every), complete),
         tuned=("energy_distance",),
         reward=reward,
         picture=lambda axes, samples: _picture(axes, target, samples, schedule),

@@ -3,7 +3,6 @@
 The metrics' features are the classifier's 84; all three are files of the user's, named by the config.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,24 +34,27 @@ def build(config) -> Problem:
         return lenet.read(model.classifier, jnp.clip(x, 0, 1))
 
     instrument = images.meter(jax.jit(look), data.to_unit(model.test.images), model.test.labels)
-    real = functools.partial(images.draw_each, training)
+    every = jnp.arange(CLASSES)
     return Problem(
         name="mnist, published flow transformer",
         schedule=schedules.rectified_flow(),
         shape=IMAGE_SHAPE,
-        conditions=jnp.arange(CLASSES),
+        conditions=every,
         null=NULL,
         network=None,
         denoise=lambda params: predictions.in_chunks(model.denoise, CHUNK),
-        draw=functools.partial(images.draw, training),
-        real=real,
+        draw=images.draw,
+        real=images.draw_each,
         features=lambda x: look(x).features,
         measure=lambda key, samples, full: images.measure(instrument, samples, full),
-        floor=lambda key, n, full: images.measure(instrument, real(key, n), full),
-        tuned=("frechet_distance", "energy_distance"),
+        floor=lambda key, n, full: images.measure(instrument, images.draw_each(training, key, n, every), full),
+        tuned=images.TUNED,
         reward=None,
-        picture=lambda axes, x: images.picture(axes, real(jax.random.key(0), 6) if x is None else x),
+        picture=lambda axes, x: images.picture(
+            axes, images.draw_each(training, jax.random.key(0), images.ROWS, every) if x is None else x
+        ),
         to_images=Partial(jnp.asarray),
+        data=training,
     )
 
 

@@ -62,7 +62,7 @@ def refused(capsys, code: int, *words) -> None:
 
 def test_what_is_stored_is_the_law_of_each_view(finished, tiny):
     net, params = tiny
-    stored, source = data.Latents(finished), encode.synthetic(COUNT, SIZE)
+    stored, source = data.Latents(finished), data.synthetic(COUNT, SIZE)
     assert len(stored) == COUNT and stored.classes == 10
     apply = jax.jit(lambda x: net.apply({"params": params}, x, method="encode"))
     for i in (0, 7, 8, COUNT - 1):

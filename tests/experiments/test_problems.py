@@ -30,9 +30,10 @@ def test_mixture_modes_interleave_and_weights_differ():
 def test_every_preset_builds_and_draws(preset):
     config = load(f"{CONFIGS / 'mixture.py'}:{preset}")
     problem = problems.build(config)
-    x0, cond = problem.draw(jax.random.key(0), 6)
+    x0, cond = problem.draw(problem.data, jax.random.key(0), 6)
     assert x0.shape == (6, *problem.shape) and cond.shape == (6,)
-    assert problem.real(jax.random.key(0), 3).shape == (config.problem.classes, 3, *problem.shape)
+    real = problem.real(problem.data, jax.random.key(0), 3, problem.conditions)
+    assert real.shape == (config.problem.classes, 3, *problem.shape)
     assert (problem.reward is not None) == (preset == "reward")
 
 
@@ -41,7 +42,7 @@ def test_reward_targets_the_tilted_law():
     config = load(f"{CONFIGS / 'mixture.py'}:reward")
     problem = problems.build(config)
     plain = mixture.truth(config.problem)
-    tilted = np.asarray(problem.real(jax.random.key(1), 20000))
+    tilted = np.asarray(problem.real(problem.data, jax.random.key(1), 20000, problem.conditions))
     for c in range(config.problem.classes):
         x = mixtures.sample(jax.random.key(2), plain, jnp.full(40000, c))
         w = np.exp(np.asarray(problem.reward(x, None)) / config.problem.reward.temperature)
@@ -66,7 +67,7 @@ def test_draws_keep_images_and_labels_together():
     pool = images.pool(pictures, shuffled, 4)
     x, cond = images.draw(pool, jax.random.key(0), 200)
     np.testing.assert_array_equal(x[:, 0, 0, 0], cond)
-    each = images.draw_each(pool, jax.random.key(1), 200)
+    each = images.draw_each(pool, jax.random.key(1), 200, jnp.arange(4))
     np.testing.assert_array_equal(each[..., 0, 0, 0], np.repeat(np.arange(4)[:, None], 200, axis=1))
     with pytest.raises(ValueError, match="class 4 has no image"):
         images.pool(pictures, shuffled, 5)

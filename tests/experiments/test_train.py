@@ -24,7 +24,7 @@ def _truth():
     """Noised data, its exact D_c, and the labels."""
     config = load(CONFIG)
     data = problems.build(config)
-    x0, cond = data.draw(jax.random.key(1), 1000)
+    x0, cond = data.draw(data.data, jax.random.key(1), 1000)
     t = jnp.linspace(0.2, 0.9, 1000)
     x = diffuse(data.schedule, x0, jax.random.normal(jax.random.key(2), x0.shape), t)
     return x, t, cond, mixtures.denoise(mixture.truth(config.problem), data.schedule)(x, t, cond)
@@ -56,13 +56,13 @@ def test_a_guidance_matched_denoiser_is_right_when_guided_at_its_weight(tmp_path
 class _Problem:
     """A problem of one number per sample, whose network predicts eps with one parameter."""
 
-    schedule, null, conditions, shape, feed = schedules.cosine(), 2, jnp.arange(2), (1,), None
+    schedule, null, conditions, shape, feed, data = schedules.cosine(), 2, jnp.arange(2), (1,), None, ()
     network = problems.Network(
         lambda key: {"a": jax.random.normal(key, ())}, lambda params, x, t, cond: params["a"] * x, "eps"
     )
 
     @staticmethod
-    def draw(key, n):
+    def draw(data, key, n):
         return jax.random.normal(key, (n, 1)), jnp.zeros(n, jnp.int32)
 
     def denoise(self, params):
@@ -88,7 +88,7 @@ def _config(**changes):
 def test_the_min_snr_weight_is_the_published_one():
     """arXiv 2303.09556: the loss on eps gets the weight min(SNR, 5) / SNR."""
     params, base = {"a": jnp.float32(0.3)}, _config(weighting="min_snr", batch=4000).base
-    batch = jax.tree.map(lambda leaf: leaf[0], train._batch(_Problem, base, jax.random.key(4)))
+    batch = jax.tree.map(lambda leaf: leaf[0], train._batch(_Problem, base, jax.random.key(4), ()))
     x = diffuse(_Problem.schedule, batch.x0, batch.eps, batch.t)
     snr = jnp.exp(_Problem.schedule.log_snr(batch.t))
     expected = jnp.mean(jnp.minimum(snr, 5) / snr * jnp.sum((0.3 * x - batch.eps) ** 2, -1))
@@ -114,7 +114,7 @@ def test_a_feed_takes_the_place_of_draws(tmp_path):
         def at(i):
             asked.append(i)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), i)
-            return tuple(map(np.asarray, _Problem.draw(jax.random.split(key, 4)[0], batch)))
+            return tuple(map(np.asarray, _Problem.draw((), jax.random.split(key, 4)[0], batch)))
 
         return at
 

@@ -1,0 +1,56 @@
+"""Samples of a problem under a weight, as `evaluate` measures them and as the selection of checkpoints does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import mesh, problems, progress
+from experiments.jobs.candidates import denoise_and_guide
+from guidance import sampling, weights
+
+
+def step_of(config):
+    """The sampler's step; deterministic DDIM draws no noise."""
+    return sampling.churned_ddim(config.eval.churn) if config.eval.churn > 0 else sampling.ddim()
+
+
+def keys(seed: int, purpose: int = 3) -> tuple[jax.Array, jax.Array]:
+    """The keys of a seed's initial noise and of its measurements; every purpose has noise of its own."""
+    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(seed), purpose)))
+
+
+def sampler(problem, config, steps: int, count: int | None = None, rule: str = "cfg"):
+    """(base params, table [steps, G], key) -> (samples [K, n, ...], network evaluations per sample).
+
+    `count` samples (default eval.samples) of the conditions that `problems.shares` deals out, eval.batch at a time.
+    Each follows from its number, whatever the batch; samples of several batches come back in the host's memory.
+    Compiled once. Raises progress.Stopped between batches.
+    """
+    grid, step = sampling.uniform_grid(steps), step_of(config)
+    conditions, n = problems.shares(problem.conditions, count or config.eval.samples)
+    cond, total = jnp.repeat(conditions, n), len(conditions) * n
+    batch = min(config.eval.batch or total, total)
+    starts = range(0, total, batch)
+
+    @jax.jit
+    def run(base, table, key, ids):
+        start_key, step_key = jax.random.split(key)
+        x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, ids)
+        denoise, guide = denoise_and_guide(problem, rule, base, weights.table(grid, table))
+        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond[ids], ids=ids)
+        return out.x0, sum(out.nfe.values())
+
+    def sample(base, table, key):
+        parts, evaluations = [], 0
+        for start in progress.track(starts, f"samples at {steps} steps") if len(starts) > 1 else starts:
+            if start and progress.stop_requested():
+                raise progress.Stopped
+            ids = np.minimum(np.arange(start, start + batch), total - 1)  # the last batch is filled up
+            x, nfe = mesh.local(run(base, table, key, ids))
+            parts.append(x[: total - start] if len(starts) == 1 else np.asarray(x[: total - start]))
+            evaluations += int(nfe) * len(parts[-1])
+        samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        whole, rest = divmod(evaluations, total)
+        return samples.reshape(len(conditions), n, *problem.shape), evaluations / total if rest else whole
+
+    return sample

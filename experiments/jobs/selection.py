@@ -1,0 +1,78 @@
+"""Which checkpoint of a learned weight is kept: the one whose samples score best, as the paper chooses its own.
+
+The loss does not tell: its minimum and that of the FID of a whole sampler lie apart. So every `learn.select_every`
+updates the params are put aside, and once the learning has ended each is scored by the leading tuned metric on
+`learn.select_samples` samples, with noise that no evaluation sees. The scores stay in selection.jsonl.
+Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815 (checkpoints chosen by FID on 2048 samples).
+"""
+
+import pathlib
+from collections.abc import Callable
+
+from experiments import checkpoints, mesh, problems, progress
+from experiments.jobs.draws import keys, sampler
+from experiments.records import Ledger
+from guidance import sampling, weights
+
+PURPOSE = 4  # of the noise; see draws.keys
+
+
+def marks(every: int, iterations: int) -> list[int]:
+    """The updates after which params are put aside: every so many, and the last; none for 0."""
+    return [*range(every, iterations, every), iterations] if every else []
+
+
+def kept(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Where the params after `step` updates are put aside."""
+    return folder.with_name(f"{folder.name}_kept_{step}")
+
+
+def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Callable:
+    """(seed, base params, folder, params of some update) -> the params with the lowest score, whole on this device.
+
+    Weights for any number of sampler steps are scored at the largest that is evaluated. The first of equals wins.
+    """
+    wanted, steps_sampled = config.learn.select_samples, task.steps or max(config.eval.steps)
+    grid = sampling.uniform_grid(steps_sampled)
+    run_sampler = sampler(problem, config, steps_sampled, wanted, task.rule)
+    shown, each = problems.shares(problem.conditions, wanted)
+    metric, count = problem.tuned[0], len(shown) * each
+
+    def choose(seed: int, base, folder: pathlib.Path, like):
+        ledger, (noise_key, measure_key) = Ledger(path), keys(seed, PURPOSE)
+
+        def restored(step):
+            found = checkpoints.restore_latest(kept(folder, step), like)
+            if found is None:
+                raise checkpoints.CheckpointError(f"{kept(folder, step)} is missing; learn again in a new folder")
+            return mesh.local(found[1])
+
+        def score(step):
+            if progress.stop_requested():
+                raise progress.Stopped
+            omegas = weights.tabulated(task.weight(restored(step)), grid, problem.conditions)
+            samples, _ = run_sampler(base, omegas, noise_key)
+            value = problem.measure(measure_key, samples, False)[metric]
+            return {
+                "task": task.name,
+                "seed": seed,
+                "update": step,
+                "metric": metric,
+                "samples": count,
+                "score": value,
+            }
+
+        names = {step: f"{task.name}, seed {seed}, update {step}" for step in steps}
+        fresh = not names.items() <= {(entry["update"], key) for key, entry in ledger.done.items()}
+        tracked = progress.track(steps, f"{task.name}, seed {seed}: scoring")
+        best = min((ledger.get(names[step], lambda step=step: score(step)) for step in tracked), key=_score)
+        if fresh:
+            words = f"update {best['update']} of {steps[-1]} has the lowest {metric}, {best['score']:.4g}"
+            print(f"{task.name}, seed {seed}: {words} of {count} samples")
+        return restored(best["update"])
+
+    return choose
+
+
+def _score(entry: dict) -> float:
+    return entry["score"]

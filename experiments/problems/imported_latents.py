@@ -1,0 +1,102 @@
+"""An imported network with the latents of real images: what guidance is learned from, and the FID of decoded samples.
+
+The latents are those that job `encode` wrote with the same autoencoder. Of `problem.images` of them, chosen at random,
+the laws are kept in memory in float16 (mean and deviation of each image and its mirror image: 32 KB for 256 x 256
+pixels, 3.3 GB for 100,000); what is drawn is a view at random, mean + deviation * noise, scaled as the network wants
+it. A bounded pool and no stream from disk is our choice: the weights see no image, only how far steps miss.
+
+For the job `sample` there is no need of latents, and the problem is that of `imported`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data, progress, tensors
+from experiments.config import ConfigError
+from experiments.problems import Problem, images, imported, inception, shares
+from guidance.nets import vae
+
+SEED = 0
+SYNTHETIC = 4  # latents of each class
+
+
+def build(config) -> Problem:
+    """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    problem, settings = imported.build(config), config.problem
+    if config.job == "sample":
+        return problem
+    try:
+        pool = images.pool(*_laws(problem, settings), len(problem.conditions))
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
+
+    def show(axes, samples):
+        known = real(pool, jax.random.key(0), images.ROWS, problem.conditions[: images.COLUMNS])
+        images.picture(axes, known if samples is None else samples, _in_blocks(problem.to_images))
+
+    means = vae.scale_latents(np.asarray(pool.images[:, 0, 0], np.float32))
+    instrument = inception.load(settings, inception.as_images("decoded latents", means, problem.to_images))
+    of_floor, _ = shares(problem.conditions, config.eval.samples)
+    return problem._replace(
+        name=f"{problem.name}, FID of {config.eval.samples} samples",
+        draw=draw,
+        real=real,
+        picture=show,
+        data=pool,
+        **inception.judged(instrument, problem.to_images, real, pool, of_floor),
+    )
+
+
+def draw(pool: images.Pool, key, n: int):
+    """n pairs (latents, label)."""
+    row_key, view_key = jax.random.split(key)
+    laws, labels = images.draw(pool, row_key, n)
+    return _seen(view_key, laws), labels
+
+
+def real(pool: images.Pool, key, k: int, conditions):
+    """Latents of k images of each condition, [K, k, h, w, channels]."""
+    row_key, view_key = jax.random.split(key)
+    laws = images.draw_each(pool, row_key, k, conditions)
+    return _seen(view_key, laws.reshape(-1, *laws.shape[2:])).reshape(*laws.shape[:2], *laws.shape[4:])
+
+
+def _seen(key, laws):
+    laws = laws.astype(jnp.float32)
+    return vae.draw_view(vae.Posterior(laws[:, :, 0], laws[:, :, 1]), jax.random.split(key, len(laws)))
+
+
+def _in_blocks(to_images):
+    """to_images a few at a time: the activations of an autoencoder are large."""
+    one = jax.jit(to_images)
+    return lambda samples: np.concatenate([np.asarray(one(row[None])) for row in jnp.asarray(samples)])
+
+
+def _laws(problem, settings) -> tuple[np.ndarray, np.ndarray]:
+    """float16 [n, views, 2, h, w, channels] and labels [n] of latents that belong to the network."""
+    classes = len(problem.conditions)
+    if settings.latents == "synthetic":
+        labels = np.arange(SYNTHETIC * classes) % classes
+        means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *problem.shape)) / vae.SCALE
+        return np.concatenate([means, 0.1 * np.ones_like(means)], axis=2).astype(np.float16), labels
+    stored = data.Latents(settings.latents)
+    own = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
+    if stored.about.autoencoder != own:
+        raise ValueError("latents of another autoencoder than problem.vae")
+    if stored.about.shape != problem.shape:
+        raise ValueError(f"latents of shape {stored.about.shape}, the network's have {problem.shape}")
+    if stored.classes is None:
+        raise ValueError("latents without labels")
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(stored))[: settings.images or None])
+    laws = np.empty((len(rows), stored.about.views, 2, *stored.about.shape), np.float16)
+    labels = np.empty(len(rows), np.int32)
+    for place, row in enumerate(progress.track(rows, f"reading {stored.name}")):
+        example = stored[row]
+        with np.errstate(over="ignore"):  # what float16 cannot hold is refused in the next line
+            laws[place], labels[place] = example["image"], example["label"]
+        if not np.isfinite(laws[place]).all():
+            raise ValueError(f"the latents of image {row} are not finite")
+        if not 0 <= labels[place] < classes:
+            raise ValueError(f"image {row} has label {labels[place]}; the network's are 0 to {classes - 1}")
+    return laws, labels
