@@ -52,7 +52,7 @@ def theirs(config: dict) -> Case:
     dtype = torch.float64 if config["double"] else torch.float32
     arrays = random_arrays(config["seed"])
     images = np.random.default_rng(config["seed"]).integers(0, 256, config["images"], np.uint8)
-    module = _module(torch, arrays).to(dtype).eval()
+    module = published(torch, arrays).fid_inception_v3().to(dtype).eval()
     seen = {}
 
     def record(name):
@@ -107,13 +107,13 @@ def _moments(out, xp):
     return xp.stack([xp.mean(out), xp.sqrt(xp.mean(xp.square(out)))])
 
 
-def _module(torch, arrays: dict[str, np.ndarray]):
-    """pytorch-fid's network with these weights; its counters of batches start at zero."""
-    from pytorch_fid import inception as published
+def published(torch, arrays: dict[str, np.ndarray]):
+    """pytorch-fid's Python module, whose networks get these weights; their counters of batches start at zero."""
+    from pytorch_fid import inception as found
 
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    published.load_state_dict_from_url = lambda *_, **__: weights  # nothing is downloaded
-    return published.fid_inception_v3()
+    found.load_state_dict_from_url = lambda *_, **__: weights  # nothing is downloaded
+    return found
 
 
 REFERENCE = Reference(SMALL, FULL, theirs, ours, package="pytorch_fid")

@@ -13,13 +13,13 @@ FULL = {
 }
 
 
-def theirs(config: dict) -> Case:
-    """diffusers' network at random weights, an image, latents, and what it makes of them."""
+def published(config: dict):
+    """diffusers' network."""
     torch_side.torch()
     from diffusers import AutoencoderKL as Theirs
 
     levels = len(config["widths"])
-    model = Theirs(
+    return Theirs(
         block_out_channels=config["widths"],
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -27,10 +27,15 @@ def theirs(config: dict) -> Case:
         latent_channels=config["latents"],
         norm_num_groups=config["groups"],
     ).eval()
+
+
+def theirs(config: dict) -> Case:
+    """diffusers' network at random weights, an image, latents, and what it makes of them."""
+    model = published(config)
     torch_side.randomize(model, seed=0)
     rng = np.random.default_rng(0)
     side, batch = config["side"], config["batch"]
-    small = side // 2 ** (levels - 1)
+    small = side // 2 ** (len(config["widths"]) - 1)
     inputs = {
         "images": rng.uniform(-1, 1, size=(batch, side, side, 3)).astype(np.float32),
         "latents": rng.normal(size=(batch, small, small, config["latents"])).astype(np.float32),
