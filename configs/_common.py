@@ -48,3 +48,51 @@ def evaluation(**own) -> config_dict.ConfigDict:
         "sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "others": (), "weak": 0, "sampler": "ddim", "churn": 0.0
     }  # fmt: skip
     return config_dict.ConfigDict(common | own)
+
+
+# the paper's settings on images, at its own size; what it does not print is our choice
+PAPER = {
+    "objectives": ("self_consistency",),
+    "iterations": 100_000,
+    "batch": 256,
+    "learning_rate": 1e-4,
+    "width": 512,
+    "embedding": 64,
+    "select_every": 10_000,
+    "select_samples": 2048,
+    "checkpoint_every": 1000,
+    "rollout_iterations": 1000,
+    "rollout_batch": 4,
+    "rollout_real": 16,
+    "rollout_conditions": 16,
+}
+PAPER_SAMPLES = {"steps": (100,), "samples": 50_000, "sweep_seeds": 1}
+# ADM's U-Net for images of 64 x 64: 296 million parameters
+LARGE_UNET = {
+    "network": "adm",
+    "width": 192,
+    "depth": 3,
+    "heads": 1,
+    "patch": 1,
+    "precision": "bfloat16",
+    "remat": True,
+    "learning_rate": 1e-4,
+    "averages": (0.05,),
+    "pictures": 20,
+}
+
+# what makes the whole chain take seconds, for presets that only show that everything runs
+SMOKE = {
+    "problem.instrument": "random", "problem.reference": "",
+    "learn.objectives": ("self_consistency", "rollout"), "learn.iterations": 4, "learn.batch": 4,
+    "learn.particles": 2, "learn.width": 16, "learn.depth": 2, "learn.embedding": 8, "learn.select_every": 2,
+    "learn.select_samples": 10, "learn.rollout_iterations": 2, "learn.rollout_batch": 2, "learn.rollout_real": 4,
+    "learn.rollout_conditions": 3, "learn.remat": "steps", "learn.checkpoint_every": 2,
+    "eval.steps": (3,), "eval.samples": 40, "eval.batch": 16, "eval.omegas": (0.0, 0.5),
+    "eval.intervals": ((0.2, 0.8),),
+}  # fmt: skip
+SMOKE_TRAINED = {
+    "problem.source": "synthetic", "problem.images": 100, "problem.train_fraction": 0.6,
+    "base.width": 8, "base.depth": 1, "base.steps": 4, "base.batch": 4, "base.pictures": 1,
+    "base.precision": "float32", "base.remat": False,
+}  # fmt: skip

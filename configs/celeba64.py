@@ -1,0 +1,52 @@
+"""Learned guidance on CelebA at 64 x 64 as in arXiv 2510.00815: a U-Net, conditioned on an attribute, trained here.
+
+    python -m experiments.prepare celeb_a
+    python -m experiments.main --config=configs/celeba64.py --workdir=runs/celeba64 --mesh=data:8
+    python -m experiments.main --config=configs/celeba64.py:smoke --workdir=runs/celeba64_smoke
+
+The paper's numbers (100 steps, 50,000 samples): unguided FID 2.44, IS 2.94; interval, omega = 0.7 on t in [0, 0.8],
+FID 2.37, IS 2.96; learned by self-consistency FID 2.10, IS 2.98. A row of a constant, and what it conditions on, were
+not found: here it is the attribute Male, and the two classes are sampled equally often. The reference statistics are
+those of held-out images unless problem.reference names a file that `python -m experiments.fid ref` wrote. Batch 256,
+m = 4, beta 1.75, lambda 1, 100k updates, churn 1 in training and 0 in sampling are the paper's; the rest is our
+choice. Preset smoke: the whole chain on random pictures of the same shape, about a minute on two cores.
+"""
+
+from ml_collections import config_dict
+
+from configs import _common as common
+
+PRESETS = {"smoke": common.SMOKE | common.SMOKE_TRAINED}
+
+
+def get_config(preset: str = "") -> config_dict.ConfigDict:
+    config = config_dict.ConfigDict()
+    config.job = "all"
+    config.seed = 0
+    config.seeds = 1
+    config.figures = True
+
+    config.problem = problem = config_dict.ConfigDict()
+    problem.name = "labelled"
+    problem.source = "celeb_a/Male"
+    problem.split = "train"
+    problem.size = 64
+    problem.images = 100_000
+    problem.instrument = "weights/inception.safetensors"
+    problem.reference = ""
+    problem.schedule = "rectified_flow"
+    problem.train_fraction = 0.5
+    problem.classifier_fraction = 0.25
+    problem.classifier_steps = 2000
+
+    config.base = common.training(**common.LARGE_UNET, steps=300_000, batch=256)
+    config.learn = common.learning(**common.PAPER)
+    config.eval = common.evaluation(
+        **common.PAPER_SAMPLES,
+        batch=500,
+        omegas=(0.0, 0.25, 0.7),
+        intervals=((0.0, 0.8), (0.2, 0.8)),
+    )
+
+    config.update_from_flattened_dict(PRESETS.get(preset, {}))
+    return config
