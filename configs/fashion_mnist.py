@@ -66,6 +66,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
         rollout_batch=16,
         rollout_real=128,
         rollout_learning_rate=1e-2,
+        remat="steps",
         checkpoint_every=20,
     )
 
