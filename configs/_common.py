@@ -88,11 +88,11 @@ SMOKE = {
     "learn.particles": 2, "learn.width": 16, "learn.depth": 2, "learn.embedding": 8, "learn.select_every": 2,
     "learn.select_samples": 10, "learn.rollout_iterations": 2, "learn.rollout_batch": 2, "learn.rollout_real": 4,
     "learn.rollout_conditions": 3, "learn.remat": "steps", "learn.checkpoint_every": 2,
-    "eval.steps": (3,), "eval.samples": 40, "eval.batch": 16, "eval.omegas": (0.0, 0.5),
+    "eval.steps": (3,), "eval.samples": 40, "eval.batch": 10, "eval.omegas": (0.0, 0.5),
     "eval.intervals": ((0.2, 0.8),),
 }  # fmt: skip
 SMOKE_TRAINED = {
     "problem.source": "synthetic", "problem.images": 100, "problem.train_fraction": 0.6,
-    "base.width": 8, "base.depth": 1, "base.steps": 4, "base.batch": 4, "base.pictures": 1,
-    "base.precision": "float32", "base.remat": False,
+    "learn.objectives": ("self_consistency",), "base.network": "unet", "base.width": 16, "base.depth": 1,
+    "base.steps": 4, "base.batch": 4, "base.pictures": 0, "base.precision": "float32", "base.remat": False,
 }  # fmt: skip

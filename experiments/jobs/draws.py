@@ -33,11 +33,11 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     starts = range(0, total, batch)
 
     @jax.jit
-    def run(base, table, key, ids):
+    def run(base, table, key, ids, cond):
         start_key, step_key = jax.random.split(key)
         x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, ids)
         denoise, guide = denoise_and_guide(problem, rule, base, weights.table(grid, table))
-        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond[ids], ids=ids)
+        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond, ids=ids)
         return out.x0, sum(out.nfe.values())
 
     def sample(base, table, key):
@@ -46,7 +46,7 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
             if start and progress.stop_requested():
                 raise progress.Stopped
             ids = np.minimum(np.arange(start, start + batch), total - 1)  # the last batch is filled up
-            x, nfe = mesh.local(run(base, table, key, ids))
+            x, nfe = mesh.local(run(base, table, key, ids, cond[ids]))
             parts.append(x[: total - start] if len(starts) == 1 else np.asarray(x[: total - start]))
             evaluations += int(nfe) * len(parts[-1])
         samples = parts[0] if len(parts) == 1 else np.concatenate(parts)

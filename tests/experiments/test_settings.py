@@ -19,8 +19,9 @@ from experiments.fid.images import open_images
 from experiments.fid.references import read_reference
 from experiments.jobs import draws, learn, selection
 from experiments.main import main
-from experiments.problems import images, inception
+from experiments.problems import images, inception, labelled
 from guidance.nets import vae
+from guidance.nets.unet import unet
 from tests.experiments.sampled import held, refused
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
@@ -46,6 +47,14 @@ def test_a_setting_parses_and_its_smoke_keeps_the_shapes(source):
     assert (paper.batch, paper.particles, paper.beta, paper.lambda_, paper.churn) == (256, 4, 1.75, 1.0, 1.0)
     assert (paper.iterations, paper.select_samples, large.eval.churn) == (100_000, 2048, 0.0)
     assert (large.eval.samples, large.eval.steps) == (50_000, (100,))
+
+
+def test_the_large_unet_is_adms_with_a_null_class():
+    for name in ("imagenet64", "celeba64"):
+        config = load(f"{CONFIGS / name}.py", {"problem.instrument": "random", "problem.reference": ""})
+        ours = labelled.NETWORKS["adm"](config.base, 1000).net
+        how = {"null": True, "learn_sigma": False, "dtype": jnp.bfloat16, "residual": jnp.float32, "remat": True}
+        assert ours == unet("imagenet64", **how)
 
 
 def test_both_networks_have_a_preset():
