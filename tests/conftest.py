@@ -1,11 +1,16 @@
 """A strict JAX for every test, set up before jax is imported."""
 
+import importlib.metadata
 import os
 import pathlib
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 _FLAGS = ["--xla_force_host_platform_device_count=2"]  # pmap and shard_map need two devices
+_FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")  # programs as small as ours are compiled faster whole
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # compiling takes a third of the time without these; XLA aborts on flags it does not know, and later ones do not
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     _FLAGS.append("--xla_cpu_multi_thread_eigen=false")  # the workers are the parallelism
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
@@ -14,6 +19,7 @@ os.environ.setdefault(
 )  # collectives between CPU devices deadlock with fewer threads than twice those
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for subprocesses; see pytest_runtest_setup
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import hypothesis  # noqa: E402
@@ -42,12 +48,13 @@ def _keys_are_used_once(request):
     jax.config.update("jax_debug_key_reuse", False)
 
 
-@pytest.fixture(autouse=True)
-def _compiled_in_a_hurry(request):
-    """XLA optimises only the tests marked `compute`: for the others, compiling is most of the time."""
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("compute") is None)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """XLA optimises only the tests marked `compute`: for the others, compiling is most of the time.
+
+    A hook and not a fixture, to come before the fixtures of modules: they compile as the test that first needs them.
+    """
+    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("compute") is None)
 
 
 @pytest.fixture

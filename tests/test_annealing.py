@@ -1,5 +1,7 @@
 """The annealing guidance scale: as a rule, as a network, and what its loss wants."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,9 @@ GRID = sampling.uniform_grid(10)
 NET = weights.AnnealingNet(width=16, depth=2, gap_unit=1.0)
 
 
+@functools.cache
 def _params(net=NET):
-    return net.init(jax.random.key(0), *jnp.ones((3, 2)))
+    return jax.jit(net.init)(jax.random.key(0), *jnp.ones((3, 2)))
 
 
 def _constant(value):
@@ -93,16 +96,20 @@ def test_the_loss_is_its_formula():
     grid = jnp.asarray([t, s, 0.0])
     values = jax.jit(jax.vmap(lambda key: _loss(key, _constant(w), grid, 50)))(jax.random.split(jax.random.key(0), 80))
 
-    x0, cond = mixtures.sample_joint(jax.random.key(1), toy, n)
-    eps = jax.random.normal(jax.random.key(2), x0.shape)
-    x = (1 - t) * x0 + t * eps
-    noise = lambda x, time, label: -time * mixtures.score(toy, RF, x, jnp.full(n, time), label)  # noqa: E731
-    null = jnp.full(n, toy.null)
-    eps_c, eps_u = noise(x, t, cond), noise(x, t, null)
-    eps_w = eps_u + w * (eps_c - eps_u)
-    x_s = (1 - s) * (x - t * eps_w) / (1 - t) + s * eps_u
-    after = noise(x_s, s, cond) - noise(x_s, s, null)
-    each = 0.5 * jnp.sum(after**2, -1) + 0.5 * jnp.sum((eps_w - eps) ** 2, -1)
+    @jax.jit
+    def formula():
+        x0, cond = mixtures.sample_joint(jax.random.key(1), toy, n)
+        eps = jax.random.normal(jax.random.key(2), x0.shape)
+        x = (1 - t) * x0 + t * eps
+        noise = lambda x, time, label: -time * mixtures.score(toy, RF, x, jnp.full(n, time), label)  # noqa: E731
+        null = jnp.full(n, toy.null)
+        eps_c, eps_u = noise(x, t, cond), noise(x, t, null)
+        eps_w = eps_u + w * (eps_c - eps_u)
+        x_s = (1 - s) * (x - t * eps_w) / (1 - t) + s * eps_u
+        after = noise(x_s, s, cond) - noise(x_s, s, null)
+        return 0.5 * jnp.sum(after**2, -1) + 0.5 * jnp.sum((eps_w - eps) ** 2, -1)
+
+    each = formula()
     error = np.hypot(oracles.standard_error(values), oracles.standard_error(each))
     assert abs(float(jnp.mean(values)) - float(jnp.mean(each))) < 5 * error
 
@@ -146,4 +153,5 @@ def test_a_few_updates_lower_the_loss_and_find_that_lambda_matters():
 
 def test_a_grid_of_one_step_is_refused():
     with pytest.raises(ValueError, match="at least 2 steps"):
-        _loss(jax.random.key(0), _constant(1.0), sampling.uniform_grid(1))
+        x0, cond, grid = jnp.zeros((2, 2)), jnp.zeros(2, int), sampling.uniform_grid(1)
+        annealing_loss(jax.random.key(0), _model(), _constant(1.0), x0, cond, grid)

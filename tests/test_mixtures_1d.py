@@ -17,6 +17,7 @@ def labels(x, label=0):
     return jnp.full(x.shape[:1], label)
 
 
+@jax.jit
 def velocity(mixture, schedule, x, t, cond):
     """d x / d t of the probability flow: (alpha'/alpha) x + (alpha' sigma/alpha - sigma') sigma score."""
     a, s = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
@@ -70,7 +71,7 @@ def test_one_gaussian_flows_affinely_far_into_the_tails():
                 np.testing.assert_allclose(end[:, 0], np.full(3, 0.5 * z), rtol=tolerance)
             x = total[:, None]
             gap = flow_map(gaussian, schedule, x, t, jnp.zeros(3), labels(x))
-            gap = gap - mixtures.denoise(gaussian, schedule)(x, t, labels(x))
+            gap = gap - jax.jit(mixtures.denoise(gaussian, schedule))(x, t, labels(x))
             posterior_variance = 0.25 * rho**2 / total**2
             np.testing.assert_allclose(gap[:, 0] ** 2 / posterior_variance, [0.009805, 0.381966, 0.951234], atol=1e-5)
 
@@ -155,8 +156,8 @@ def test_flow_endpoint_is_not_a_posterior_sample():
         p = np.exp(mixtures.log_density(mixture, schedule, x, t, cond))
         p = p / p.sum()
         end = flow_map(mixture, schedule, x, t, jnp.zeros_like(t), cond)
-        x0 = mixtures.denoise(mixture, schedule)(x, t, cond)
-        value = np.asarray(tilts.soft_value(mixture, schedule, reward, 1.0, x, t, cond))
+        x0 = jax.jit(mixtures.denoise(mixture, schedule))(x, t, cond)
+        value = np.asarray(jax.jit(lambda x: tilts.soft_value(mixture, schedule, reward, 1.0, x, t, cond))(x))
         for state, variance, mean_exp, rmse in ((end, 3.0940, 1.8119, 1.768), (x0, 1.4558, 1.0869, 1.150)):
             state, r = np.asarray(state[:, 0]), np.asarray(reward(state))
             np.testing.assert_allclose(p @ state**2 - (p @ state) ** 2, variance, atol=5e-4)

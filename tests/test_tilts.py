@@ -127,8 +127,12 @@ def test_temperature_divides_the_reward_and_log_z_is_its_generating_function():
     with jax.enable_x64(True):
         for form, kind in (("isotropic", "number"), ("diagonal", "diagonal"), ("full", "full")):
             mixture, reward = example(form), reward_of(kind)
-            slope = jax.jit(jax.jacfwd(lambda beta, m=mixture, r=reward: tilts.tilt(m, r, 1 / beta)[1]))(0.8)
-            mean, covariance = mixtures.moments(tilts.tilt(mixture, reward, 1 / 0.8)[0], jnp.arange(3))
+
+            def at(beta, m=mixture, r=reward):
+                tilted, log_z = tilts.tilt(m, r, 1 / beta)
+                return log_z, mixtures.moments(tilted, jnp.arange(3))
+
+            slope, (mean, covariance) = jax.jit(jax.jacfwd(at, has_aux=True))(0.8)
             b = reward.quadratic
             b = b if b.ndim == 2 else jnp.diag(jnp.broadcast_to(b, (2,)))
             expected = reward(mean) - 0.5 * jnp.einsum("de,nde->n", b, covariance)
@@ -159,13 +163,13 @@ def test_far_modes_in_single_precision(kind):
         reward, schedule = reward_of(kind), schedules.by_name("rectified_flow")
         x, t = jnp.array([[-59.0, 0.3], [0.01, 0.0], [61.0, 1.0]]), jnp.full(3, jnp.float32(0.05))
         cond = jnp.zeros(3, jnp.int32)
-        tilted, log_z = tilts.tilt(mixture, reward, 1.0)
 
         def total(x):
+            tilted, log_z = tilts.tilt(mixture, reward, 1.0)
             value = tilts.soft_value(mixture, schedule, reward, 1.0, x, t, cond)
-            return value.sum(), value
+            return value.sum(), (value, tilted, log_z)
 
-        slope, value = jax.jit(jax.grad(total, has_aux=True))(x)
+        slope, (value, tilted, log_z) = jax.jit(jax.grad(total, has_aux=True))(x)
         return [np.asarray(v, np.float64) for v in (log_z, tilted.means, value, slope)]
 
     single = evaluate()

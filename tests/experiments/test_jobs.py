@@ -1,7 +1,7 @@
 """The chain of jobs on a problem that takes seconds: what it leaves, that it resumes, that it compiles once."""
 
+import contextlib
 import json
-import os
 import pathlib
 import random
 import re
@@ -18,8 +18,6 @@ from experiments.config import load
 from experiments.jobs import evaluate, learn
 from experiments.main import main
 from guidance import weights
-
-pytestmark = pytest.mark.compute
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/mixture.py")
@@ -147,45 +145,56 @@ def test_a_sweep_over_weights_compiles_once():
     assert len(traces) == first
 
 
-def start(workdir, **overrides) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.main", *command(workdir, figures="false", **overrides)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextlib.contextmanager
+def started(workdir, errors, **overrides):
+    """The command in a process of its own, whose stderr goes to the file `errors`; killed if it is still there."""
+    with open(errors, "w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.main", *command(workdir, figures="false", **overrides)],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def lines(workdir) -> int:
+    """How many updates and evaluations a run has written down: how far it is."""
+    files = (workdir / name for name in ("metrics.jsonl", "evaluations.jsonl"))
+    return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    process = start(whole)
-    assert process.wait(timeout=300) == 0, process.stderr.read()
-    moments, kills = random.Random(3), 0
-    while True:
-        process = start(broken)
-        try:
-            assert process.wait(timeout=4 + 8 * moments.random() if kills < 3 else 300) == 0, process.stderr.read()
-            break
-        except subprocess.TimeoutExpired:
+def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
+    """Once while it trains (132 updates) and once while it evaluates; the whole run was one of this process."""
+    broken, errors = tmp_path / "broken", tmp_path / "errors"
+    updates = (finished / "metrics.jsonl").read_bytes().count(b"\n")
+    moments = random.Random(3)
+    for fewest in (moments.randrange(1, updates), moments.randrange(updates + 1, lines(finished) - 10)):
+        with started(broken, errors) as process:
+            deadline = time.monotonic() + 300
+            while lines(broken) < fewest:
+                assert time.monotonic() < deadline and process.poll() is None, errors.read_text()
+                time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills > 0
-    assert leaves(broken) == leaves(whole)
+            assert process.wait() == -signal.SIGKILL
+        assert lines(broken) < lines(finished), "it was not killed in time"
+    with started(broken, errors) as process:
+        assert process.wait(timeout=300) == 0, errors.read_text()
+    assert leaves(broken) == leaves(finished)
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_resumes(tmp_path):
-    process = start(tmp_path, **{"learn.iterations": "100000"})
-    deadline = time.monotonic() + 120
-    history = tmp_path / "metrics.jsonl"
-    while not (history.exists() and "self_consistency" in history.read_text()):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
-    assert "the same command resumes" in process.stderr.read()
-    assert list((tmp_path / "guidance").rglob("step_*"))
+    run, history, errors = tmp_path / "run", tmp_path / "run" / "metrics.jsonl", tmp_path / "errors"
+    with started(run, errors, **{"seeds": "1", "base.steps": "5", "learn.iterations": "100000"}) as process:
+        deadline = time.monotonic() + 120
+        while not (history.exists() and "self_consistency" in history.read_text()):
+            assert time.monotonic() < deadline and process.poll() is None, errors.read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    assert "the same command resumes" in errors.read_text()
+    assert list((run / "guidance").rglob("step_*"))

@@ -44,7 +44,7 @@ def start_two(*arguments) -> list[subprocess.Popen]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     both = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=2", "device_count=4"),
         "GUIDANCE_COORDINATOR": f"localhost:{port}",
         "GUIDANCE_PROCESSES": "2",
         "GUIDANCE_HEARTBEAT": "10",

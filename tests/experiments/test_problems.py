@@ -30,10 +30,11 @@ def test_mixture_modes_interleave_and_weights_differ():
 def test_every_preset_builds_and_draws(preset):
     config = load(f"{CONFIGS / 'mixture.py'}:{preset}")
     problem = problems.build(config)
-    x0, cond = problem.draw(problem.data, jax.random.key(0), 6)
+    draw, real = (jax.jit(one, static_argnums=2) for one in (problem.draw, problem.real))
+    x0, cond = draw(problem.data, jax.random.key(0), 6)
     assert x0.shape == (6, *problem.shape) and cond.shape == (6,)
-    real = problem.real(problem.data, jax.random.key(0), 3, problem.conditions)
-    assert real.shape == (config.problem.classes, 3, *problem.shape)
+    drawn = real(problem.data, jax.random.key(0), 3, problem.conditions)
+    assert drawn.shape == (config.problem.classes, 3, *problem.shape)
     assert (problem.reward is not None) == (preset == "reward")
 
 
@@ -42,10 +43,17 @@ def test_reward_targets_the_tilted_law():
     config = load(f"{CONFIGS / 'mixture.py'}:reward")
     problem = problems.build(config)
     plain = mixture.truth(config.problem)
-    tilted = np.asarray(problem.real(problem.data, jax.random.key(1), 20000, problem.conditions))
-    for c in range(config.problem.classes):
+    real = jax.jit(problem.real, static_argnums=2)
+    tilted = np.asarray(real(problem.data, jax.random.key(1), 20000, problem.conditions))
+
+    @jax.jit
+    def untilted(c):
         x = mixtures.sample(jax.random.key(2), plain, jnp.full(40000, c))
-        w = np.exp(np.asarray(problem.reward(x, None)) / config.problem.reward.temperature)
+        return x, problem.reward(x, None)
+
+    for c in range(config.problem.classes):
+        x, reward = untilted(c)
+        w = np.exp(np.asarray(reward) / config.problem.reward.temperature)
         w /= w.sum()
         expected = (w[:, None] * np.asarray(x)).sum(0)
         spread = np.sqrt((w[:, None] ** 2 * (np.asarray(x) - expected[None]) ** 2).sum(0))

@@ -27,7 +27,7 @@ def _truth():
     x0, cond = data.draw(data.data, jax.random.key(1), 1000)
     t = jnp.linspace(0.2, 0.9, 1000)
     x = diffuse(data.schedule, x0, jax.random.normal(jax.random.key(2), x0.shape), t)
-    return x, t, cond, mixtures.denoise(mixture.truth(config.problem), data.schedule)(x, t, cond)
+    return x, t, cond, jax.jit(mixtures.denoise(mixture.truth(config.problem), data.schedule))(x, t, cond)
 
 
 def _error(workdir, omega_trained, omega_sampled):
@@ -38,8 +38,13 @@ def _error(workdir, omega_trained, omega_sampled):
     problem = problems.build(config)
     [params] = train.run(problem, config, workdir)
     x, t, cond, exact = _truth()
-    positive, reference = guides.both_branches(problem.denoise(params), x, t, cond, problem.null)
-    guided = rules.cfg(positive, reference, jnp.full(1000, omega_sampled))
+
+    @jax.jit
+    def guide(params):
+        positive, reference = guides.both_branches(problem.denoise(params), x, t, cond, problem.null)
+        return rules.cfg(positive, reference, jnp.full(1000, omega_sampled))
+
+    guided = guide(params)
     return float(np.mean(np.sum(np.asarray(guided - exact) ** 2, -1)))
 
 
@@ -88,11 +93,13 @@ def _config(**changes):
 def test_the_min_snr_weight_is_the_published_one():
     """arXiv 2303.09556: the loss on eps gets the weight min(SNR, 5) / SNR."""
     params, base = {"a": jnp.float32(0.3)}, _config(weighting="min_snr", batch=4000).base
-    batch = jax.tree.map(lambda leaf: leaf[0], train._batch(_Problem, base, jax.random.key(4), ()))
+    draw = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[0], train._batch(_Problem, base, key, ())))
+    batch = draw(jax.random.key(4))
     x = diffuse(_Problem.schedule, batch.x0, batch.eps, batch.t)
     snr = jnp.exp(_Problem.schedule.log_snr(batch.t))
     expected = jnp.mean(jnp.minimum(snr, 5) / snr * jnp.sum((0.3 * x - batch.eps) ** 2, -1))
-    np.testing.assert_allclose(train._loss(_Problem, base, params, batch), expected, rtol=1e-4)
+    loss = jax.jit(lambda params, batch: train._loss(_Problem, base, params, batch))(params, batch)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
 def test_accumulation_changes_the_memory_and_no_number(tmp_path):

@@ -15,6 +15,7 @@ from guidance.rules.stacking import as_stage, start
 from guidance.shapes import like
 from guidance.types import At
 from tests import oracles
+from tests.samplers import paired
 
 RULES = {
     "unguided": lambda: rules.unguided,
@@ -80,11 +81,11 @@ def test_omega_zero_is_the_conditional_branch(name, shape):
     chex.assert_trees_all_equal(x0, positive)  # to the last bit
 
 
-PLACES = [(name, (2,)) for name in sorted(schedules.SCHEDULES)] + [("cosine", (8, 8, 2))]
+# every rule on vectors and on images, under two schedules; every schedule under eight rules
+PLACES = [(*place, (2,)) for place in paired(sorted(RULES))] + [(name, "cosine", (8, 8, 2)) for name in sorted(RULES)]
 
 
-@pytest.mark.parametrize("schedule, shape", PLACES)
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name, schedule, shape", PLACES)
 def test_jit_changes_nothing_and_all_is_finite(name, schedule, shape):
     positive, reference, x = _branches(shape)
     run = functools.partial(_apply, RULES[name](), schedule=schedules.SCHEDULES[schedule]())
