@@ -17,8 +17,6 @@ from experiments.jobs import encode
 from experiments.main import main
 from guidance.nets import vae
 
-pytestmark = pytest.mark.compute  # for all runs to be compiled alike: their bytes are compared
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNT, SHARD, SIZE = 20, 8, 16  # of the smoke preset
 

@@ -10,8 +10,6 @@ from experiments.config import ConfigError, load
 from experiments.main import main
 from experiments.problems import labelled
 
-pytestmark = pytest.mark.compute
-
 CONFIG = "configs/fashion_mnist.py:smoke"
 
 
@@ -41,8 +39,8 @@ def test_what_it_is_made_of(source, network):
     assert x0.shape == (16, 12, 12, 1) and float(x0.min()) >= -1 and float(x0.max()) <= 1 and cond.shape == (16,)
     right = np.asarray(x0)[:, :, 6:].mean((1, 2, 3)) > np.asarray(x0)[:, :, :6].mean((1, 2, 3))
     np.testing.assert_array_equal(right, np.asarray(cond) == 1)
-    params = problem.network.init(jax.random.key(0))
-    out = problem.denoise(params)(x0, jnp.full(16, 0.5), cond)
+    params = jax.jit(problem.network.init)(jax.random.key(0))
+    out = jax.jit(lambda params, *at: problem.denoise(params)(*at))(params, x0, jnp.full(16, 0.5), cond)
     assert out.shape == x0.shape
     floor = problem.floor(jax.random.key(1), 30, False)
     assert floor["class_agreement"] > 0.95

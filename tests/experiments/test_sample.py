@@ -21,8 +21,6 @@ from experiments.problems import mixture
 from guidance import guides, mixtures, sampling, schedules, weights
 from tests.experiments.sampled import held, refused
 
-pytestmark = pytest.mark.compute  # the fixture and the tests must round alike
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIXTURE = str(ROOT / "configs/mixture.py")
 
