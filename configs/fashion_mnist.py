@@ -5,7 +5,7 @@
 The 60,000 training images are split in three: 60 % train the denoiser and the weights, 25 % the classifier whose
 features the metrics use, the rest is held out and is the reference for every number. `problem.source` is the folder of
 the four idx files, or fashion_mnist after `python -m experiments.prepare fashion_mnist`. The preset `under` stops the
-training after a fifth of its updates.
+training after a tenth of its updates.
 """
 
 from ml_collections import config_dict
@@ -13,7 +13,7 @@ from ml_collections import config_dict
 from configs import _common as common
 
 PRESETS = {
-    "under": {"base.steps": 300, "base.keep": (100,), "eval.weak": 100},
+    "under": {"base.steps": 1500, "base.keep": (300,), "eval.weak": 300},
     "smoke": {
         "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
         "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
@@ -44,7 +44,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.base = common.training(
         network="dit",
-        steps=1500,
+        steps=15000,
         batch=128,
         width=64,
         depth=4,
@@ -53,7 +53,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
         precision="float32",
         remat=False,
         averages=(0.1,),
-        keep=(300,),
+        keep=(3000,),
         pictures=4,
     )
 
@@ -77,7 +77,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
         omegas=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
         intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8)),
         others=("unguided_twice", "autoguided", "triangle", "angle_domain", "apg"),
-        weak=300,
+        weak=3000,
     )
 
     config.update_from_flattened_dict(PRESETS.get(preset, {}))
