@@ -30,7 +30,6 @@ def main(arguments: list[str]) -> int:
             print(catalogue.listing())
             return 0
         request = parse(arguments)
-        launch.keep_freed_memory()
         launch.start()
         locks = []
         launch.first(lambda: locks.append(records.claim(request.workdir, request.config)))
@@ -71,4 +70,5 @@ def _fail(error, code: int) -> int:
 
 
 if __name__ == "__main__":
+    launch.keep_freed_memory()  # of the whole process: not for those who call main from theirs
     sys.exit(main(sys.argv[1:]))
