@@ -11,7 +11,7 @@ from guidance.types import Array, Weight
 TWICE = "unguided, 2 x steps"  # the NFE of guided sampling
 UNGUIDED = ("unguided", TWICE)
 AUTOGUIDED = "autoguided"  # away from the denoiser as it was after eval.weak updates
-FAMILIES = ("constant", "interval", "clamp_linear", AUTOGUIDED, *WEIGHTS, *RULES)
+FAMILIES = tuple(dict.fromkeys(("constant", "interval", "clamp_linear", AUTOGUIDED, *WEIGHTS, *RULES)))  # once each
 
 
 class Candidate(NamedTuple):

@@ -27,7 +27,13 @@ def source(tmp_path_factory):
 
 
 def _overrides(source, **more):
-    common = {"problem.source": str(source), "problem.size": "12", "problem.images": "0", "base.width": "16"}
+    common = {
+        "problem.source": str(source),
+        "problem.size": "12",
+        "problem.images": "0",
+        "base.width": "16",
+        "base.patch": "4",
+    }
     return common | {"problem.classifier_steps": "60", "base.depth": "1"} | more
 
 
@@ -99,4 +105,5 @@ def test_the_whole_chain(source, tmp_path):
     assert {"best autoguided", "best triangle", "best angle_domain", "best apg"} <= methods.keys()
     assert methods["unguided"].nfe == 3 and methods["unguided, 2 x steps"].nfe == methods["apg"].nfe == 6
     assert methods["autoguided"].nfe == 6
+    assert len({(r.method, r.weight, r.steps, r.metric) for r in rows}) == len(rows), "every row once"
     assert (tmp_path / "report.html").exists() and list((tmp_path / "pictures").glob("*.png"))

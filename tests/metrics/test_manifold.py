@@ -92,8 +92,10 @@ def test_matches_a_neighbour_search(x64):
 
 def test_disjoint_and_identical():
     rng = np.random.default_rng(0)
-    real = jnp.asarray(rng.normal(size=(50, 3)), jnp.float32)
-    np.testing.assert_array_equal(precision_recall_density_coverage(real, real + 100), 0)
+    # Whole numbers of mean 0, whose squared distances are exact: the k-th neighbour lies on the ball's edge.
+    half = rng.integers(-1000, 1000, (25, 3))
+    real = jnp.asarray(np.concatenate([half, -half]), jnp.float32)
+    np.testing.assert_array_equal(precision_recall_density_coverage(real, real + 10_000), 0)
     same = precision_recall_density_coverage(real, real)
     # Each open ball then holds its own centre and its k - 1 nearer neighbours, k rows in all: density is 1 as well.
     np.testing.assert_allclose(same, 1, rtol=1e-6)
