@@ -3,6 +3,11 @@
 from ml_collections import config_dict
 
 
+def chain(seeds: int) -> config_dict.ConfigDict:
+    """What every experiment that trains, learns and evaluates starts from."""
+    return config_dict.ConfigDict({"job": "all", "seed": 0, "seeds": seeds, "figures": True})
+
+
 def training(**own) -> config_dict.ConfigDict:
     """The group `base`: a base denoiser that is trained in the job."""
     common = {
@@ -47,6 +52,20 @@ def evaluation(**own) -> config_dict.ConfigDict:
     common = {
         "sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "others": (), "weak": 0, "sampler": "ddim", "churn": 0.0
     }  # fmt: skip
+    return config_dict.ConfigDict(common | own)
+
+
+def large_images(**own) -> config_dict.ConfigDict:
+    """The group `problem` of the paper's sets of 64 x 64 pixels."""
+    common = {
+        "name": "labelled",
+        "split": "train",
+        "size": 64,
+        "images": 100_000,
+        "instrument": "weights/inception.safetensors",
+        "schedule": "rectified_flow",
+        "classifier_steps": 2000,
+    }
     return config_dict.ConfigDict(common | own)
 
 

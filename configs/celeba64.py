@@ -21,25 +21,14 @@ PRESETS = {"smoke": common.SMOKE | common.SMOKE_TRAINED}
 
 
 def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "all"
-    config.seed = 0
-    config.seeds = 1
-    config.figures = True
+    config = common.chain(seeds=1)
 
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "labelled"
-    problem.source = "celeb_a/Male"
-    problem.split = "train"
-    problem.size = 64
-    problem.images = 100_000
-    problem.instrument = "weights/inception.safetensors"
-    problem.reference = ""
-    problem.schedule = "rectified_flow"
-    problem.train_fraction = 0.5
-    problem.classifier_fraction = 0.25
-    problem.classifier_steps = 2000
-
+    config.problem = common.large_images(
+        source="celeb_a/Male",
+        reference="",
+        train_fraction=0.5,
+        classifier_fraction=0.25,
+    )
     config.base = common.training(**common.LARGE_UNET, steps=300_000, batch=256)
     config.learn = common.learning(**common.PAPER)
     config.eval = common.evaluation(

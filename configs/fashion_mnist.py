@@ -25,11 +25,7 @@ PRESETS = {
 
 
 def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "all"
-    config.seed = 0
-    config.seeds = 5
-    config.figures = True
+    config = common.chain(seeds=5)
 
     config.problem = problem = config_dict.ConfigDict()
     problem.name = "labelled"

@@ -33,11 +33,7 @@ PRESETS = {
 
 
 def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "all"
-    config.seed = 0
-    config.seeds = 1
-    config.figures = True
+    config = common.chain(seeds=1)
 
     config.problem = problem = config_dict.ConfigDict()
     problem.name = "imported_latents"

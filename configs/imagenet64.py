@@ -28,25 +28,14 @@ PRESETS = {"smoke": common.SMOKE | common.SMOKE_TRAINED}
 
 
 def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "all"
-    config.seed = 0
-    config.seeds = 1
-    config.figures = True
+    config = common.chain(seeds=1)
 
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "labelled"
-    problem.source = "imagenet64"
-    problem.split = "train"
-    problem.size = 64
-    problem.images = 100_000
-    problem.instrument = "weights/inception.safetensors"
-    problem.reference = "references/VIRTUAL_imagenet64_labeled.npz"
-    problem.schedule = "rectified_flow"
-    problem.train_fraction = 0.9
-    problem.classifier_fraction = 0.05
-    problem.classifier_steps = 2000
-
+    config.problem = common.large_images(
+        source="imagenet64",
+        reference="references/VIRTUAL_imagenet64_labeled.npz",
+        train_fraction=0.9,
+        classifier_fraction=0.05,
+    )
     config.base = common.training(**common.LARGE_UNET, steps=500_000, batch=1024)
     config.learn = common.learning(**common.PAPER)
     config.eval = common.evaluation(

@@ -83,6 +83,23 @@ def restore_latest(folder: pathlib.Path, like: Any) -> tuple[int, Any] | None:
     return None if step is None else (step, _read(folder / f"step_{step:010d}" / "tree", like))
 
 
+def kept(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """The folder beside that of a run's checkpoints where what is kept for good of one step goes: `save` removes all
+    but the newest two of a folder."""
+    return folder.with_name(f"{folder.name}_kept_{step}")
+
+
+def restore_kept(folder: pathlib.Path, step: int, like: Any, remedy: str) -> Any:
+    """The tree in `kept(folder, step)`, in the structure of `like`.
+
+    Raises CheckpointError, with the remedy, if there is none.
+    """
+    found = restore_latest(kept(folder, step), like)
+    if found is None:
+        raise CheckpointError(f"{kept(folder, step)} is missing; {remedy}")
+    return found[1]
+
+
 def _newest(folder: pathlib.Path, expected: dict[str, list]) -> int | None:
     """The step of the newest undamaged checkpoint; those that are damaged are set aside."""
     for step in sorted(_steps(folder), reverse=True):

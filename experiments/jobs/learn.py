@@ -232,7 +232,9 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
             task.iterations,
             config.learn.checkpoint_every,
             marks=marks,
-            at_mark=lambda step, state, folder=folder: checkpoints.save(selection.kept(folder, step), step, state[0]),
+            at_mark=lambda step, state, folder=folder: checkpoints.save(
+                checkpoints.kept(folder, step), step, state[0]
+            ),
         )
         learned.append(choose(seed, base, folder, state) if marks else mesh.local(state))
     return learned

@@ -22,11 +22,6 @@ def marks(every: int, iterations: int) -> list[int]:
     return [*range(every, iterations, every), iterations] if every else []
 
 
-def kept(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Where the params after `step` updates are put aside."""
-    return folder.with_name(f"{folder.name}_kept_{step}")
-
-
 def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Callable:
     """(seed, base params, folder, params of some update) -> the params with the lowest score, whole on this device.
 
@@ -42,10 +37,7 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
         ledger, (noise_key, measure_key) = Ledger(path), keys(seed, PURPOSE)
 
         def restored(step):
-            found = checkpoints.restore_latest(kept(folder, step), like)
-            if found is None:
-                raise checkpoints.CheckpointError(f"{kept(folder, step)} is missing; learn again in a new folder")
-            return mesh.local(found[1])
+            return mesh.local(checkpoints.restore_kept(folder, step, like, "learn again in a new folder"))
 
         def score(step):
             if progress.stop_requested():

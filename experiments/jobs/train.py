@@ -53,12 +53,8 @@ def run(problem, config, workdir) -> list:
 def kept(problem, config, workdir, seed: int, step: int) -> Any:
     """The params to sample from as they were after `step` updates, one of base.keep, of a run that has ended."""
     like = jax.eval_shape(problem.network.init, jax.random.key(0))
-    restored = checkpoints.restore_latest(_kept(workdir, seed, step), mesh.shard(_zeros(like)))
-    if restored is None:
-        raise checkpoints.CheckpointError(
-            f"{_kept(workdir, seed, step)} is missing; train again with base.keep={step}"
-        )
-    return restored[1]
+    remedy = f"train again with base.keep={step}"
+    return checkpoints.restore_kept(_folder(workdir, seed), step, mesh.shard(_zeros(like)), remedy)
 
 
 def _train(problem, config, workdir, seed: int) -> Any:
@@ -79,7 +75,7 @@ def _train(problem, config, workdir, seed: int) -> Any:
 
     def at_mark(step, state):
         if step in base.keep:
-            checkpoints.save(_kept(workdir, seed, step), step, state.best)
+            checkpoints.save(checkpoints.kept(_folder(workdir, seed), step), step, state.best)
         if step in pictures:
             _picture(problem, workdir / "pictures" / f"base_seed_{seed}_update_{step:07d}.png", mesh.local(state.best))
 
@@ -94,7 +90,7 @@ def _train(problem, config, workdir, seed: int) -> Any:
 
     state = loop.fit(
         f"base denoiser, seed {seed}",
-        workdir / "base" / f"seed_{seed}",
+        _folder(workdir, seed),
         workdir / "metrics.jsonl",
         State(params, optimizer.init(params), averages.start(params, base.averages)),
         lambda carry, i: one_update(carry, i, update_key, problem.data, pair(i)),
@@ -107,8 +103,8 @@ def _train(problem, config, workdir, seed: int) -> Any:
     return state.best
 
 
-def _kept(workdir, seed: int, step: int):
-    return workdir / "base" / f"seed_{seed}_kept_{step}"
+def _folder(workdir, seed: int):
+    return workdir / "base" / f"seed_{seed}"
 
 
 def _zeros(shapes):
