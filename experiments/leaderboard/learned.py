@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.jobs.learn import guidance_optimizer, on_grid, rollout_weight
+from experiments.leaderboard.evaluate import QUICKLY
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import guides, learning, mixtures, sampling, weights
 from guidance.rollout import rollout_loss
@@ -13,8 +14,6 @@ from guidance.rollout import rollout_loss
 REAL = 256  # true samples for each condition and update
 PARTICLES = 64
 RATE = 5e-3
-# each of the many trainers runs for seconds: more optimisation costs 40 % more compiling and gains nothing
-QUICKLY = {"xla_backend_optimization_level": 1}
 
 
 def trainer(group: Group, rule, steps: int, updates: int):
@@ -44,6 +43,8 @@ def trainer(group: Group, rule, steps: int, updates: int):
         return weights.tabulated(weight(params), grid, labels)
 
     def train_all(key):
-        return jax.vmap(train)(group.truth, group.model, jax.random.split(key, len(group.names)))
+        # one after the other, as in `evaluate`
+        keys = jax.random.split(key, len(group.names))
+        return jax.lax.map(lambda problem: train(*problem), (group.truth, group.model, keys))
 
     return jax.jit(train_all, compiler_options=QUICKLY)

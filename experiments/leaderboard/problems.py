@@ -25,7 +25,7 @@ class Model(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Problems of one structure, stacked along a leading axis, so that they compile together and run side by side."""
+    """Problems of one structure, stacked along a leading axis, so that they compile together."""
 
     names: tuple[str, ...]
     truth: Mixture
