@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import dit_sampling, dits, learning_cost, memory, objectives, peak, throughput, timing
+from benchmarks import dit_sampling, dits, hackable, learning_cost, memory, objectives, peak, throughput, timing
 
 
 # Gflops of table 4 of arXiv 2212.09748, where a multiplication with its addition counts once
@@ -35,6 +35,16 @@ def test_contenders_take_turns():
     assert order == ["a", "b"] * 3 and turns.first == {"a": "a", "b": "b"}
     assert all(each.shape == (2,) and (each > 0).all() for each in turns.seconds.values())
     assert math.isnan(turns.others) or turns.others >= 0
+
+
+def test_another_library_is_compared_with_where_it_is_installed(capsys):
+    """The same denoiser, grid and noise: samples agree. Where it is missing one line says how to get it."""
+    try:
+        hackable.main(["--batch", "64", "--steps", "4", "--repeats", "1"])
+    except SystemExit as error:
+        assert re.match(r"error: no module '\w+'; pip install hackable-diffusion needs Python 3.12", str(error))
+        return
+    assert float(re.search(r"differ by at most (\S+)", capsys.readouterr().out)[1]) < 1e-4
 
 
 def test_share_of_the_peak(capsys):
