@@ -17,7 +17,7 @@ PRESETS = {
     "smoke": {
         "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
         "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
-        "learn.batch": 8, "learn.rules": ("cfg", "apg"), "learn.rollout_batch": 2, "learn.rollout_real": 8,
+        "learn.batch": 8, "learn.rules": ("cfg", "autoguided"), "learn.rollout_batch": 2, "learn.rollout_real": 8,
         "learn.width": 16, "learn.depth": 1, "learn.embedding": 8, "eval.steps": (3,), "eval.samples": 40,
         "eval.omegas": (0.0, 1.0), "eval.intervals": ((0.0, 0.5),),
     },
@@ -55,7 +55,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = common.learning(
         objectives=("self_consistency", "rollout"),
-        rules=("cfg", "angle_domain", "apg"),
+        rules=("cfg", "angle_domain", "apg", "autoguided"),
         iterations=1000,
         batch=64,
         rollout_iterations=40,

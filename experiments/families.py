@@ -21,6 +21,14 @@ RULES: dict[str, Rule] = {
     "cfg_plus_plus": rules.cfg_plus_plus(),
 }
 
+AUTOGUIDED = "autoguided"  # the rule of CFG, away from the denoiser as it was after fewer updates
+
+
+def rule_of(name: str) -> Rule:
+    """The rule of that name; autoguidance differs from CFG in its reference only."""
+    return RULES["cfg" if name == AUTOGUIDED else name]
+
+
 # (grid, omega) -> weight
 WEIGHTS: dict[str, Callable[[Array, float], Weight]] = {
     "interval (0.3, 0.8]": lambda grid, omega: weights.interval(omega, 0.3, 0.8),

@@ -38,7 +38,7 @@ FIELDS = {
     "seeds": Field(COUNT, "independent repetitions: seeds seed, ..., seed + seeds - 1"),
     "figures": Field(flag(), "draw pictures for the report"),
     "learn.objectives": Field(each(choice(*OBJECTIVES), names=True), "the weights to learn, one per objective"),
-    "learn.rules": Field(each(choice(*RULES), names=True), "rules that a rollout weight is learned for, one each"),
+    "learn.rules": Field(each(choice(*RULES, "autoguided"), names=True), "rules of a rollout weight, one each"),
     "learn.iterations": Field(COUNT, "updates of a one-step objective"),
     "learn.batch": Field(COUNT, "data points per update, n"),
     "learn.particles": Field(COUNT, "particles per data point, m"),
@@ -243,7 +243,14 @@ INSTRUMENT_FOUND = (
     ),
 )
 
-SAMPLING = (Constraint("sample.weight", "path of an existing .safetensors file", weight_found),)
+SAMPLING = (
+    Constraint("sample.weight", "path of an existing .safetensors file", weight_found),
+    Constraint(
+        "sample.weak",
+        "0, or one of base.keep",
+        lambda c: not c.sample.weak or ("base" in c and c.sample.weak in c.base.keep),
+    ),
+)
 
 BASE_HOLDS = (
     Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
@@ -264,8 +271,8 @@ LEARNING = (
     Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
     Constraint(
         "eval.weak",
-        "one of base.keep where autoguided is one of eval.others",
-        lambda c: "autoguided" not in c.eval.others or ("base" in c and c.eval.weak in c.base.keep),
+        "one of base.keep where autoguided is one of eval.others or learn.rules",
+        lambda c: "autoguided" not in (*c.eval.others, *c.learn.rules) or ("base" in c and c.eval.weak in c.base.keep),
     ),
     Constraint(
         "learn.particles",

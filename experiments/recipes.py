@@ -11,8 +11,9 @@ from typing import Any
 from experiments import weight_files
 from experiments.calls import GRIDS, LEARNED, RULES, SAMPLERS, WEIGHTS, Call, is_number, parse
 from experiments.config import ConfigError
-from guidance import guides, rules, sampling, weights
-from guidance.types import Array, Guide, Rule, Schedule, Solver, Step, Weight
+from experiments.families import AUTOGUIDED
+from guidance import rules, sampling, weights
+from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
 
 PLAIN = ("cfg", "mahiro")  # rules that are functions of the predictions themselves, not makers of a rule
 GRID_MAKERS = {
@@ -59,14 +60,15 @@ def weight(settings, problem, times: Array) -> Weight:
         weight_files.check_fits(text, about, problem.schedule, len(problem.conditions), int(problem.null))
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
+    named = AUTOGUIDED if settings.weak else settings.rule.partition("(")[0]
+    if about.rule != named and AUTOGUIDED in (about.rule, named):
+        allowed = "0" if named == AUTOGUIDED else "the updates of its weaker denoiser"
+        raise ConfigError(f"sample.weak: {text} was learned inside {about.rule}; allowed: {allowed}")
+    if about.rule != named:
+        print(f"note: {text} was learned inside {about.rule} and is asked inside {named}")
     if about.steps not in (None, settings.steps):
         print(f"note: {text} was learned through {about.steps} steps and is asked at {settings.steps}")
     return found
-
-
-def guide(settings, problem, times: Array) -> Guide:
-    """The guide of the `sample` group: its rule with its weight and the problem's null condition."""
-    return guides.guided(rule(settings), weight(settings, problem, times), problem.null)
 
 
 def _built(field: str, text: str, maker: Callable, call: Call, **at_hand) -> Any:

@@ -26,6 +26,9 @@ SAMPLE = {
     "sample.labels": Field(calls.labels(), "their classes: seed i gets number i of the list, over and over", "all"),
     "sample.rule": Field(calls.rules(), "how predictions are combined; several are stacked, left to right", "cfg"),
     "sample.weight": Field(calls.weight(), "how much and when; omega = 0 is unguided, scale = 1 + omega", "0"),
+    "sample.weak": Field(
+        integer(0), "0: away from the null condition; else from the denoiser as it was after so many updates", 0
+    ),
     "sample.sampler": Field(calls.one("sampler", SAMPLERS), "the update from one time to the next", "ddim"),
     "sample.grid": Field(calls.one("grid", GRIDS), "the times that the sampler visits", "uniform"),
     "sample.shift": Field(POSITIVE, "factor on the noise levels of the grid; 1 leaves them", 1.0),

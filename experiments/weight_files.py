@@ -27,7 +27,7 @@ from guidance import schedules, weights
 from guidance.types import Schedule, Weight
 
 KEY = "learned_weight"
-VERSION = 1
+VERSION = 2
 CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1 + omega"
 SHOWN = 10  # conditions that a plot draws, at most
 
@@ -37,6 +37,7 @@ class About(NamedTuple):
 
     problem: str  # what it was learned on
     objective: str
+    rule: str  # that it was learned inside; autoguided: CFG's, away from a weaker denoiser
     steps: int | None  # of the uniform grid that it was learned through; None: any
     schedule: str  # name of the noise schedule
     s_min: float  # queries are clamped to what the network was trained at: see guidance.weights.learned
@@ -51,7 +52,15 @@ class About(NamedTuple):
 
 
 def write(
-    path, weight: Weight, *, problem: str, objective: str, steps: int | None, null: int, training: Mapping[str, Any]
+    path,
+    weight: Weight,
+    *,
+    problem: str,
+    objective: str,
+    rule: str,
+    steps: int | None,
+    null: int,
+    training: Mapping[str, Any],
 ) -> About:
     """Writes a weight made by `guidance.weights.learned`, whose condition is a class label or none, and returns what
     the file says. Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
@@ -61,7 +70,7 @@ def write(
     if not isinstance(net, weights.GuidanceNet) or net.condition == "features":
         raise ValueError("only weights made by guidance.weights.learned, of a class label or of none, have a file")
     about = About(
-        problem, objective, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
+        problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
         float(held.gap_min), net.num_classes, null, _fields(net), json.loads(json.dumps(training)),
     )  # fmt: skip
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
@@ -130,7 +139,7 @@ def read_about(path) -> About:
 
 
 _KINDS = {
-    **dict.fromkeys(("problem", "objective", "schedule", "omega"), str),
+    **dict.fromkeys(("problem", "objective", "rule", "schedule", "omega"), str),
     **dict.fromkeys(("s_min", "t_max", "gap_min"), (int, float)),
     **dict.fromkeys(("conditions", "null"), int),
     **dict.fromkeys(("net", "training"), dict),

@@ -4,13 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.families import RULES, WEIGHTS
-from guidance import guides, rules, weights
+from experiments.families import AUTOGUIDED, RULES, WEIGHTS
+from guidance import weights
 from guidance.types import Array, Weight
 
 TWICE = "unguided, 2 x steps"  # the NFE of guided sampling
 UNGUIDED = ("unguided", TWICE)
-AUTOGUIDED = "autoguided"  # away from the denoiser as it was after eval.weak updates
 FAMILIES = tuple(dict.fromkeys(("constant", "interval", "clamp_linear", AUTOGUIDED, *WEIGHTS, *RULES)))  # once each
 
 
@@ -72,11 +71,3 @@ def _other(name: str, omegas) -> list[Candidate]:
 
 def _scheduled(schedule, omega, grid):
     return schedule(grid, omega)
-
-
-def denoise_and_guide(problem, rule: str, base, weight: Weight):
-    """What `guidance.sampling.sample` takes. base: params of the denoiser; (params, weak params) for autoguidance."""
-    if rule == AUTOGUIDED:
-        strong, weak = base
-        return problem.denoise(strong), guides.autoguided(rules.cfg, weight, problem.denoise(weak))
-    return problem.denoise(base), guides.guided(RULES[rule], weight, problem.null)

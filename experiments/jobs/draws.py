@@ -1,12 +1,38 @@
 """Samples of a problem under a weight, as `evaluate` measures them and as the selection of checkpoints does."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import mesh, problems, progress
-from experiments.jobs.candidates import denoise_and_guide
-from guidance import sampling, weights
+from experiments.families import AUTOGUIDED, rule_of
+from experiments.jobs import train
+from guidance import guides, sampling, weights
+from guidance.types import Denoise, Guide, Rule, Weight
+
+
+class Pair(NamedTuple):
+    """The params of a denoiser, and of a weaker one that autoguidance moves away from."""
+
+    strong: Any
+    weak: Any
+
+
+def bases_of(problem, config, workdir, rule: str, bases: list) -> list:
+    """What the rule of this name is sampled with, for each seed: the params themselves, or a Pair for autoguidance."""
+    if rule != AUTOGUIDED:
+        return bases
+    updates = config.eval.weak
+    return [Pair(base, train.kept(problem, config, workdir, config.seed + i, updates)) for i, base in enumerate(bases)]
+
+
+def denoise_and_guide(problem, rule: Rule, base, weight: Weight, skip: bool = True) -> tuple[Denoise, Guide]:
+    """What `guidance.sampling.sample` takes. base: params of the denoiser, or a Pair of them."""
+    if isinstance(base, Pair):
+        return problem.denoise(base.strong), guides.autoguided(rule, weight, problem.denoise(base.weak), skip)
+    return problem.denoise(base), guides.guided(rule, weight, problem.null, skip)
 
 
 def step_of(config):
@@ -20,7 +46,7 @@ def keys(seed: int, purpose: int = 3) -> tuple[jax.Array, jax.Array]:
 
 
 def sampler(problem, config, steps: int, count: int | None = None, rule: str = "cfg"):
-    """(base params, table [steps, G], key) -> (samples [K, n, ...], network evaluations per sample).
+    """(base params or a Pair, table [steps, G], key) -> (samples [K, n, ...], network evaluations per sample).
 
     `count` samples (default eval.samples) of the conditions that `problems.shares` deals out, eval.batch at a time.
     Each follows from its number, whatever the batch; samples of several batches come back in the host's memory.
@@ -36,7 +62,7 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     def run(base, table, key, ids, cond):
         start_key, step_key = jax.random.split(key)
         x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, ids)
-        denoise, guide = denoise_and_guide(problem, rule, base, weights.table(grid, table))
+        denoise, guide = denoise_and_guide(problem, rule_of(rule), base, weights.table(grid, table))
         out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond, ids=ids)
         return out.x0, sum(out.nfe.values())
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments import launch, problems, progress, records
 from experiments.jobs import learn, train
-from experiments.jobs.candidates import AUTOGUIDED, FAMILIES, UNGUIDED, Candidate, candidates, fixed
-from experiments.jobs.draws import keys, sampler
+from experiments.jobs.candidates import FAMILIES, UNGUIDED, Candidate, candidates, fixed
+from experiments.jobs.draws import bases_of, keys, sampler
 from experiments.records import Ledger
 from guidance import sampling, weights
 
@@ -22,22 +22,17 @@ class Samplers:
     """Samples of any candidate: one compiled function for each rule and number of steps."""
 
     def __init__(self, problem, config, bases, workdir, count: int | None = None):
-        self.problem, self.config, self.bases, self.workdir, self.count = problem, config, bases, workdir, count
-        self.compiled, self.weak = {}, {}
+        self.problem, self.config, self.workdir, self.count = problem, config, workdir, count
+        self.compiled, self.bases = {}, {"cfg": bases}
 
     def __call__(self, i: int, rule: str, table, key):
         """(samples [K, n, ...], NFE) of the model of seed index i with the weights table [steps, G]."""
         kind = len(table), rule
         if kind not in self.compiled:
             self.compiled[kind] = sampler(self.problem, self.config, len(table), self.count, rule)
-        base = (self.bases[i], self._weak(i)) if rule == AUTOGUIDED else self.bases[i]
-        return self.compiled[kind](base, jnp.asarray(table), key)
-
-    def _weak(self, i: int):
-        if i not in self.weak:
-            seed, updates = self.config.seed + i, self.config.eval.weak
-            self.weak[i] = train.kept(self.problem, self.config, self.workdir, seed, updates)
-        return self.weak[i]
+        if rule not in self.bases:
+            self.bases[rule] = bases_of(self.problem, self.config, self.workdir, rule, self.bases["cfg"])
+        return self.compiled[kind](self.bases[rule][i], jnp.asarray(table), key)
 
 
 def run(problem, config, workdir) -> list[records.Row]:

@@ -4,11 +4,13 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
+from experiments.jobs.candidates import FAMILIES, UNGUIDED
 from experiments.problems import shares
 
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 
+COLUMNS = 4  # panels in a row
 COLOURS = {
     "rollout": "C2", "self_consistency": "C0", "l2": "C1", "best constant": "0.25", "best interval": "0.5",
     "best clamp_linear": "0.7", "unguided": "C3",
@@ -38,11 +40,9 @@ def omega_over_time(problem, grid, detailed):
     """One panel for each learned weight: omega at every step, a line for each condition, hand-tuned ones in grey."""
     hand = {label: entry for label, entry in detailed.items() if label.startswith("best")}
     learned = {label: entry for label, entry in detailed.items() if not label.startswith(("best", "unguided"))}
-    figure, panels = plt.subplots(
-        1, max(1, len(learned)), figsize=(4.2 * max(1, len(learned)), 3.4), sharey=True, squeeze=False
-    )
+    figure, panels = _panels(max(1, len(learned)), 4.2, 3.4, sharey=True)
     times = np.asarray(grid[:-1])
-    for axes, (label, entry) in zip(panels[0], learned.items(), strict=False):
+    for axes, (label, entry) in zip(panels, learned.items(), strict=False):
         for name, style in zip(hand, ("-", "--", ":"), strict=False):
             omega = np.asarray(hand[name]["table"])[:, 0]
             axes.step(times, omega, style, color="0.55", where="mid", label=name)
@@ -51,9 +51,21 @@ def omega_over_time(problem, grid, detailed):
             axes.plot(times, table[:, c], color=f"C{c % 10}", lw=1.6, label=f"class {c}" if c < 4 else None)
         axes.set(title=label, xlabel="t  (1 noise, 0 data)", xlim=(1, 0))
         axes.grid(alpha=0.2)
-    panels[0][0].set_ylabel("omega  (scale - 1)")
-    panels[0][-1].legend(fontsize=7, frameon=False)
+    panels[0].set_ylabel("omega  (scale - 1)")
+    panels[-1].legend(fontsize=7, frameon=False)
     return figure
+
+
+def _panels(count: int, width: float, height: float, **more):
+    """(figure, its `count` panels in rows of up to COLUMNS); width and height of one in inches."""
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="compressed", **more
+    )
+    for axes in panels.flat[count:]:
+        axes.remove()
+    return figure, panels.flat[:count]
 
 
 def omega_map(problem, weights):
@@ -62,8 +74,8 @@ def omega_map(problem, weights):
     t, s = jnp.meshgrid(side, side, indexing="ij")
     flat_t, flat_s = t.reshape(-1), s.reshape(-1)
     conditions, _ = shares(problem.conditions, 10)
-    figure, panels = plt.subplots(1, len(weights), figsize=(3.6 * len(weights), 3.2), squeeze=False)
-    for axes, (label, weight) in zip(panels[0], weights.items(), strict=True):
+    figure, panels = _panels(len(weights), 3.6, 3.2)
+    for axes, (label, weight) in zip(panels, weights.items(), strict=True):
         values = [weight(flat_s, flat_t, jnp.full(flat_t.shape, c, jnp.int32)) for c in conditions]
         omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
         drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
@@ -78,15 +90,8 @@ def omega_map(problem, weights):
 def samples(problem, sets):
     """True data and the samples of each method, side by side."""
     shown = {"true data": None} | sets
-    columns = min(4, len(shown))
-    lines = -(-len(shown) // columns)
-    figure, panels = plt.subplots(
-        lines, columns, figsize=(3.2 * columns, 3.3 * lines), squeeze=False, layout="compressed"
-    )
-    for axes in panels.flat:
-        axes.axis("off")
-    for axes, (label, x) in zip(panels.flat, shown.items(), strict=False):
-        axes.axis("on")
+    figure, panels = _panels(len(shown), 3.2, 3.3)
+    for axes, (label, x) in zip(panels, shown.items(), strict=True):
         problem.picture(axes, x)
         axes.set_title(label, fontsize=10)
     return figure
@@ -108,8 +113,7 @@ def sweep(problem, rows):
         omega, value, error = map(np.asarray, zip(*points, strict=True))
         axes.errorbar(omega, value, error, fmt="o-", color="0.3", ms=3, lw=1, label="constant omega")
         for row in here:
-            learned = row.method not in ("constant", "interval", "clamp_linear", "unguided")
-            if not learned or row.method in ("best constant", "best clamp_linear"):
+            if row.method in (*FAMILIES, *UNGUIDED, "best constant", "best clamp_linear"):
                 continue
             shade, style = colour(row.method), "--" if row.method.startswith("best") else "-"
             axes.axhline(row.value, color=shade, ls=style, lw=1.4, label=row.method)
@@ -149,7 +153,7 @@ def quality_against_nfe(problem, rows):
     figure, axes = plt.subplots(figsize=(5.2, 3.6))
     curves = {}
     for row in rows:
-        if row.metric == metric and row.method not in ("constant", "interval", "clamp_linear"):
+        if row.metric == metric and row.method not in FAMILIES:
             curves.setdefault(row.method.split("@")[0], []).append(row)
     for method, own in curves.items():
         own = sorted(own, key=lambda row: row.nfe)

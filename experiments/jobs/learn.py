@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import optax
 
 from experiments import checkpoints, launch, mesh, weight_files
-from experiments.families import RULES
+from experiments.families import AUTOGUIDED, rule_of
 from experiments.jobs import selection, train
-from experiments.jobs.draws import step_of
+from experiments.jobs.draws import bases_of, denoise_and_guide, step_of
 from experiments.jobs.loop import compiled, fit
-from guidance import guides, learning, rollout, sampling, weights
+from guidance import learning, rollout, sampling, weights
 from guidance.types import Weight
 
 
 class Task(NamedTuple):
     """One weight to learn: its name, its loss, its length, and how to query the result.
 
-    `loss`: (params, key, params of the base, data of the problem) -> scalar.
+    `loss`: (params, key, what `bases_of` gives the rule, data of the problem) -> scalar.
 
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
     proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
-    as many. `rule`: the name of the rule that the weight enters.
+    as many, but for autoguidance, whose gap is another one. `rule`: the name of the rule that the weight enters.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _rollout_tasks(problem, config) -> list[Task]:
     for rule in sorted(config.learn.rules, key=lambda rule: rule != "cfg"):
         start = None
         for steps in sorted(config.eval.steps):
-            known = found.get(("cfg", steps))
+            known = None if rule == AUTOGUIDED else found.get(("cfg", steps))
             start = known or start
             iterations = max(1, config.learn.rollout_iterations * fewest // ((2 if known else 1) * steps))
             start = _rollout_task(problem, config, rule, steps, iterations, start and start.name)
@@ -84,12 +84,10 @@ def _rollout_task(problem, config, rule: str, steps: int, iterations: int, start
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
         among = drawn(rest[0], problem.conditions, learn.rollout_conditions) if rest else problem.conditions
+        omega = on_grid(weight(params), grid, problem.conditions, among)
         return rollout.rollout_loss(
             roll_key,
-            problem.denoise(base),
-            guides.guided(
-                RULES[rule], on_grid(weight(params), grid, problem.conditions, among), problem.null, skip=False
-            ),
+            *denoise_and_guide(problem, rule_of(rule), base, omega, skip=False),
             step,
             problem.schedule,
             grid,
@@ -184,7 +182,8 @@ def run(problem, config, workdir) -> dict[str, list]:
     """
     bases, learned = train.run(problem, config, workdir), {}
     for task in tasks(problem, config):
-        learned[task.name] = _learn(problem, config, workdir, task, bases, learned.get(task.start))
+        own = bases_of(problem, config, workdir, task.rule, bases)
+        learned[task.name] = _learn(problem, config, workdir, task, own, learned.get(task.start))
         launch.first(lambda task=task: _write(problem, config, workdir, task, learned[task.name]))
     return learned
 
@@ -197,6 +196,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
             task.weight(params),
             problem=problem.name,
             objective=task.name,
+            rule=task.rule,
             steps=task.steps,
             null=int(problem.null),
             training=config.to_dict(),

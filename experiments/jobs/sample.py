@@ -21,7 +21,7 @@ from PIL import Image
 from experiments import launch, mesh, progress, recipes, shards, tensors
 from experiments.calls import LEARNED, integers
 from experiments.config import ConfigError, flat
-from experiments.jobs import train
+from experiments.jobs import draws, train
 from experiments.problems.images import to_pixels
 from experiments.records import write_atomically
 from guidance import sampling
@@ -42,7 +42,8 @@ def run(problem, config, workdir) -> None:
     seeds, folder = all_seeds(settings.seeds), pathlib.Path(workdir) / settings.into
     labels = labels_of(settings.labels, seeds, np.asarray(problem.conditions))
     times = recipes.grid(settings, problem.schedule)
-    sampler = _sampler(problem, times, recipes.guide(settings, problem, times), recipes.solver(settings))
+    guidance = recipes.rule(settings), recipes.weight(settings, problem, times)
+    sampler = _sampler(problem, times, *guidance, recipes.solver(settings))
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
         return
@@ -78,10 +79,11 @@ def labels_of(text: str, seeds: np.ndarray, conditions: np.ndarray) -> np.ndarra
     return chosen[seeds % len(chosen)]
 
 
-def _sampler(problem, times, guide, step):
+def _sampler(problem, times, rule, weight, step):
     """(base params, decoder or None, seeds [batch], labels [batch]) -> (samples, whole [batch], evaluations); jitted.
 
-    Samples are uint8 images where the problem has images, else as the sampler left them; whole: no NaN, no infinity.
+    With a Pair of params the reference is the weaker denoiser. Samples are uint8 images where the problem has images,
+    else as the sampler left them; whole: no NaN, no infinity.
     """
 
     @jax.jit
@@ -89,9 +91,8 @@ def _sampler(problem, times, guide, step):
         seeds, labels = mesh.spread((seeds, labels))
         start_key, step_key = jax.random.split(jax.random.key(0))
         x = sampling.initial_noise(start_key, problem.schedule, times, problem.shape, seeds)
-        out = sampling.sample(
-            step_key, problem.denoise(base), guide, step, problem.schedule, times, x, labels, ids=seeds
-        )
+        denoise, guide = draws.denoise_and_guide(problem, rule, base, weight)
+        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, times, x, labels, ids=seeds)
         whole = _finite(out.x0)
         if to_images is None:
             return out.x0, whole, out.nfe
@@ -106,13 +107,15 @@ def _finite(x):
 
 
 def _base(problem, config, workdir):
-    """The params to sample with: those that are known, or the checkpoint of one repetition (trained if need be)."""
+    """The params to sample with: those that are known, or the checkpoint of one repetition (trained if need be); with
+    sample.weak a Pair."""
     if problem.network is None:
         return mesh.shard(problem.known)
     alone = config.copy_and_resolve_references()
     with alone.unlocked():
         alone.seed, alone.seeds = config.seed + config.sample.repetition, 1
-    return train.run(problem, alone, workdir)[0]
+    strong, weak = train.run(problem, alone, workdir)[0], config.sample.weak
+    return draws.Pair(strong, train.kept(problem, alone, workdir, alone.seed, weak)) if weak else strong
 
 
 def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:

@@ -146,7 +146,10 @@ def text_of(name: str, knobs: str) -> str:
 
 def settings(**given) -> types.SimpleNamespace:
     return types.SimpleNamespace(
-        **({"grid": "uniform", "steps": 4, "shift": 1.0, "sampler": "ddim", "rule": "cfg", "weight": "0"} | given)
+        **(
+            {"grid": "uniform", "steps": 4, "shift": 1.0, "sampler": "ddim", "rule": "cfg", "weight": "0", "weak": 0}
+            | given
+        )
     )
 
 

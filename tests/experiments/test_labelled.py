@@ -1,5 +1,8 @@
 """Problems on labelled images from any source: what they are built from, and the chain on a set made here."""
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from experiments import problems, records
 from experiments.config import ConfigError, load
+from experiments.jobs import draws, learn
 from experiments.main import main
 from experiments.problems import labelled
 
@@ -96,14 +100,54 @@ def test_only_labelled_sources_and_what_fits_the_network(source, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.key_reuse  # every weight meets the same noise
-def test_the_whole_chain(source, tmp_path):
+def test_the_whole_chain(source, tmp_path, capsys):
     flags = [f"--config.{name}={value}" for name, value in _overrides(source).items()]
     assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
     rows = records.read_results(tmp_path / "results.json")
     methods = {row.method: row for row in rows}
-    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout apg@3"} <= methods.keys()
+    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout autoguided@3"} <= methods.keys()
     assert {"best autoguided", "best triangle", "best angle_domain", "best apg"} <= methods.keys()
     assert methods["unguided"].nfe == 3 and methods["unguided, 2 x steps"].nfe == methods["apg"].nfe == 6
     assert methods["autoguided"].nfe == 6
     assert len({(r.method, r.weight, r.steps, r.metric) for r in rows}) == len(rows), "every row once"
     assert (tmp_path / "report.html").exists() and list((tmp_path / "pictures").glob("*.png"))
+
+    weight = tmp_path / "weights" / "rolloutautoguided@3_seed_0.safetensors"
+    sampling = {"job": "sample", "sample.weight": weight, "sample.steps": 3, "sample.seeds": "0-9", "sample.weak": 10}
+    flags += [f"--config.{name}={value}" for name, value in sampling.items()]
+    command = [f"--config={CONFIG}", f"--workdir={tmp_path}"]
+    assert main([*command, *flags]) == 0
+    assert json.loads((tmp_path / "samples" / "samples.json").read_text())["nfe"]["total"] == 6
+    assert main([*command, *flags[:-1]]) == 2
+    assert "was learned inside autoguided; allowed: the updates of its weaker denoiser" in capsys.readouterr().err
+
+
+@pytest.mark.key_reuse  # the same losses again
+def test_rollouts_inside_autoguidance(source):
+    """Away from itself is nowhere: with a weak denoiser equal to the strong one no omega changes anything. Away from
+    one that does not see the condition is CFG."""
+    config = load(CONFIG, _overrides(source, **{"base.network": "mlp", "learn.rules": "cfg,autoguided"}))
+    problem = problems.build(config)
+
+    def blind(params):
+        return lambda x, t, cond: problem.denoise(params)(x, t, jnp.full_like(cond, problem.null))
+
+    seeing = problem._replace(denoise=lambda base: blind(base["blind"]) if "blind" in base else problem.denoise(base))
+    cfg, autoguided = learn.tasks(seeing, config)[-2:]
+    assert (cfg.rule, autoguided.rule, autoguided.start) == ("cfg", "autoguided", None)
+    net = learn.network(problem, config)
+    params = net.init(jax.random.key(2), jnp.zeros(1), jnp.zeros(1), problem.conditions[:1])
+    base = jax.jit(problem.network.init)(jax.random.key(0))
+    # heads of zeros answer the same to all conditions, and hand no gradient on
+    params, base = jax.tree.map(lambda a: a + 0.1, (params, base))
+
+    def slope(task, base):
+        loss = functools.partial(task.loss, key=jax.random.key(3), base=base, data=problem.data)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+        return value, sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradient))
+
+    alone, flat = slope(autoguided, draws.Pair(base, base))
+    assert flat < 1e-5
+    away = slope(autoguided, draws.Pair(base, {"blind": base}))
+    assert abs(away[0] - alone) > 1e-3 and away[1] > 1e-3
+    np.testing.assert_allclose(away, slope(cfg, base), rtol=1e-4)

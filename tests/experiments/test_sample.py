@@ -193,11 +193,12 @@ def test_samples_that_are_not_finite_are_refused_and_the_others_kept(tmp_path, c
     assert len(held(tmp_path)["seeds"]) == 20
 
 
-def learned(path, schedule="rectified_flow", classes=4, null=4, steps=None):
+def learned(path, schedule="rectified_flow", classes=4, null=4, steps=None, rule="cfg"):
     net = weights.GuidanceNet(num_classes=classes, width=8, depth=2, time_width=4, cond_width=4)
     params = net.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     weight = weights.learned(net, params, schedules.by_name(schedule))
-    weight_files.write(path, weight, problem="a test", objective="l2", steps=steps, null=null, training={})
+    said = {"problem": "a test", "objective": "l2", "rule": rule, "steps": steps, "null": null, "training": {}}
+    weight_files.write(path, weight, **said)
     return path
 
 
@@ -223,12 +224,22 @@ def test_a_weight_of_another_model_is_refused(tmp_path, capsys, model, words):
     assert words in refused(command(tmp_path / "run", **{"sample.weight": path}), capsys)
 
 
+def test_a_weight_of_another_reference_is_refused_one_of_another_rule_is_told_of(tmp_path, capsys):
+    path = learned(tmp_path / "w.safetensors", rule="autoguided")
+    words = refused(command(tmp_path / "run", **{"sample.weight": path}), capsys)
+    assert "sample.weak: " in words and "was learned inside autoguided; allowed: the updates of" in words
+    path = learned(tmp_path / "w.safetensors", rule="angle_domain")
+    assert main(command(tmp_path / "run", **{"sample.weight": path})) == 0
+    assert "was learned inside angle_domain and is asked inside cfg" in capsys.readouterr().out
+    assert "0, or one of base.keep" in refused(command(tmp_path / "run", **{"sample.weak": "3"}), capsys)
+
+
 def test_another_file_at_the_same_path_is_another_setting(tmp_path, capsys):
     path = learned(tmp_path / "w.safetensors")
     fields = {"sample.weight": path, "sample.output": "npz"}
     assert main(command(tmp_path / "run", **fields)) == 0
-    about = {"problem": "a test", "objective": "l3", "steps": None, "null": 4, "training": {}}
-    weight_files.write(path, weight_files.read(path)[0], **about)
+    said = {"problem": "a test", "objective": "l3", "rule": "cfg", "steps": None, "null": 4, "training": {}}
+    weight_files.write(path, weight_files.read(path)[0], **said)
     assert "sha256 of" in refused(command(tmp_path / "run", **fields), capsys)
 
 

@@ -14,6 +14,7 @@ NET = weights.GuidanceNet(num_classes=3, width=8, depth=3, time_width=4, cond_wi
 SAID = {
     "problem": "a test",
     "objective": "rollout@4",
+    "rule": "cfg",
     "steps": 4,
     "null": 3,
     "training": {"seed": 1, "omegas": (1, 2)},
@@ -57,7 +58,7 @@ def test_equal_weights_are_equal_files_that_say_everything(path, tmp_path):
     weight_files.write(tmp_path / "again.safetensors", weight(), **SAID)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     about = weight_files.read_about(path)
-    assert about.omega.startswith("omega = 0 is unguided") and about.version == 1
+    assert about.omega.startswith("omega = 0 is unguided") and about.version == 2
     assert (about.schedule, about.steps, about.conditions, about.null) == ("cosine", 4, 3, 3)
     assert (about.s_min, about.t_max, about.gap_min) == (0.1, 0.93, 0.2499)
     assert about.training == {"seed": 1, "omegas": [1, 2]}
@@ -92,7 +93,7 @@ BAD = {
         lambda p: tensors.write_safetensors(p, {"a": np.zeros(2)}, {weight_files.KEY: "{"}),
         "not readable",
     ),
-    "later version": (lambda p: changed(p, version=2), "has version 2; this program reads version 1"),
+    "later version": (lambda p: changed(p, version=3), "has version 3; this program reads version 2"),
     "a word missing": (lambda p: changed(p, null="gone"), "null missing"),
     "a word too many": (lambda p: changed(p, colour="red"), "colour missing, unknown"),
     "a number as text": (lambda p: changed(p, s_min="0.1"), "s_min missing, unknown or of another type"),
