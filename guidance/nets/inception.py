@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance.nets.convolution import convolve
 from guidance.nets.published import check_arrays, dense
 from guidance.nets.resize import bilinear
 from guidance.types import Array
@@ -189,8 +190,8 @@ class InceptionV3(nn.Module):
                 return layer(x)
             name = prefix + layer.name
             stride = (layer.stride, layer.stride)
-            conv = nn.Conv(layer.channels, layer.size, stride, layer.padding, precision=exact, name=name)
-            outputs[name] = nn.relu(conv(x))
+            how = {"precision": exact, "conv_general_dilated": convolve, "name": name}
+            outputs[name] = nn.relu(nn.Conv(layer.channels, layer.size, stride, layer.padding, **how)(x))
             return outputs[name]
 
         h = through(images, STEM, "")
