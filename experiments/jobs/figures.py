@@ -30,10 +30,11 @@ def number(value, error) -> str:
 
 
 def colour(method: str) -> str:
+    kind = method.partition("@")[0]
     for name, shade in COLOURS.items():
-        if method.startswith(name):
+        if kind == name or kind.startswith(f"{name} +"):
             return shade
-    return f"C{4 + sum(map(ord, method)) % 6}"
+    return f"C{4 + sum(map(ord, kind)) % 6}"
 
 
 def omega_over_time(problem, grid, detailed):
@@ -126,7 +127,7 @@ def sweep(problem, rows):
         axes.set(title=f"{n} steps", xlabel="omega", ylim=(min(0, value.min()), min(1.1 * value.max(), 2 * at_zero)))
         axes.grid(alpha=0.2)
     panels[0][0].set_ylabel(metric.replace("_", " "))
-    panels[0][-1].legend(fontsize=7, frameon=False)
+    _legend_beside(panels[0][-1])
     return figure
 
 
@@ -165,5 +166,10 @@ def quality_against_nfe(problem, rows):
     axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.grid(alpha=0.2, which="both")
-    axes.legend(fontsize=7, frameon=False)
+    _legend_beside(axes)
     return figure
+
+
+def _legend_beside(axes) -> None:
+    """A legend that covers nothing, however many lines there are."""
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
