@@ -60,7 +60,8 @@ def weight(settings, problem, times: Array) -> Weight:
         weight_files.check_fits(text, about, problem.schedule, len(problem.conditions), int(problem.null))
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
-    named = AUTOGUIDED if settings.weak else settings.rule.partition("(")[0]
+    members = parse("rule", settings.rule, RULES)
+    named = AUTOGUIDED if settings.weak else members[0].name if len(members) == 1 else settings.rule
     if about.rule != named and AUTOGUIDED in (about.rule, named):
         allowed = "0" if named == AUTOGUIDED else "the updates of its weaker denoiser"
         raise ConfigError(f"sample.weak: {text} was learned inside {about.rule}; allowed: {allowed}")

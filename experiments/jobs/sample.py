@@ -42,8 +42,8 @@ def run(problem, config, workdir) -> None:
     seeds, folder = all_seeds(settings.seeds), pathlib.Path(workdir) / settings.into
     labels = labels_of(settings.labels, seeds, np.asarray(problem.conditions))
     times = recipes.grid(settings, problem.schedule)
-    guidance = recipes.rule(settings), recipes.weight(settings, problem, times)
-    sampler = _sampler(problem, times, *guidance, recipes.solver(settings))
+    rule, weight = recipes.rule(settings), recipes.weight(settings, problem, times)
+    sampler = _sampler(problem, times, rule, weight, recipes.solver(settings))
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
         return
@@ -109,12 +109,13 @@ def _finite(x):
 def _base(problem, config, workdir):
     """The params to sample with: those that are known, or the checkpoint of one repetition (trained if need be); with
     sample.weak a Pair."""
-    if problem.network is None:
+    weak = config.sample.weak
+    if problem.network is None and not weak:
         return mesh.shard(problem.known)
     alone = config.copy_and_resolve_references()
     with alone.unlocked():
         alone.seed, alone.seeds = config.seed + config.sample.repetition, 1
-    strong, weak = train.run(problem, alone, workdir)[0], config.sample.weak
+    strong = train.run(problem, alone, workdir)[0]
     return draws.Pair(strong, train.kept(problem, alone, workdir, alone.seed, weak)) if weak else strong
 
 

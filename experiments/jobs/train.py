@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments import checkpoints, launch, mesh
+from experiments.config import ConfigError
 from experiments.jobs import loop
 from experiments.problems.images import COLUMNS, ROWS
 from guidance import averages, guides, sampling
@@ -52,6 +53,10 @@ def run(problem, config, workdir) -> list:
 
 def kept(problem, config, workdir, seed: int, step: int) -> Any:
     """The params to sample from as they were after `step` updates, one of base.keep, of a run that has ended."""
+    if problem.network is None:
+        raise ConfigError(
+            f"{problem.name} trains no denoiser: there is none of {step} updates; allowed: another reference"
+        )
     like = jax.eval_shape(problem.network.init, jax.random.key(0))
     remedy = f"train again with base.keep={step}"
     return checkpoints.restore_kept(_folder(workdir, seed), step, mesh.shard(_zeros(like)), remedy)

@@ -65,6 +65,7 @@ def test_the_padded_loop_is_the_sampler():
     chex.assert_trees_all_close(got.reshape(16, 2), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.key_reuse  # all problems and knobs see the same noise
 def test_the_exact_repair_wins_the_tuning():
     """On the attenuated ten classes (rho = 1/2) the knob that is found is omega = 1, and it closes most of the gap."""
     group = problems._many_classes()

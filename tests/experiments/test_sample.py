@@ -232,6 +232,8 @@ def test_a_weight_of_another_reference_is_refused_one_of_another_rule_is_told_of
     assert main(command(tmp_path / "run", **{"sample.weight": path})) == 0
     assert "was learned inside angle_domain and is asked inside cfg" in capsys.readouterr().out
     assert "0, or one of base.keep" in refused(command(tmp_path / "run", **{"sample.weak": "3"}), capsys)
+    weak = {"sample.weak": "3", "base.keep": "3"}
+    assert "trains no denoiser" in refused(command(tmp_path / "known", **weak), capsys)
 
 
 def test_another_file_at_the_same_path_is_another_setting(tmp_path, capsys):
