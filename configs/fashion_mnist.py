@@ -17,9 +17,9 @@ PRESETS = {
     "smoke": {
         "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
         "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
-        "learn.batch": 8, "learn.rules": ("cfg", "autoguided"), "learn.rollout_batch": 2, "learn.rollout_real": 8,
-        "learn.width": 16, "learn.depth": 1, "learn.embedding": 8, "eval.steps": (3,), "eval.samples": 40,
-        "eval.omegas": (0.0, 1.0), "eval.intervals": ((0.0, 0.5),),
+        "learn.batch": 8, "learn.rules": ("cfg", "apg", "autoguided"), "learn.rollout_batch": 2,
+        "learn.rollout_real": 8, "learn.width": 16, "learn.depth": 1, "learn.embedding": 8, "eval.steps": (3,),
+        "eval.samples": 40, "eval.omegas": (0.0, 1.0), "eval.intervals": ((0.0, 0.5),),
     },
 }  # fmt: skip
 

@@ -180,10 +180,10 @@ def run(problem, config, workdir) -> dict[str, list]:
 
     The params after the last update or, with learn.select_every, the best of those on the way (see `selection`).
     """
-    bases, learned = train.run(problem, config, workdir), {}
-    for task in tasks(problem, config):
-        own = bases_of(problem, config, workdir, task.rule, bases)
-        learned[task.name] = _learn(problem, config, workdir, task, own, learned.get(task.start))
+    bases, found, learned = train.run(problem, config, workdir), tasks(problem, config), {}
+    given = {rule: bases_of(problem, config, workdir, rule, bases) for rule in dict.fromkeys(t.rule for t in found)}
+    for task in found:
+        learned[task.name] = _learn(problem, config, workdir, task, given[task.rule], learned.get(task.start))
         launch.first(lambda task=task: _write(problem, config, workdir, task, learned[task.name]))
     return learned
 

@@ -105,7 +105,8 @@ def test_the_whole_chain(source, tmp_path, capsys):
     assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
     rows = records.read_results(tmp_path / "results.json")
     methods = {row.method: row for row in rows}
-    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout autoguided@3"} <= methods.keys()
+    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout apg@3"} <= methods.keys()
+    assert "rollout autoguided@3" in methods
     assert {"best autoguided", "best triangle", "best angle_domain", "best apg"} <= methods.keys()
     assert methods["unguided"].nfe == 3 and methods["unguided, 2 x steps"].nfe == methods["apg"].nfe == 6
     assert methods["autoguided"].nfe == 6
