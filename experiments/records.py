@@ -33,6 +33,14 @@ from experiments.fields import PROBLEMS
 
 # fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
 RESUMABLE = ("job", "figures", "sample.")
+# fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
+GROWING = {
+    **dict.fromkeys(("learn.objectives", "learn.gammas"), "more of them"),
+    **dict.fromkeys(("eval.omegas", "eval.intervals", "eval.clamp", "eval.others"), "more of them"),
+    "seeds": "a larger number",
+    "eval.steps": "larger ones besides",
+    "learn.rules": "others besides, but cfg",
+}
 
 
 class Row(NamedTuple):
@@ -182,8 +190,8 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
     """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
 
     A folder that already belongs to a run is taken over only by the same config (so that the run resumes), the fields
-    of RESUMABLE excepted; a field that is younger than the folder had its default there. Raises ConfigError naming a
-    field that differs, or what is in the way.
+    of RESUMABLE excepted; those of GROWING may hold more than they did. A field that is younger than the folder had
+    its default there. Raises ConfigError naming a field that differs, or what is in the way.
     """
     workdir = pathlib.Path(workdir)
     try:
@@ -207,12 +215,27 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
 def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     stored, present = _stored(workdir), _jsonable(flat(config))
     usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}
-    for name in stored.keys() | present.keys() if stored else ():
-        if not name.startswith(RESUMABLE) and stored.get(name, usual.get(name)) != present.get(name):
-            raise ConfigError(
-                f"--workdir={workdir}: {name} = {present.get(name)!r} here, {stored.get(name)!r} in its config.json; "
-                "allowed: the same command, or a new folder"
-            )
+    for name in sorted(stored.keys() | present.keys()) if stored else ():
+        before, now = stored.get(name, usual.get(name)), present.get(name)
+        grows = name in GROWING and "eval.steps" in present
+        if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):
+            continue
+        more = f"{GROWING[name]}, " if grows else ""
+        raise ConfigError(
+            f"--workdir={workdir}: {name} = {now!r} here, {before!r} in its config.json; "
+            f"allowed: the same command, {more}or a new folder"
+        )
+
+
+def _grown(name: str, before: Any, now: Any) -> bool:
+    """Whether a field of GROWING only gained what leaves earlier results as they are."""
+    if name == "seeds":
+        return now > before
+    if name == "eval.steps":  # rollouts start from those at fewer steps
+        return sorted(now)[: len(before)] == sorted(before)
+    if name == "learn.rules" and "cfg" not in before and "cfg" in now:  # those of other rules start from those of CFG
+        return False
+    return all(entry in now for entry in before)
 
 
 def _stored(workdir: pathlib.Path) -> dict[str, Any]:

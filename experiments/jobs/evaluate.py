@@ -94,7 +94,8 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
             for label, candidate in (table.winners(i) | {c.method: c for c in own}).items():
                 known = table.entries.get((candidate.method, candidate.words), {}).get(i, {})
                 compute = (lambda e=known: e) if "table" in known else (lambda c=candidate: evaluate(c, True))
-                details[-1][label] = ledger.get(f"{steps} steps, seed {seed}, {label}, in full", compute)
+                key = f"{steps} steps, seed {seed}, {label}, {candidate.words}, in full"
+                details[-1][label] = ledger.get(key, lambda f=compute, label=label: f() | {"label": label})
                 count.advance()
             for candidate in own:
                 table.add(i, candidate, details[-1][candidate.method])

@@ -94,12 +94,9 @@ def _selection(problem, config, workdir) -> dict:
 
 def _detailed(ledger, seed: int, steps: int) -> dict:
     """{label: entry with its table} of the fully measured weights of one seed, in the order of evaluation."""
-    start, end = f"{steps} steps, seed {seed}, ", ", in full"
-    return {
-        key.removeprefix(start).removesuffix(end): entry
-        for key, entry in ledger.done.items()
-        if key.startswith(start) and key.endswith(end)
-    }
+    start = f"{steps} steps, seed {seed}, "
+    entries = [entry for key, entry in ledger.done.items() if key.startswith(start) and "label" in entry]
+    return {entry["label"]: entry for entry in entries}  # of a run that has grown, the last is the best
 
 
 def _page(problem, config, rows, pictures) -> str:

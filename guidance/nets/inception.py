@@ -8,6 +8,7 @@ normalisation by stored statistics and a ReLU; the importer folds the first two 
 Images enter in one of the conventions of `PREPARE`, which change every number computed from the features.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -236,6 +237,7 @@ def normalise(images: Array) -> Array:
 PREPARE = {"tensorflow": prepare_tensorflow, "torch": prepare_torch}
 
 
+@functools.cache  # it traces the network, for a second
 def torch_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of the published torch module's arrays, the counters aside."""
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)

@@ -263,6 +263,32 @@ def test_a_folder_belongs_to_one_config(tmp_path):
         records.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"}))
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "now", "allowed"),
+    [
+        ("seeds", "2", "3", None),
+        ("seeds", "3", "2", "a larger number"),
+        ("eval.steps", "10,20", "10,20,50", None),
+        ("eval.steps", "10,50", "10,20,50", "larger ones besides"),
+        ("eval.steps", "10,20", "10", "larger ones besides"),
+        ("learn.rules", "cfg", "apg,cfg", None),
+        ("learn.rules", "apg", "cfg,apg", "others besides, but cfg"),
+        ("eval.intervals", "((0.0,0.5),)", "((0.2,0.8),(0.0,0.5))", None),
+        ("eval.omegas", "0,0.5,1", "0,1,2", "more of them"),
+        ("learn.iterations", "10", "20", "the same command, or a new folder"),
+    ],
+)
+def test_a_run_may_grow_where_earlier_results_stay(tmp_path, name, before, now, allowed):
+    os.close(records.claim(tmp_path, load(MIXTURE, {name: before})))
+    if allowed is None:
+        os.close(records.claim(tmp_path, load(MIXTURE, {name: now})))
+        with pytest.raises(ConfigError, match=name):
+            records.claim(tmp_path, load(MIXTURE, {name: before}))
+        return
+    with pytest.raises(ConfigError, match=rf"{name} = .* here, .* in its config.json; allowed: .*{allowed}"):
+        records.claim(tmp_path, load(MIXTURE, {name: now}))
+
+
 def test_a_folder_serves_one_run_at_a_time(tmp_path):
     lock = records.claim(tmp_path, load(MIXTURE))
     with pytest.raises(ConfigError, match="another run is using it"):

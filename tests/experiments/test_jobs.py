@@ -75,7 +75,7 @@ def test_learned_weights_are_files_that_answer_as_the_run_did(finished):
         assert about.objective == task and about.steps == (8 if task == "rollout@8" else None)
         assert about.training["learn"]["iterations"] == 12 and about.problem.startswith("mixture")
         table = weights.tabulated(weight, grid, jax.numpy.arange(4))
-        assert table.tolist() == ledger[f"8 steps, seed 1, {task}, in full"]["table"]
+        assert table.tolist() == ledger[f"8 steps, seed 1, {task}, omega(s, t, c), in full"]["table"]
 
 
 def test_names_of_families_are_those_that_exist():
@@ -120,6 +120,18 @@ def test_the_same_command_repeats_nothing(finished):
     before = leaves(finished)
     assert main(command(finished, job="evaluate")) == 0
     assert leaves(finished) == before
+
+
+@pytest.mark.slow
+@pytest.mark.key_reuse  # every weight meets the same noise
+def test_a_finished_run_that_grows_ends_as_if_it_had_been_whole_from_the_start(finished, tmp_path):
+    """A best constant of another omega, a second seed, rollouts at more steps from those at fewer."""
+    small = {"seeds": "1", "learn.objectives": "rollout", "eval.steps": "4", "eval.omegas": "0,1", "figures": "False"}
+    assert main(command(tmp_path, **small)) == 0
+    few = records.read_results(tmp_path / "results.json")
+    assert main(command(tmp_path, figures="False")) == 0
+    assert (tmp_path / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+    assert len(few) < len(records.read_results(finished / "results.json")) / 2
 
 
 def test_a_sweep_over_weights_compiles_once():
