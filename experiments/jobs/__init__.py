@@ -18,7 +18,7 @@ def run(config, workdir) -> None:
         encode.run(config, workdir)
         return
     try:
-        problem = in_data_parallel(problems.build(config))
+        problem = in_data_parallel(problems.build(config, workdir))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # what a user's files are not
         raise ConfigError(str(error)) from error
     if config.job in ("all", "train"):

@@ -12,7 +12,7 @@ from experiments import checkpoints, launch, mesh, weight_files
 from experiments.families import AUTOGUIDED, rule_of
 from experiments.jobs import selection, train
 from experiments.jobs.draws import bases_of, denoise_and_guide, step_of
-from experiments.jobs.loop import compiled, fit
+from experiments.loop import compiled, fit
 from guidance import learning, rollout, sampling, weights
 from guidance.types import Weight
 

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import checkpoints, launch, mesh
+from experiments import checkpoints, launch, loop, mesh
 from experiments.config import ConfigError
-from experiments.jobs import loop
 from experiments.problems.images import COLUMNS, ROWS
 from guidance import averages, guides, sampling
 from guidance.learning import update_in_parts

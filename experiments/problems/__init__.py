@@ -1,12 +1,15 @@
 """Problems: what jobs need to know of a task, and nothing else, so that no job asks which problem it is."""
 
 import importlib
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from guidance.types import Array, Denoise, Reward, Schedule
+
+JUDGED = ("labelled", "digits")  # the problems that train the classifier in whose features they measure
 
 
 class Network(NamedTuple):
@@ -59,6 +62,7 @@ def shares(conditions: Array, samples: int) -> tuple[Array, int]:
     return conditions[np.arange(shown) * len(conditions) // shown], samples // shown
 
 
-def build(config) -> Problem:
-    """The problem that the config names."""
-    return importlib.import_module(f"experiments.problems.{config.problem.name}").build(config)
+def build(config, folder: pathlib.Path | None = None) -> Problem:
+    """The problem that the config names. `folder`: of the run, where a problem of JUDGED keeps its classifier."""
+    module = importlib.import_module(f"experiments.problems.{config.problem.name}")
+    return module.build(config, folder) if config.problem.name in JUDGED else module.build(config)

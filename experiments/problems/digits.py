@@ -5,6 +5,6 @@ from experiments.problems import Problem, labelled
 from guidance.nets.mlp import DenoiserMLP
 
 
-def build(config) -> Problem:
+def build(config, folder) -> Problem:
     net = DenoiserMLP(10, config.base.width, config.base.depth)
-    return labelled.assemble(config, data.digits(), net, "velocity", f"digits, {config.base.steps} updates")
+    return labelled.assemble(config, folder, data.digits(), net, "velocity", f"digits, {config.base.steps} updates")

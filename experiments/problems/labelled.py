@@ -7,6 +7,7 @@ in [0, 1] here and in [-1, 1] where the denoiser works.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -17,7 +18,8 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from experiments import data, progress
+from experiments import data, mesh, progress
+from experiments.loop import compiled, fit
 from experiments.problems import Network, Problem, images, inception, shares
 from guidance import predictions, schedules
 from guidance.learning import update
@@ -44,7 +46,7 @@ class Classifier(nn.Module):
         return features, nn.Dense(self.classes)(features)
 
 
-def build(config) -> Problem:
+def build(config, folder: pathlib.Path | None) -> Problem:
     """Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be."""
     settings, base = config.problem, config.base
     source = data.chosen(settings)
@@ -53,7 +55,7 @@ def build(config) -> Problem:
     rows = np.random.default_rng(SPLIT_SEED).permutation(len(source))[: settings.images or None]
     everything = in_memory(source, np.sort(rows))
     name = f"{pathlib.Path(settings.source).name}, {base.network}, {base.steps} updates"
-    problem = assemble(config, everything, NETWORKS[base.network](base, source.classes), "velocity", name)
+    problem = assemble(config, folder, everything, NETWORKS[base.network](base, source.classes), "velocity", name)
     if len(rows) == len(source):
         return problem
     _, *apart = _parts(len(rows), settings)
@@ -130,7 +132,7 @@ def _adm(base, classes):
 NETWORKS = {"dit": _dit, "unet": _unet, "adm": _adm, "mlp": _mlp}
 
 
-def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name: str) -> Problem:
+def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: str, name: str) -> Problem:
     """The problem of images [n, H, W, C] in [0, 1] with every label 0 .. G - 1 among them; G is the null label."""
     settings, schedule = config.problem, schedules.by_name(config.problem.schedule)
     classes, shape = int(everything.labels.max()) + 1, everything.images.shape[1:]
@@ -156,7 +158,7 @@ def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name:
 
     if settings.instrument == "classifier":
         held_out = everything.images[held], everything.labels[held]
-        judged = _by_classifier(training, part(judges), held_out, classes, settings.classifier_steps)
+        judged = _by_classifier(training, part(judges), held_out, classes, settings.classifier_steps, folder)
     else:
         apart = everything.images[np.concatenate([judges, held])]
         instrument = inception.load(settings, inception.as_images("held-out images", apart, Partial(jnp.asarray)))
@@ -181,9 +183,9 @@ def assemble(config, everything: data.Labelled, net: nn.Module, kind: str, name:
     )
 
 
-def _by_classifier(training: images.Pool, judges: images.Pool, held_out, classes: int, steps: int) -> dict:
+def _by_classifier(training: images.Pool, judges: images.Pool, held_out, classes: int, steps: int, folder) -> dict:
     """The fields of a Problem that say how it is measured: in the features of a classifier that is trained here."""
-    read = _train_classifier(judges, classes, held_out[0].shape[1:], steps)
+    read = _train_classifier(judges, classes, held_out[0].shape[1:], steps, folder)
     meter, every = images.meter(read, *held_out), jnp.arange(classes)
     return {
         "features": lambda x: read(_to_unit(x))[0],
@@ -209,27 +211,36 @@ def _to_unit(x):
     return (x + 1) / 2
 
 
-def _train_classifier(judges: images.Pool, classes: int, shape, steps: int):
-    """A jitted (images in [0, 1]) -> (features, logits), trained on its own split with one-pixel shifts."""
-    net, optimizer = Classifier(classes), optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=1e-3)
+def _train_classifier(judges: images.Pool, classes: int, shape, steps: int, folder: pathlib.Path):
+    """A jitted (images in [0, 1]) -> (features, logits), trained on its own split with one-pixel shifts.
 
-    def loss(params, key):
+    It is kept in `folder`: trained again on another number of threads or devices it would be another one.
+    """
+    net, optimizer = Classifier(classes), optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=1e-3)
+    key = jax.random.key(SPLIT_SEED)
+
+    def loss(params, key, judges):
         draw_key, shift_key = jax.random.split(key)
         x, labels = images.draw(judges, draw_key, 128)
         shift = jax.random.randint(shift_key, (2,), -1, 2)
         _, logits = net.apply(params, jnp.roll(x, shift, (1, 2)))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    @jax.jit
-    def one_update(state, key):
-        params, opt_state, _ = update(optimizer, loss, *state, key)
-        return params, opt_state
+    def one_update(state, i, judges):
+        of_these = functools.partial(loss, judges=judges)
+        params, opt_state, figures = update(optimizer, of_these, *state, jax.random.fold_in(key, i + 1))
+        return (params, opt_state), figures
 
-    key = jax.random.key(SPLIT_SEED)
     params = net.init(key, jnp.zeros((1, *shape)))
-    state = params, optimizer.init(params)
-    # a Python loop: convolutions inside a scan run many times slower on a CPU
-    for i in progress.track(range(steps), "classifier of the metrics"):
-        state = one_update(state, jax.random.fold_in(key, i + 1))
-    params = state[0]
+    one_update, judges = compiled(one_update), mesh.shard(judges)
+    params, _ = fit(
+        "classifier of the metrics",
+        folder / "classifier",
+        folder / "metrics.jsonl",
+        (params, optimizer.init(params)),
+        lambda carry, i: one_update(carry, i, judges),
+        steps,
+        steps,
+    )
+    params = mesh.local(params)
     return jax.jit(lambda x: net.apply(params, x))

@@ -42,8 +42,8 @@ def _overrides(source, **more):
 
 
 @pytest.mark.parametrize("network", sorted(labelled.NETWORKS.keys() - {"adm"}))  # which takes no 12 x 12 pixels
-def test_what_it_is_made_of(source, network):
-    problem = problems.build(load(CONFIG, _overrides(source, **{"base.network": network})))
+def test_what_it_is_made_of(source, network, tmp_path):
+    problem = problems.build(load(CONFIG, _overrides(source, **{"base.network": network})), tmp_path)
     assert problem.shape == (12, 12, 1) and problem.null == 2 and problem.name.startswith(f"halves.npz, {network}")
     x0, cond = problem.draw(problem.data, jax.random.key(0), 16)
     assert x0.shape == (16, 12, 12, 1) and float(x0.min()) >= -1 and float(x0.max()) <= 1 and cond.shape == (16,)
@@ -58,13 +58,29 @@ def test_what_it_is_made_of(source, network):
     assert problem.measure(jax.random.key(1), noise, False)["frechet_distance"] > 5 * floor["frechet_distance"]
 
 
+@pytest.mark.key_reuse  # the same draws twice
+def test_the_classifier_of_the_metrics_is_trained_once_for_a_folder(source, tmp_path):
+    """Two commands on a folder measure with one classifier; another folder has its own."""
+    config = load(CONFIG, _overrides(source, **{"base.network": "mlp"}))
+    x = jax.random.uniform(jax.random.key(0), (5, 12, 12, 1))
+    first = problems.build(config, tmp_path).features(x)
+    with (tmp_path / "metrics.jsonl").open() as log:
+        assert json.loads(log.readlines()[-1])["phase"] == "classifier of the metrics"
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    config.problem.classifier_fraction = 0.1  # would train another one
+    np.testing.assert_array_equal(problems.build(config, tmp_path).features(x), first)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    (tmp_path / "other").mkdir()
+    assert not np.allclose(problems.build(config, tmp_path / "other").features(x), first)
+
+
 def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
     """Every image has a level of its own, so that it can be told which ones come."""
     path, n = tmp_path / "levels.npz", 200
     np.savez(path, images=np.arange(n, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 12, 12, 1), np.uint8),
              labels=np.arange(n) % 2)  # fmt: skip
     config = load(CONFIG, _overrides(path, **{"problem.images": "80", "base.network": "mlp"}))
-    problem = problems.build(config)
+    problem = problems.build(config, tmp_path)
     at = problem.feed(20, (0, 1), 0)
     level = lambda x: np.rint((np.asarray(x)[:, 0, 0, 0] + 1) * 127.5).astype(int)  # noqa: E731
     seen = [level(at(i)[0]) for i in range(100)]
@@ -124,11 +140,11 @@ def test_the_whole_chain(source, tmp_path, capsys):
 
 
 @pytest.mark.key_reuse  # the same losses again
-def test_rollouts_inside_autoguidance(source):
+def test_rollouts_inside_autoguidance(source, tmp_path):
     """Away from itself is nowhere: with a weak denoiser equal to the strong one no omega changes anything. Away from
     one that does not see the condition is CFG."""
     config = load(CONFIG, _overrides(source, **{"base.network": "mlp", "learn.rules": "cfg,autoguided"}))
-    problem = problems.build(config)
+    problem = problems.build(config, tmp_path)
 
     def blind(params):
         return lambda x, t, cond: problem.denoise(params)(x, t, jnp.full_like(cond, problem.null))

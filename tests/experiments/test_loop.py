@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checkpoints, progress
-from experiments.jobs import loop
+from experiments import checkpoints, loop, progress
 
 
 def _counting(breaks_at):

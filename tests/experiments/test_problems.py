@@ -82,8 +82,9 @@ def test_draws_keep_images_and_labels_together():
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return problems.build(load(str(CONFIGS / "digits.py"), {"problem.classifier_steps": "300"}))
+def digits(tmp_path_factory):
+    config = load(str(CONFIGS / "digits.py"), {"problem.classifier_steps": "300"})
+    return problems.build(config, tmp_path_factory.mktemp("digits"))
 
 
 def test_digits_parts_are_disjoint_and_the_classifier_knows_digits(digits):
