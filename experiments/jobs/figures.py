@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 
 from experiments.jobs.candidates import FAMILIES, UNGUIDED
@@ -13,8 +14,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 COLUMNS = 4  # panels in a row
 COLOURS = {
     "rollout": "C2", "self_consistency": "C0", "l2": "C1", "best constant": "0.25", "best interval": "0.5",
-    "best clamp_linear": "0.7", "unguided": "C3",
+    "best clamp_linear": "0.7", "unguided": "C3", "unguided, 2 x steps": "#ff9896",
 }  # fmt: skip
+OF_RULES = [matplotlib.colormaps["tab20"].colors[i] for i in (8, 10, 12, 16, 18, 9, 11, 13, 17, 19)]
+OF_RULES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
 
 
 def close(figure) -> None:
@@ -29,12 +32,15 @@ def number(value, error) -> str:
     return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
 
 
-def colour(method: str) -> str:
+def colour(method: str):
+    """One for each method; the hand-made and the learned weights of a rule share it."""
     kind = method.partition("@")[0]
     for name, shade in COLOURS.items():
         if kind == name or kind.startswith(f"{name} +"):
             return shade
-    return f"C{4 + sum(map(ord, kind)) % 6}"
+    rule = kind.removeprefix("best ").removeprefix("rollout ")
+    place = FAMILIES.index(rule) - 3 if rule in FAMILIES else sum(map(ord, kind))  # the first three are above
+    return OF_RULES[place % len(OF_RULES)]
 
 
 def omega_over_time(problem, grid, detailed):
@@ -164,8 +170,11 @@ def quality_against_nfe(problem, rows):
             lw=1.3, ls="--" if hand else "-", color=colour(method), label=method,
         )  # fmt: skip
     axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.grid(alpha=0.2, which="both")
+    axes.grid(alpha=0.2)
     _legend_beside(axes)
     return figure
 

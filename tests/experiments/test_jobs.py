@@ -15,7 +15,7 @@ import pytest
 
 from experiments import families, fields, problems, records, weight_files
 from experiments.config import load
-from experiments.jobs import evaluate, learn
+from experiments.jobs import evaluate, figures, learn
 from experiments.main import main
 from guidance import weights
 
@@ -81,6 +81,12 @@ def test_learned_weights_are_files_that_answer_as_the_run_did(finished):
 def test_names_of_families_are_those_that_exist():
     assert tuple(families.RULES) == fields.RULES
     assert set(fields.SCHEDULED) <= set(families.WEIGHTS)
+
+
+def test_families_have_colours_of_their_own_and_share_them_with_what_is_learned_inside():
+    names = evaluate.FAMILIES
+    assert len({str(figures.colour(f"best {name}")) for name in names}) == len(names)
+    assert figures.colour("rollout apg@10") == figures.colour("best apg")
 
 
 def test_weights_of_other_rules_start_from_those_of_cfg():
