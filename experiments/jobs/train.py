@@ -158,7 +158,8 @@ def _picture(problem, path, params) -> None:
     import matplotlib.pyplot as plt
 
     conditions, n = problem.conditions[:COLUMNS], ROWS
-    samples = _sample(problem, params, jnp.repeat(conditions, n)).reshape(len(conditions), n, *problem.shape)
+    samples = mesh.local(_sample(problem, params, jnp.repeat(conditions, n)))
+    samples = samples.reshape(len(conditions), n, *problem.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)

@@ -27,7 +27,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHILD = pathlib.Path(__file__).with_name("pod_child.py")
 CONFIG = str(ROOT / "configs/mixture.py")
 TINY = {
-    "job": "evaluate", "seeds": "1", "base.steps": "20", "base.width": "16", "learn.objectives": "l2",
+    "job": "evaluate", "seeds": "1", "base.steps": "20", "base.width": "16", "base.pictures": "1",
+    "learn.objectives": "l2",
     "learn.iterations": "20", "learn.batch": "16", "learn.width": "16", "learn.depth": "2", "learn.embedding": "8",
     "learn.checkpoint_every": "10", "eval.steps": "4", "eval.samples": "40", "eval.omegas": "0,1",
     "eval.intervals": "((0.2,0.8),)", "eval.clamp": "1.0", "figures": "false",
@@ -115,6 +116,8 @@ def test_two_processes_learn_what_one_device_learns(alone, together):
             np.testing.assert_allclose(a, b, atol=1e-4)
             assert len(b.devices()) == 1
     assert (together / "metrics.jsonl").read_bytes() == before
+    for folder in (alone, together):
+        assert [path.name for path in (folder / "pictures").iterdir()] == ["base_seed_0_update_0000020.png"]
 
 
 @pytest.mark.slow
