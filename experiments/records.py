@@ -217,7 +217,7 @@ def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}
     for name in sorted(stored.keys() | present.keys()) if stored else ():
         before, now = stored.get(name, usual.get(name)), present.get(name)
-        grows = name in GROWING and "eval.steps" in present
+        grows = name in GROWING and "eval.steps" in present  # not a leaderboard, which has seeds as well
         if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):
             continue
         more = f"{GROWING[name]}, " if grows else ""

@@ -5,7 +5,7 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 
-from experiments.jobs.candidates import FAMILIES, UNGUIDED
+from experiments.jobs.candidates import FAMILIES, TWICE, UNGUIDED
 from experiments.problems import shares
 
 matplotlib.use("Agg")  # files only: no display is needed
@@ -14,10 +14,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 COLUMNS = 4  # panels in a row
 COLOURS = {
     "rollout": "C2", "self_consistency": "C0", "l2": "C1", "best constant": "0.25", "best interval": "0.5",
-    "best clamp_linear": "0.7", "unguided": "C3", "unguided, 2 x steps": "#ff9896",
+    "best clamp_linear": "0.7", "unguided": "C3", TWICE: "#ff9896",
 }  # fmt: skip
 OF_RULES = [matplotlib.colormaps["tab20"].colors[i] for i in (8, 10, 12, 16, 18, 9, 11, 13, 17, 19)]
 OF_RULES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
+RULED = [name for name in FAMILIES if f"best {name}" not in COLOURS]
 
 
 def close(figure) -> None:
@@ -39,7 +40,7 @@ def colour(method: str):
         if kind == name or kind.startswith(f"{name} +"):
             return shade
     rule = kind.removeprefix("best ").removeprefix("rollout ")
-    place = FAMILIES.index(rule) - 3 if rule in FAMILIES else sum(map(ord, kind))  # the first three are above
+    place = RULED.index(rule) if rule in RULED else sum(map(ord, kind))
     return OF_RULES[place % len(OF_RULES)]
 
 
