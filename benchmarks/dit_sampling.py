@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks import dits
 from benchmarks.timing import alternated, neighbours
+from experiments.launch import keep_freed_memory
 from experiments.parity import torch_side
 from guidance import guides, sampling, schedules, weights
 from guidance.nets import timesteps
@@ -122,4 +123,5 @@ def theirs(net, params, x, labels, steps):
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

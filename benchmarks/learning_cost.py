@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks import dits, objectives
 from benchmarks.timing import seconds, taken
+from experiments.launch import keep_freed_memory
 from guidance.nets import flow_vit
 from guidance.predictions import in_chunks
 from guidance.rollout import REMAT
@@ -88,4 +89,5 @@ def compare(model: objectives.Model, n: int, m: int, steps: int, remats: tuple[s
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

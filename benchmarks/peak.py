@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import dits
 from benchmarks.timing import alternated, neighbours
+from experiments.launch import keep_freed_memory
 
 # dense bfloat16, from NVIDIA's data sheets
 PUBLISHED = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
@@ -84,4 +85,5 @@ def product(side: int, chained: int, precision: str):
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import dits
 from benchmarks.timing import alternated, neighbours, taken
+from experiments.launch import keep_freed_memory
 from experiments.parity import inception as inception_parity
 from experiments.parity import torch_side
 from experiments.parity import vae as vae_parity
@@ -155,4 +156,5 @@ def _eager_and_compiled(torch, model, function, x, dtype, small: bool) -> dict[s
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

