@@ -23,6 +23,7 @@ from experiments.loop import compiled, fit
 from experiments.problems import Network, Problem, images, inception, shares
 from guidance import predictions, schedules
 from guidance.learning import update
+from guidance.nets.convolution import Conv
 from guidance.nets.dit import DiT
 from guidance.nets.mlp import DenoiserMLP
 from guidance.nets.unet import UNet
@@ -39,7 +40,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x):
         for channels in (16, 32):
-            x = nn.silu(nn.Conv(channels, (3, 3))(x))
+            x = nn.silu(Conv(channels, (3, 3))(x))
             if channels == 32 or x.shape[1] >= 16:
                 x = nn.avg_pool(x, (2, 2), (2, 2))
         features = nn.tanh(nn.Dense(64)(x.reshape(x.shape[0], -1)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance.nets.convolution import Conv
 from guidance.nets.published import check_arrays, conv, dense, norm
 from guidance.predictions import as_denoise
 from guidance.schedules import linear_vp
@@ -46,14 +47,14 @@ class DdpmCnn(nn.Module):
         for i, width in enumerate(TIME_WIDTHS):
             time = nn.Dense(width, name=f"time_{i}")(time if i == 0 else jax.nn.gelu(time, approximate=False))
         for i, width in enumerate(WIDTHS):
-            x = nn.Conv(width, (7, 7), name=f"conv_{i}")(x)
+            x = Conv(width, (7, 7), name=f"conv_{i}")(x)
             over_pixels = nn.LayerNorm(
                 epsilon=1e-5, reduction_axes=(1, 2), feature_axes=(1, 2), use_fast_variance=False, name=f"norm_{i}"
             )
             x = jax.nn.gelu(over_pixels(x), approximate=False)
             if i == 0:
                 x = x + time[:, None, None, :]
-        return nn.Conv(1, (3, 3), name="out")(x)
+        return Conv(1, (3, 3), name="out")(x)
 
 
 def _eps(params, x: Array, t: Array, cond: Cond) -> Array:

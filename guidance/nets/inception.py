@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance.nets.convolution import convolve, pool3
+from guidance.nets import convolution
 from guidance.nets.published import check_arrays, dense
 from guidance.nets.resize import bilinear
 from guidance.types import Array
@@ -53,17 +53,17 @@ class Conv(NamedTuple):
 def average_pool(x: Array) -> Array:
     """3x3 means at stride 1 over what lies inside the image."""
     inside = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-    return pool3(x, jnp.add, fill=0) / pool3(inside, jnp.add, fill=0)
+    return convolution.pool3(x, jnp.add, fill=0) / convolution.pool3(inside, jnp.add, fill=0)
 
 
 def max_pool(x: Array) -> Array:
     """3x3 maxima at stride 1."""
-    return pool3(x, jnp.maximum, fill=-jnp.inf)
+    return convolution.pool3(x, jnp.maximum, fill=-jnp.inf)
 
 
 def halve(x: Array) -> Array:
     """3x3 maxima at stride 2 of whole windows."""
-    return pool3(x, jnp.maximum, stride=2)
+    return convolution.pool3(x, jnp.maximum, stride=2)
 
 
 # A block is a list of branches whose outputs are concatenated, a branch a tuple of layers in a row: convolutions,
@@ -192,8 +192,8 @@ class InceptionV3(nn.Module):
                 return layer(x)
             name = prefix + layer.name
             stride = (layer.stride, layer.stride)
-            how = {"precision": exact, "conv_general_dilated": convolve, "name": name}
-            outputs[name] = nn.relu(nn.Conv(layer.channels, layer.size, stride, layer.padding, **how)(x))
+            how = {"precision": exact, "name": name}
+            outputs[name] = nn.relu(convolution.Conv(layer.channels, layer.size, stride, layer.padding, **how)(x))
             return outputs[name]
 
         h = through(images, STEM, "")

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from guidance.nets.convolution import Conv
 from guidance.nets.published import check_arrays, conv, dense
 from guidance.nets.resize import bilinear
 from guidance.types import Array
@@ -39,7 +40,7 @@ class LeNet5(nn.Module):
     def __call__(self, images: Array) -> Reading:
         h = bilinear(images, SIDE)
         for name, channels in (("c1", 6), ("c3", 16)):
-            h = nn.Conv(channels, (5, 5), padding="VALID", name=name)(h)
+            h = Conv(channels, (5, 5), padding="VALID", name=name)(h)
             batch, height, width, _ = h.shape
             h = jnp.tanh(h.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4)))
         # the third convolution sees its whole input at once: a matrix

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from guidance import predictions, schedules
 from guidance.nets import timesteps
 from guidance.nets.attention import attend
-from guidance.nets.convolution import convolve
+from guidance.nets.convolution import Conv
 from guidance.nets.embeddings import sinusoids
 from guidance.nets.normalisation import GroupNorm
 from guidance.shapes import like
@@ -64,7 +64,7 @@ class _Part(nn.Module):
         return GroupNorm(self.groups, NORM_EPS, self.dtype, name=name)
 
     def conv(self, channels: int, name: str, size: int = 3, **how) -> nn.Conv:
-        return nn.Conv(channels, (size, size), dtype=self.dtype, name=name, conv_general_dilated=convolve, **how)
+        return Conv(channels, (size, size), dtype=self.dtype, name=name, **how)
 
     def shared(self) -> tuple:
         return self.groups, self.head, self.dtype, self.remat
@@ -211,7 +211,7 @@ class UNet(nn.Module):
         shared = (self.groups, self.head, self.dtype, self.remat)
         how = {part: perturb for part in perturb_at}
         levels, c = len(self.channels), self._condition(timestep, label)
-        h = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name="conv_in")(x)
+        h = Conv(self.channels[0], (3, 3), dtype=self.dtype, name="conv_in")(x)
         h = h if self.residual is None else h.astype(self.residual)
 
         across = [h]
@@ -229,7 +229,7 @@ class UNet(nn.Module):
 
         norm = GroupNorm(self.groups, NORM_EPS, self.dtype, name="norm_out")
         out = x.shape[-1] * (2 if self.learn_sigma else 1)
-        h = nn.Conv(out, (3, 3), kernel_init=_ZERO, dtype=self.dtype, name="conv_out")(nn.silu(norm(h)))
+        h = Conv(out, (3, 3), kernel_init=_ZERO, dtype=self.dtype, name="conv_out")(nn.silu(norm(h)))
         return h.astype(x.dtype)
 
     def _condition(self, timestep: Array, label: Array) -> Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance.nets.attention import attend
-from guidance.nets.convolution import convolve
+from guidance.nets.convolution import Conv
 from guidance.nets.normalisation import GroupNorm
 from guidance.nets.published import (
     KERNEL,
@@ -87,7 +87,7 @@ class _Part(nn.Module):
         return GroupNorm(self.groups, NORM_EPS, self.dtype, name=name)
 
     def conv(self, channels: int, name: str, size: int = 3, **how) -> nn.Conv:
-        return nn.Conv(channels, (size, size), dtype=self.dtype, name=name, conv_general_dilated=convolve, **how)
+        return Conv(channels, (size, size), dtype=self.dtype, name=name, **how)
 
 
 class Residual(_Part):
@@ -198,8 +198,8 @@ class AutoencoderKL(nn.Module):
     def setup(self):
         shared = {"groups": self.groups, "dtype": self.dtype, "widths": self.widths, "layers": self.layers}
         self.encoder = Encoder(**shared, out=2 * self.latents)
-        self.quant = nn.Conv(2 * self.latents, (1, 1), dtype=self.dtype)
-        self.post_quant = nn.Conv(self.latents, (1, 1), dtype=self.dtype)
+        self.quant = Conv(2 * self.latents, (1, 1), dtype=self.dtype)
+        self.post_quant = Conv(self.latents, (1, 1), dtype=self.dtype)
         self.decoder = Decoder(**shared, out=self.channels)
 
     def encode(self, images: Array) -> Posterior:

@@ -1,5 +1,9 @@
 """Convolutions and pools written in other ways are the same ones, and so are their gradients."""
 
+import functools
+import re
+
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,6 +28,52 @@ def test_it_is_the_convolution(sides, stride, padding):
     cotangent = jnp.cos(jnp.arange(expected.size, dtype=jnp.float32)).reshape(expected.shape)
     for one, other in zip(back_too(cotangent), back(cotangent), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_derivative_is_the_convolution_s(x64, stride):
+    """Forward, twice, for one argument alone, under vmap, recomputed, in a scan."""
+    rng = np.random.default_rng(0)
+    x, kernel, dx, dkernel = (rng.normal(size=shape) for shape in [(2, 6, 5, 3), (3, 3, 3, 3)] * 2)
+
+    def of(convolution):
+        f = functools.partial(convolution, window_strides=(stride, stride), padding="SAME")
+        loss = lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel)))  # noqa: E731
+        along_x = lambda x, kernel: jnp.vdot(jax.grad(loss)(x, kernel), dx)  # noqa: E731
+
+        def repeated(x, kernel):
+            block = jax.checkpoint(lambda x, _: (jnp.tanh(f(x, kernel)) if stride == 1 else x, f(x, kernel).sum()))
+            return jax.lax.scan(block, x, None, length=3)[1].sum()
+
+        return (
+            jax.jvp(f, (x, kernel), (dx, dkernel)),
+            jax.jvp(lambda x: f(x, kernel), (x,), (dx,))[1],
+            jax.grad(loss, argnums=1)(x, kernel),
+            jax.grad(along_x, argnums=(0, 1))(x, kernel),
+            jax.vmap(jax.grad(lambda row: loss(row[None], kernel)))(x),
+            jax.vmap(jax.grad(lambda kernel: loss(x, kernel)))(jnp.stack([kernel, dkernel])),
+            jax.grad(repeated, argnums=(0, 1))(x, kernel),
+        )
+
+    ours = jax.jit(of, static_argnums=0)(lambda x, kernel, window_strides, padding: convolve(
+        x, kernel, window_strides, padding, **NHWC
+    ))  # fmt: skip
+    theirs = jax.jit(of, static_argnums=0)(functools.partial(jax.lax.conv_general_dilated, **NHWC))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_in_a_loop_are_laid_out_as_the_cpu_wants_them():
+    """Any other layout is computed one product at a time there."""
+
+    def loss(x, kernel):
+        step = lambda x, _: (convolve(x, kernel, (1, 1), "SAME", **NHWC), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(step, x, None, length=2)[0] ** 2)
+
+    shapes = jnp.ones((2, 6, 6, 4)), jnp.ones((3, 3, 4, 4))
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile().as_text()
+    if jax.default_backend() == "cpu":
+        layouts = re.findall(r"dim_labels=(\S+?)[,\s]", text)
+        assert len(layouts) >= 3 and set(layouts) == {"b01f_01io->b01f"}
 
 
 @pytest.mark.parametrize("sides", [(3, 3), (9, 8), (4, 7)])
