@@ -41,10 +41,10 @@ class GroupNorm(nn.Module):
 
     def _means(self, x: Array) -> Array:
         """The mean of each channel's group, [batch, C]."""
-        batch, channels = x.shape[0], x.shape[-1]
-        of_groups = jnp.mean(jnp.mean(x.reshape(batch, -1, channels), axis=1).reshape(batch, self.groups, -1), axis=-1)
-        spread = jnp.repeat(jnp.eye(self.groups, dtype=x.dtype), channels // self.groups, axis=1)
-        return jnp.dot(of_groups, spread, precision="highest")
+        batch, channels, groups = x.shape[0], x.shape[-1], self.groups
+        of_groups = jnp.mean(jnp.mean(x.reshape(batch, -1, channels), axis=1).reshape(batch, groups, -1), axis=-1)
+        own = jnp.broadcast_to(jnp.eye(groups, dtype=x.dtype)[:, :, None], (groups, groups, channels // groups))
+        return jnp.dot(of_groups, own.reshape(groups, channels), precision="highest")
 
 
 def _per_channel(a: Array, x: Array) -> Array:

@@ -21,13 +21,14 @@ NHWC = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": jax.lax.Prec
 def test_it_is_the_convolution(sides, stride, padding):
     keys = jax.random.split(jax.random.key(0), 2)
     x, kernel = jax.random.normal(keys[0], (2, 9, 8, 3)), jax.random.normal(keys[1], (*sides, 3, 5))
-    strides = (stride, stride)
-    expected, back = jax.vjp(lambda *a: jax.lax.conv_general_dilated(*a, strides, padding, **NHWC), x, kernel)
-    found, back_too = jax.vjp(lambda *a: convolve(*a, strides, padding, **NHWC), x, kernel)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    cotangent = jnp.cos(jnp.arange(expected.size, dtype=jnp.float32)).reshape(expected.shape)
-    for one, other in zip(back_too(cotangent), back(cotangent), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def of(convolution, x, kernel):
+        y, back = jax.vjp(lambda *a: convolution(*a, (stride, stride), padding, **NHWC), x, kernel)
+        return y, back(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    expected = of(jax.lax.conv_general_dilated, x, kernel)
+    chex.assert_trees_all_close(of(convolve, x, kernel), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -76,7 +77,6 @@ def test_gradients_in_a_loop_are_laid_out_as_the_cpu_wants_them():
         assert len(layouts) >= 3 and set(layouts) == {"b01f_01io->b01f"}
 
 
-@pytest.mark.parametrize("sides", [(3, 3), (9, 8), (4, 7)])
 @pytest.mark.parametrize(
     ("ours", "flax"),
     [
@@ -86,10 +86,14 @@ def test_gradients_in_a_loop_are_laid_out_as_the_cpu_wants_them():
         (lambda x: pool3(x, jnp.minimum), lambda x: -nn.max_pool(-x, (3, 3))),
     ],
 )
-def test_it_is_the_pool(ours, flax, sides):
-    x = jax.random.normal(jax.random.key(0), (2, *sides, 3)) - 2
-    expected, back = jax.vjp(flax, x)
-    found, back_too = jax.vjp(ours, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    cotangent = jnp.cos(jnp.arange(expected.size, dtype=jnp.float32)).reshape(expected.shape)
-    np.testing.assert_allclose(back_too(cotangent)[0], back(cotangent)[0], rtol=1e-5, atol=1e-5)
+def test_it_is_the_pool(ours, flax):
+    """Of images with a single window, and with sides that windows of stride 2 do and do not exhaust."""
+    images = [jax.random.normal(jax.random.key(0), (2, *sides, 3)) - 2 for sides in ((3, 3), (9, 8))]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def of(pool, images):
+        pooled = [pool(x) for x in images]
+        weighted = lambda x: jnp.vdot(pool(x), jnp.cos(jnp.arange(pool(x).size)).reshape(pool(x).shape))  # noqa: E731
+        return pooled, [jax.grad(weighted)(x) for x in images]
+
+    chex.assert_trees_all_close(of(ours, images), of(flax, images), rtol=1e-5, atol=1e-5)
