@@ -34,19 +34,15 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         dtype = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
 
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = x - _per_channel(self._means(x), x)
-        factor = jax.lax.rsqrt(self._means(x * x) + self.epsilon) * scale[None]
-        return (x * _per_channel(factor, x) + _per_channel(bias[None], x)).astype(dtype)
+        h = x.reshape(x.shape[0], -1, channels).astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = h - self._means(h)[:, None]
+        factor = jax.lax.rsqrt(self._means(h * h) + self.epsilon) * scale[None]
+        return (h * factor[:, None] + bias[None, None]).reshape(x.shape).astype(dtype)
 
-    def _means(self, x: Array) -> Array:
-        """The mean of each channel's group, [batch, C]."""
-        batch, channels, groups = x.shape[0], x.shape[-1], self.groups
-        of_groups = jnp.mean(jnp.mean(x.reshape(batch, -1, channels), axis=1).reshape(batch, groups, -1), axis=-1)
-        own = jnp.broadcast_to(jnp.eye(groups, dtype=x.dtype)[:, :, None], (groups, groups, channels // groups))
+    def _means(self, h: Array) -> Array:
+        """The mean of each channel's group, [batch, C], of h [batch, places, C]."""
+        batch, _, channels = h.shape
+        groups = self.groups
+        of_groups = jnp.mean(jnp.mean(h, axis=1).reshape(batch, groups, -1), axis=-1)
+        own = jnp.broadcast_to(jnp.eye(groups, dtype=h.dtype)[:, :, None], (groups, groups, channels // groups))
         return jnp.dot(of_groups, own.reshape(groups, channels), precision="highest")
-
-
-def _per_channel(a: Array, x: Array) -> Array:
-    """a [batch or 1, C] with axes of one for the places of x [batch, ..., C]."""
-    return a.reshape(len(a), *(1,) * (x.ndim - 2), -1)
