@@ -39,6 +39,7 @@ FIELDS = {
     "figures": Field(flag(), "draw pictures for the report"),
     "learn.objectives": Field(each(choice(*OBJECTIVES), names=True), "the weights to learn, one per objective"),
     "learn.rules": Field(each(choice(*RULES, "autoguided"), names=True), "rules of a rollout weight, one each"),
+    "learn.intervals": Field(each(span(), empty=True), "intervals in t that rollout weights are limited to, too", ()),
     "learn.iterations": Field(COUNT, "updates of a one-step objective"),
     "learn.batch": Field(COUNT, "data points per update, n"),
     "learn.particles": Field(COUNT, "particles per data point, m"),

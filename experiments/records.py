@@ -35,7 +35,7 @@ from experiments.fields import PROBLEMS
 RESUMABLE = ("job", "figures", "sample.")
 # fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
 GROWING = {
-    **dict.fromkeys(("learn.objectives", "learn.gammas"), "more of them"),
+    **dict.fromkeys(("learn.objectives", "learn.gammas", "learn.intervals"), "more of them"),
     **dict.fromkeys(("eval.omegas", "eval.intervals", "eval.clamp", "eval.others"), "more of them"),
     "seeds": "a larger number",
     "eval.steps": "larger ones besides",

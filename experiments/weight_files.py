@@ -27,7 +27,7 @@ from guidance import schedules, weights
 from guidance.types import Schedule, Weight
 
 KEY = "learned_weight"
-VERSION = 2
+VERSION = 3  # files of version 2, from before weights had an interval, are read too
 CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1 + omega"
 SHOWN = 10  # conditions that a plot draws, at most
 
@@ -43,6 +43,7 @@ class About(NamedTuple):
     s_min: float  # queries are clamped to what the network was trained at: see guidance.weights.learned
     t_max: float
     gap_min: float
+    interval: list[float] | None  # (lo, hi] in t outside of which it is 0; None: nowhere
     conditions: int  # class labels 0 .. conditions - 1
     null: int  # the label of no condition
     net: dict[str, Any]  # the fields of GuidanceNet
@@ -71,7 +72,8 @@ def write(
         raise ValueError("only weights made by guidance.weights.learned, of a class label or of none, have a file")
     about = About(
         problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
-        float(held.gap_min), net.num_classes, null, _fields(net), json.loads(json.dumps(training)),
+        float(held.gap_min), held.interval and list(held.interval), net.num_classes, null, _fields(net),
+        json.loads(json.dumps(training)),
     )  # fmt: skip
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
     broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]
@@ -113,7 +115,8 @@ def read(path) -> tuple[Weight, About]:
     if faults:
         raise ValueError(f"{path}: {'; '.join(faults)}")
     params = traverse_util.unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
-    return weights.learned(net, params, schedule, about.s_min, about.t_max, about.gap_min), about
+    within = about.interval and tuple(about.interval)
+    return weights.learned(net, params, schedule, about.s_min, about.t_max, about.gap_min, within), about
 
 
 def read_about(path) -> About:
@@ -126,16 +129,24 @@ def read_about(path) -> About:
         version = said["version"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: what it says under {KEY} is not readable") from None
-    if version != VERSION:
-        raise ValueError(f"{path} has version {version}; this program reads version {VERSION}")
+    if version == 2:
+        said["interval"] = None
+    elif version != VERSION:
+        raise ValueError(f"{path} has version {version}; this program reads versions 2 and {VERSION}")
     wrong = sorted(said.keys() ^ set(About._fields)) or [
         name for name, kinds in _KINDS.items() if not isinstance(said[name], kinds) or isinstance(said[name], bool)
     ]
     if wrong:
         raise ValueError(f"{path}: {', '.join(wrong)} missing, unknown or of another type under {KEY}")
+    if said["interval"] is not None and not _is_interval(said["interval"]):
+        raise ValueError(f"{path}: its interval is {said['interval']!r}; expected [lo, hi] with 0 <= lo < hi <= 1")
     if said["omega"] != CONVENTION:
         raise ValueError(f"{path}: its convention is {said['omega']!r}; expected {CONVENTION!r}")
     return About(**said)
+
+
+def _is_interval(said: list) -> bool:
+    return len(said) == 2 and all(isinstance(t, float) for t in said) and 0 <= said[0] < said[1] <= 1
 
 
 _KINDS = {
@@ -144,6 +155,7 @@ _KINDS = {
     **dict.fromkeys(("conditions", "null"), int),
     **dict.fromkeys(("net", "training"), dict),
     "steps": (int, type(None)),
+    "interval": (list, type(None)),
 }
 
 

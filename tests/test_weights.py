@@ -196,6 +196,16 @@ def test_small_steps_are_answered_by_the_nearest_trained_gap():
     chex.assert_trees_all_close(weight(t * 0.5, t, LABELS)[:3], plain[:3], rtol=1e-5)
 
 
+@pytest.mark.parametrize("t_max", [0.99, 0.7])
+def test_an_interval_is_that_of_the_time_asked_not_of_the_time_clamped(t_max):
+    net, schedule = _net(initial_omega=5.0), schedules.rectified_flow()
+    params, t = _random_params(net), jnp.asarray([0.3, 0.31, 0.8, 0.81])
+    whole = _call(weights.learned(net, params, schedule, t_max=t_max), t / 2, t, LABELS)
+    within = _call(weights.learned(net, params, schedule, t_max=t_max, interval=(0.3, 0.8)), t / 2, t, LABELS)
+    assert float(jnp.min(whole)) > 0
+    chex.assert_trees_all_equal(within, whole * weights.interval(1.0, 0.3, 0.8)(t / 2, t, LABELS))
+
+
 def test_condition_agnostic_variant_ignores_the_condition():
     net = _net(condition="none")
     weight = Partial(_call, weights.learned(net, _random_params(net), schedules.cosine()))

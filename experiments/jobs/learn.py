@@ -24,7 +24,8 @@ class Task(NamedTuple):
 
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
     proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
-    as many, but for autoguidance, whose gap is another one. `rule`: the name of the rule that the weight enters.
+    as many, but for autoguidance, whose gap is another one; those limited to an interval of learn.intervals from
+    the unlimited ones, with half as many too. `rule`: the name of the rule that the weight enters.
     """
 
     name: str
@@ -73,13 +74,19 @@ def _rollout_tasks(problem, config) -> list[Task]:
             iterations = max(1, config.learn.rollout_iterations * fewest // ((2 if known else 1) * steps))
             start = _rollout_task(problem, config, rule, steps, iterations, start and start.name)
             found[rule, steps] = start
+            for interval in config.learn.intervals:
+                limited = _rollout_task(problem, config, rule, steps, max(1, iterations // 2), start.name, interval)
+                found[rule, steps, interval] = limited
     return list(found.values())
 
 
-def _rollout_task(problem, config, rule: str, steps: int, iterations: int, start: str | None) -> Task:
+def _rollout_task(
+    problem, config, rule: str, steps: int, iterations: int, start: str | None, interval: tuple | None = None
+) -> Task:
     learn, net = config.learn, network(problem, config)
     grid, step = sampling.uniform_grid(steps), step_of(config)
-    weight = rollout_weight(net, problem.schedule, steps)
+    within = interval and tuple(weights.snap(grid, jnp.asarray(interval)).tolist())
+    weight = rollout_weight(net, problem.schedule, steps, within)
 
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
@@ -99,7 +106,8 @@ def _rollout_task(problem, config, rule: str, steps: int, iterations: int, start
             features=problem.features,
         )
 
-    name = f"rollout@{steps}" if rule == "cfg" else f"rollout {rule}@{steps}"
+    words = ["rollout", *([rule] if rule != "cfg" else []), *(["{:g} to {:g}".format(*interval)] if interval else [])]
+    name = f"{' '.join(words)}@{steps}"
     return Task(name, steps, loss, iterations, learn.rollout_learning_rate, weight, start, rule)
 
 
@@ -108,12 +116,12 @@ def _segments(steps: int) -> int:
     return min((d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - steps**0.5))
 
 
-def rollout_weight(net, schedule, steps: int) -> Callable:
+def rollout_weight(net, schedule, steps: int, interval: tuple[float, float] | None = None) -> Callable:
     """params -> the weight as trained through a uniform grid of `steps`.
 
     On its own grid no query is clamped; a sampler with smaller steps gets the weight of the trained gap.
     """
-    return functools.partial(_weight, net, schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps)
+    return functools.partial(_weight, net, schedule, 0.5 / steps, 1 - 0.5 / steps, 0.999 / steps, interval)
 
 
 def drawn(key, conditions, count: int):
@@ -144,8 +152,8 @@ def guidance_optimizer(learning_rate: float, iterations: int) -> optax.GradientT
     )
 
 
-def _weight(net, schedule, s_min, t_max, gap_min, params):
-    return weights.learned(net, params, schedule, s_min=s_min, t_max=t_max, gap_min=gap_min)
+def _weight(net, schedule, s_min, t_max, gap_min, interval, params):
+    return weights.learned(net, params, schedule, s_min, t_max, gap_min, interval)
 
 
 def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
@@ -153,7 +161,7 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
     settings = learning.OneStep(
         learn.particles, learn.beta, learn.lambda_, learn.churn, learn.s_min, learn.zeta, learn.delta
     )
-    weight = functools.partial(_weight, net, problem.schedule, learn.s_min, 1 - learn.zeta, learn.delta)
+    weight = functools.partial(_weight, net, problem.schedule, learn.s_min, 1 - learn.zeta, learn.delta, None)
 
     def loss(params, key, base, data):
         data_key, key = jax.random.split(key)

@@ -76,15 +76,24 @@ class GuidanceNet(nn.Module):
 
 
 def learned(
-    net: GuidanceNet, params, schedule: Schedule, s_min: float = 0.01, t_max: float = 0.99, gap_min: float = 0.0
+    net: GuidanceNet,
+    params,
+    schedule: Schedule,
+    s_min: float = 0.01,
+    t_max: float = 0.99,
+    gap_min: float = 0.0,
+    interval: tuple[float, float] | None = None,
 ) -> Weight:
     """The weight that a trained `net` defines; a pytree whose leaves are `params`.
 
     Inputs are clamped to where the network was trained: s >= s_min, t <= t_max, t - s >= gap_min. A query for a
     smaller step (training never sees t - s < delta, a 100-step sampler asks for 0.01) is answered by the weight at
     (max(t - gap_min, s_min), t), the nearest trained gap; a network left to extrapolate there keeps its initial value.
+
+    interval = (lo, hi): the weight is 0 unless lo < t <= hi (t as asked, before it is clamped), so that the steps that
+    start outside cost one network evaluation, as with `weights.interval`.
     """
-    return Partial(_Learned(net, schedule, s_min, t_max, gap_min), params)
+    return Partial(_Learned(net, schedule, s_min, t_max, gap_min, interval), params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +103,13 @@ class _Learned:
     s_min: float
     t_max: float
     gap_min: float
+    interval: tuple[float, float] | None
 
     def __call__(self, params, s, t, cond):
-        t = jnp.clip(t, self.s_min, self.t_max)
-        s = jnp.clip(jnp.minimum(s, t - self.gap_min), self.s_min, self.t_max)
-        return self.net.apply(params, self.schedule.log_snr(s), self.schedule.log_snr(t), cond)
+        trained = jnp.clip(t, self.s_min, self.t_max)
+        s = jnp.clip(jnp.minimum(s, trained - self.gap_min), self.s_min, self.t_max)
+        omega = self.net.apply(params, self.schedule.log_snr(s), self.schedule.log_snr(trained), cond)
+        if self.interval is None:
+            return omega
+        lo, hi = self.interval
+        return jnp.where((t > lo) & (t <= hi), omega, jnp.zeros_like(omega))

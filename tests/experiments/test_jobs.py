@@ -11,6 +11,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import families, fields, problems, records, weight_files
@@ -101,6 +102,37 @@ def test_weights_of_other_rules_start_from_those_of_cfg():
     alone = load(CONFIG, TINY | {"learn.rules": "apg", "learn.objectives": "rollout"})
     tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(alone), alone)}
     assert tasks == {"rollout apg@4": (None, 8), "rollout apg@8": ("rollout apg@4", 4)}
+
+
+def test_rollouts_limited_to_an_interval_start_from_the_others():
+    config = load(CONFIG, TINY | {"learn.intervals": "((0.0,0.5),(0.2,0.8))", "learn.objectives": "rollout"})
+    tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(config), config)}
+    assert tasks == {
+        "rollout@4": (None, 8),
+        "rollout 0 to 0.5@4": ("rollout@4", 4),
+        "rollout 0.2 to 0.8@4": ("rollout@4", 4),
+        "rollout@8": ("rollout@4", 4),
+        "rollout 0 to 0.5@8": ("rollout@8", 2),
+        "rollout 0.2 to 0.8@8": ("rollout@8", 2),
+    }
+
+
+@pytest.mark.key_reuse  # every weight meets the same noise
+def test_a_finished_run_gains_weights_limited_to_an_interval(tmp_path):
+    """0 outside to the last bit, so that those steps cost one evaluation; what was there before stays."""
+    small = {"seeds": "1", "learn.objectives": "rollout", "eval.steps": "5", "figures": "False", "base.steps": "5"}
+    assert main(command(tmp_path, **small)) == 0
+    before = records.read_results(tmp_path / "results.json")
+    assert main(command(tmp_path, **small, **{"learn.intervals": "((0.0,0.61),)"})) == 0
+    after = records.read_results(tmp_path / "results.json")
+    assert [row for row in after if "0.61" not in row.method] == before
+    assert {row.nfe for row in after if row.method == "rollout 0 to 0.61@5"} == {5 + 3}, "0.6, 0.4 and 0.2 are guided"
+    ledger = evaluate.Ledger(tmp_path / "evaluations.jsonl").done
+    table = ledger["5 steps, seed 0, rollout 0 to 0.61@5, omega(s, t, c), in full"]["table"]
+    assert np.all(np.asarray(table)[:2] == 0) and np.all(np.asarray(table)[2:] > 0)
+    weight, about = weight_files.read(tmp_path / "weights" / "rollout0to0.61@5_seed_0.safetensors")
+    assert about.interval == pytest.approx([0, 0.6]) and about.steps == 5  # snapped to its grid
+    assert weights.tabulated(weight, evaluate.sampling.uniform_grid(5), jax.numpy.arange(4)).tolist() == table
 
 
 def test_differences_are_paired_over_seeds(finished):

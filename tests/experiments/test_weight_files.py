@@ -21,14 +21,14 @@ SAID = {
 }
 
 
-def weight(net=NET, schedule="cosine", clamps=(0.1, 0.93, 0.2499)):
+def weight(net=NET, schedule="cosine", clamps=(0.1, 0.93, 0.2499), interval=None):
     """Random params, so that every part of the network matters; the last bias keeps omega off zero."""
     zero = jnp.zeros(1)
     params = jax.eval_shape(net.init, jax.random.key(0), zero, zero, jnp.zeros(1, jnp.int32))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(0.7 * rng.normal(size=a.shape), jnp.float32), params)
     params["params"][f"Dense_{net.depth + 1}"]["bias"] += 5
-    return weights.learned(net, params, schedules.by_name(schedule), *clamps)
+    return weights.learned(net, params, schedules.by_name(schedule), *clamps, interval)
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", schedules.SCHEDULES)
-@pytest.mark.parametrize("condition", ["label", "none"])
-def test_a_weight_comes_back_with_its_omegas_to_the_bit(tmp_path, schedule, condition):
+@pytest.mark.parametrize(("condition", "interval"), [("label", (0.25, 0.75)), ("none", None)])
+def test_a_weight_comes_back_with_its_omegas_to_the_bit(tmp_path, schedule, condition, interval):
     net = NET.clone(condition=condition)
-    written = weight(net, schedule)
+    written = weight(net, schedule, interval=interval)
     about = weight_files.write(tmp_path / "w.safetensors", written, **SAID)
     back, said = weight_files.read(tmp_path / "w.safetensors")
     assert said == about
@@ -58,11 +58,17 @@ def test_equal_weights_are_equal_files_that_say_everything(path, tmp_path):
     weight_files.write(tmp_path / "again.safetensors", weight(), **SAID)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     about = weight_files.read_about(path)
-    assert about.omega.startswith("omega = 0 is unguided") and about.version == 2
+    assert about.omega.startswith("omega = 0 is unguided") and about.version == 3
     assert (about.schedule, about.steps, about.conditions, about.null) == ("cosine", 4, 3, 3)
     assert (about.s_min, about.t_max, about.gap_min) == (0.1, 0.93, 0.2499)
     assert about.training == {"seed": 1, "omegas": [1, 2]}
     assert about.net["width"] == 8 and about.net["initial_omega"] == 0.7
+
+
+def test_files_from_before_weights_had_an_interval_are_read(path):
+    about = weight_files.read(path)[1]
+    changed(path, version=2, interval="gone")
+    assert weight_files.read(path)[1] == about._replace(version=2)
 
 
 def changed(path, **said):
@@ -93,10 +99,12 @@ BAD = {
         lambda p: tensors.write_safetensors(p, {"a": np.zeros(2)}, {weight_files.KEY: "{"}),
         "not readable",
     ),
-    "later version": (lambda p: changed(p, version=3), "has version 3; this program reads version 2"),
+    "later version": (lambda p: changed(p, version=4), "has version 4; this program reads versions 2 and 3"),
     "a word missing": (lambda p: changed(p, null="gone"), "null missing"),
     "a word too many": (lambda p: changed(p, colour="red"), "colour missing, unknown"),
     "a number as text": (lambda p: changed(p, s_min="0.1"), "s_min missing, unknown or of another type"),
+    "no interval": (lambda p: changed(p, interval=[0.5, 0.2]), "its interval is [0.5, 0.2]; expected [lo, hi]"),
+    "a word missing from before": (lambda p: changed(p, version=2, interval="gone", null="gone"), "null missing"),
     "other convention": (lambda p: changed(p, omega="omega = 1 is unguided"), "its convention is 'omega = 1"),
     "unknown schedule": (lambda p: changed(p, schedule="cos"), "unknown schedule 'cos'"),
     "unknown field": (lambda p: changed(p, net={"widht": 3}), "widht"),
