@@ -53,7 +53,7 @@ def fit(
     done, state = restored if restored else (0, state)
     if done >= iterations:
         return state
-    carry = state, jnp.int32(-1)
+    carry = state, mesh.shard(jnp.int32(-1))
     log_every = max(1, iterations // 100)
     with progress.Metrics(metrics_path, name, done) as log:
         with progress.waiting(f"{name}: compiling"):

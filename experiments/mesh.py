@@ -1,7 +1,8 @@
 """Devices: the mesh, and how arrays lie on it. What is computed does not change with it, only where.
 
 The mesh has two axes: `data`, over which batches are cut, and `model`, for weights that have rules in
-guidance.nets.sharding. A job asks for `current()`. With one device every function here hands back what it was given.
+guidance.nets.sharding. A job asks for `current()`. With one device `shard` commits arrays to it, and every other
+function here hands back what it was given.
 Axes are Auto: jax decides how to cut what no one has said anything about, and inserts the communication.
 """
 
@@ -99,10 +100,12 @@ def spreading(function: Callable) -> Callable:
 def shard(state: Any) -> Any:
     """Weights and optimiser state on the mesh, as guidance.nets.sharding says: cut over `model` where it has a rule,
     with fsdp over `data` too, the rest whole on every device. Every process must hold the same whole arrays.
+
+    On a single device too what comes back is committed: jit compiles again for arguments that are where they were not.
     """
     mesh, fsdp = current()
     if mesh.size == 1:
-        return state
+        return jax.device_put(state, mesh.devices.item())
 
     def global_array(x, sharding):
         if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):

@@ -67,7 +67,7 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
         return out.x0, sum(out.nfe.values())
 
     def sample(base, table, key):
-        parts, evaluations = [], 0
+        parts, evaluations, table = [], 0, np.asarray(table)  # learned ones are committed to devices, others not
         for start in progress.track(starts, f"samples at {steps} steps") if len(starts) > 1 else starts:
             if start and progress.stop_requested():
                 raise progress.Stopped

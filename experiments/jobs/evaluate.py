@@ -5,7 +5,6 @@ of steps serves the whole sweep. Each seed has its own model, learned weights, n
 are tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
 """
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import launch, problems, progress, records
@@ -32,7 +31,7 @@ class Samplers:
             self.compiled[kind] = sampler(self.problem, self.config, len(table), self.count, rule)
         if rule not in self.bases:
             self.bases[rule] = bases_of(self.problem, self.config, self.workdir, rule, self.bases["cfg"])
-        return self.compiled[kind](self.bases[rule][i], jnp.asarray(table), key)
+        return self.compiled[kind](self.bases[rule][i], table, key)
 
 
 def run(problem, config, workdir) -> list[records.Row]:

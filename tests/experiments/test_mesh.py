@@ -9,9 +9,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from experiments import checkpoints, data, jobs, mesh, problems
+from experiments import checkpoints, data, jobs, loop, mesh, problems
 from experiments.config import ConfigError, load
-from experiments.jobs import train
+from experiments.jobs import draws, train
 from guidance.learning import update
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
@@ -37,7 +37,10 @@ def test_a_cpu_counts_as_one_device_unless_asked(layout):
         assert mesh.make().size == 1
     tree = {"a": jnp.arange(4.0)}
     layout(data=1)
-    assert mesh.shard(tree) is tree and mesh.local(tree) is tree and mesh.spread(tree) is tree
+    assert mesh.local(tree) is tree and mesh.spread(tree) is tree
+    laid = mesh.shard(tree)
+    assert laid["a"].committed and not tree["a"].committed
+    np.testing.assert_array_equal(laid["a"], tree["a"])
 
 
 @pytest.mark.parametrize("asked", [{"data": 999}, {"model": 999}, {"data": 3, "model": 999}])
@@ -83,6 +86,50 @@ def test_cut_weights_stay_cut_and_learn_the_same(two):
         assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // 2 if leaf.ndim else 1}
     mesh.use(data=1)
     np.testing.assert_allclose(cut[0]["w"], learn()[0]["w"], atol=1e-4)
+
+
+@pytest.fixture
+def programs():
+    """The names of the programs that XLA has compiled since."""
+    names = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, fun_name="", **kw: (
+            names.append(fun_name) if event.endswith("backend_compile_duration") else None
+        )
+    )
+    yield names
+    jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_an_update_is_one_program_wherever_its_arguments_lay(two, devices, programs, tmp_path):
+    """Fresh params lie nowhere in particular, those of a trained denoiser and the results of an update on devices."""
+    mesh.use(data=devices, fsdp=True)
+    where = jax.devices()[0] if devices == 1 else jax.NamedSharding(two, P())
+    base = jax.device_put({"w": jnp.ones((256, 256))}, where)
+
+    def update(state, i, base):
+        return {"w": state["w"] + base["w"]}, {"loss": jnp.sum(mesh.spread(state["w"]))}
+
+    one_update = loop.compiled(update)
+    fitted = loop.fit(
+        "t", tmp_path / "t", tmp_path / "m", {"w": jnp.zeros((256, 256))}, lambda c, i: one_update(c, i, base), 4, 9
+    )
+    assert float(fitted["w"][0, 0]) == 4
+    assert programs.count("jit(guarded)") == 1
+
+
+@pytest.mark.key_reuse  # every weight meets the same noise
+def test_a_sampler_is_one_program_for_learned_weights_and_others(two, programs):
+    mesh.use(data=1)
+    config = load(CONFIG, {"eval.samples": "8"})
+    problem = problems.build(config)
+    sample, table = draws.sampler(problem, config, 2), jnp.ones((2, 4))
+    base = mesh.shard(problem.network.init(jax.random.key(0)))
+    first, _ = sample(base, table, jax.random.key(1))
+    second, _ = sample(base, jax.device_put(table, jax.devices()[0]), jax.random.key(1))
+    np.testing.assert_array_equal(first, second)
+    assert programs.count("jit(run)") == 1
 
 
 def test_weights_with_rules_are_cut_over_the_model_axis(two):
