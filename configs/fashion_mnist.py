@@ -5,15 +5,21 @@
 The 60,000 training images are split in three: 60 % train the denoiser and the weights, 25 % the classifier whose
 features the metrics use, the rest is held out and is the reference for every number. `problem.source` is the folder of
 the four idx files, or fashion_mnist after `python -m experiments.prepare fashion_mnist`. The preset `under` stops the
-training after a tenth of its updates.
+training after a tenth of its updates, `unet` does the same with a small U-Net.
 """
 
 from ml_collections import config_dict
 
 from configs import _common as common
 
+UNDER = {"base.steps": 1500, "base.keep": (300,), "eval.weak": 300}
 PRESETS = {
-    "under": {"base.steps": 1500, "base.keep": (300,), "eval.weak": 300},
+    "under": UNDER,
+    "unet": UNDER
+    | {
+        "base.network": "unet", "base.width": 16, "base.depth": 1, "learn.objectives": ("rollout",),
+        "learn.rules": ("cfg", "autoguided"), "eval.steps": (10,),
+    },
     "smoke": {
         "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
         "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
