@@ -11,7 +11,8 @@ Our choice (beyond arXiv 2510.00815). Gradients flow through the scan. Memory: w
 into segments, and both segments and steps are under `jax.checkpoint`, so that the activations of one step only are
 alive at a time, whatever the number of steps; what grows is one copy of x per segment and per step of one segment.
 It costs two more forward passes; remat="steps" costs one and keeps a copy of x per step, remat="none" keeps all
-activations, which is right for small networks.
+activations, which is right for small networks. Gradients begin where guidance does: `detached` steps before that, on
+which the weight is 0 whatever its params, are steps of a plain sampler.
 """
 
 import jax
@@ -37,15 +38,17 @@ def rollout(
     cond: Cond,
     segments: int = 1,
     remat: str = "segments",
+    detached: int = 0,
 ) -> Array:
     """States at the ends of `segments` equal parts of the grid, [segments, batch, ...]; the last one is the sample.
 
-    The same numbers as `sample` with the same key and ids = row numbers, arranged for differentiation. Raises
-    ValueError if the number of steps is not a multiple of `segments`, or `remat` is not one of REMAT.
+    The same numbers as `sample` with the same key and ids = row numbers, arranged for differentiation. No gradient
+    flows through the first `detached` steps, and the parts are those of the others. Raises ValueError if the number
+    of these is not a multiple of `segments`, or `remat` is not one of REMAT.
     """
     if remat not in REMAT:
         raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {remat!r}")
-    steps = grid.shape[0] - 1
+    steps = grid.shape[0] - 1 - detached
     if steps % segments:
         raise ValueError(f"the number of steps ({steps}) must be a multiple of the number of segments ({segments})")
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
@@ -55,6 +58,10 @@ def rollout(
     def one_step(carry, inputs):
         return advance(keys, inputs, denoise, guide, solver, schedule, *carry, cond), None
 
+    inputs, start = step_inputs(grid), (x, begin(denoise, guide, solver, schedule, grid, x, cond))
+    if detached:
+        start, _ = jax.lax.scan(one_step, start, jax.tree.map(lambda a: a[:detached], inputs))
+        start = jax.lax.stop_gradient(start)
     if remat != "none":
         one_step = jax.checkpoint(one_step)
 
@@ -64,8 +71,7 @@ def rollout(
 
     if remat == "segments":
         one_segment = jax.checkpoint(one_segment)
-    inputs = jax.tree.map(lambda a: a.reshape(segments, -1), step_inputs(grid))
-    start = (x, begin(denoise, guide, solver, schedule, grid, x, cond))
+    inputs = jax.tree.map(lambda a: a[detached:].reshape(segments, -1), inputs)
     _, states = jax.lax.scan(one_segment, start, inputs)
     return states
 
@@ -85,6 +91,7 @@ def rollout_loss(
     remat: str = "segments",
     path_weight: float = 0.0,
     features=None,
+    detached: int = 0,
 ) -> Array:
     """The rollout objective on G conditions; differentiable in the leaves of `guide`.
 
@@ -97,7 +104,7 @@ def rollout_loss(
     start_key, step_key, noise_key = jax.random.split(key, 3)
     x = initial_noise(start_key, schedule, grid, shape, jnp.arange(groups * particles))
     each = jax.tree.map(lambda c: jnp.repeat(c, particles, axis=0), cond)
-    states = rollout(step_key, denoise, guide, step, schedule, grid, x, each, segments, remat)
+    states = rollout(step_key, denoise, guide, step, schedule, grid, x, each, segments, remat, detached)
     states = states.reshape(segments, groups, particles, *shape)
 
     last, target = states[-1], real
@@ -108,7 +115,7 @@ def rollout_loss(
     if path_weight == 0.0 or segments == 1:
         return loss
 
-    stride = (grid.shape[0] - 1) // segments
+    stride = (grid.shape[0] - 1 - detached) // segments
 
     def path_mismatch(inputs):
         y, s, key = inputs
@@ -116,6 +123,6 @@ def rollout_loss(
         noised = diffuse(schedule, flat, jax.random.normal(key, flat.shape, flat.dtype), jnp.full(flat.shape[0], s))
         return grouped_mismatch(y, noised.reshape(real.shape), beta, 1.0)
 
-    times = grid[stride:-1:stride]
+    times = grid[detached + stride : -1 : stride]
     inner = jax.lax.map(path_mismatch, (states[:-1], times, jax.random.split(noise_key, segments - 1)))
     return loss + path_weight * jnp.mean(inner)

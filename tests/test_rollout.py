@@ -67,6 +67,8 @@ def test_impossible_arguments():
     run = functools.partial(rollout, jax.random.key(0), DENOISE, guides.unguided(), ddim(), RF, GRID, x, cond)
     with pytest.raises(ValueError, match=r"steps \(8\) must be a multiple of the number of segments \(3\)"):
         run(segments=3)
+    with pytest.raises(ValueError, match=r"steps \(7\) must be a multiple of the number of segments \(2\)"):
+        run(segments=2, detached=1)
     with pytest.raises(ValueError, match="remat must be one of none, steps, segments, got 'all'"):
         run(remat="all")
 
@@ -94,6 +96,26 @@ def test_gradient_is_that_of_the_plain_sampler(remat, x64):
     got, expected = (_end_gradient(omegas, x, cond, choice) for choice in (remat, None))
     chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
     assert float(jnp.min(jnp.abs(got[0]))) > 0  # every step has its gradient
+
+
+@pytest.mark.key_reuse  # recomputation draws the same noise again, on purpose
+@pytest.mark.parametrize("remat", REMAT)
+def test_detached_steps_change_nothing_but_their_own_gradient(remat, x64):
+    """Three steps that no one differentiates: the others have the derivatives of the plain sampler."""
+    x, cond = _inputs()
+    omegas = jnp.asarray([0.0, 0.0, 0.0, 0.3, 1.0, 0.5, 0.7, 0.2])
+
+    def end(omegas):
+        arguments = jax.random.key(2), DENOISE, _table_guide(omegas), churned_ddim(0.5), RF, GRID, x, cond
+        return jnp.mean(
+            jnp.sin(rollout(*arguments, segments=1 if remat == "none" else 5, remat=remat, detached=3)[-1])
+        )
+
+    value, gradient = jax.jit(jax.value_and_grad(end))(omegas)
+    chex.assert_trees_all_close(value, _end(omegas, x, cond, None), rtol=1e-12)
+    expected = _end_gradient(omegas, x, cond, None)[0]
+    chex.assert_trees_all_close(gradient[3:], expected[3:], rtol=1e-9, atol=1e-12)
+    assert float(jnp.max(jnp.abs(gradient[:3]))) == 0 and float(jnp.min(jnp.abs(expected))) > 0
 
 
 @pytest.mark.key_reuse  # recomputation draws the same noise again, on purpose
@@ -203,8 +225,8 @@ def _expected(generated, true):
     return _folded(m1 - m2, (v1 + v2) ** 0.5) - 0.5 * _folded(0.0, (2 * v1) ** 0.5)
 
 
-@functools.partial(jax.jit, static_argnames=("path_weight", "features"))
-def _losses(omega, real_law, path_weight=0.0, features=None):
+@functools.partial(jax.jit, static_argnames=("path_weight", "features", "detached"))
+def _losses(omega, real_law, path_weight=0.0, features=None, detached=0):
     """2000 independent values of the loss with 3 particles and 4 true samples per class."""
     grid = uniform_grid(4)
 
@@ -215,7 +237,7 @@ def _losses(omega, real_law, path_weight=0.0, features=None):
         guide = guides.cfg(weights.constant(omega), NULL, skip=False)
         return rollout_loss(
             key, DENOISE, guide, ddim(), RF, grid, real, jnp.arange(2), particles=3, segments=2,
-            path_weight=path_weight, features=features,
+            path_weight=path_weight, features=features, detached=detached,
         )  # fmt: skip
 
     return jax.vmap(one)(jax.random.split(jax.random.key(0), 2000))
@@ -257,13 +279,19 @@ def test_features_are_matched_at_the_end():
 
 
 @pytest.mark.key_reuse  # the checker takes a vmapped lax.map over keys for a second use
-def test_path_term_compares_the_middle_of_the_path():
-    """At the inner segment end (t = 1/2) the generated law meets N(m/2, v/4 + 1/4); path_weight multiplies it."""
-    true = [(m, VARIANCE) for m in MEANS]
-    without, with_path = (np.asarray(_losses(1.0, _law_arrays(true), w), np.float64) for w in (0.0, 0.7))
-    middle = [(m / 2, VARIANCE / 4 + 1 / 4) for m in MEANS]
+@pytest.mark.parametrize(("detached", "inner"), [(0, 2), (2, 3)])
+def test_path_term_compares_the_middle_of_the_path(detached, inner):
+    """At the inner segment end t the generated law meets N((1 - t) m, (1 - t)^2 v + t^2), times path_weight.
+
+    Two segments of four steps meet at t = 1/2, those of the last two at t = 1/4.
+    """
+    true, t = [(m, VARIANCE) for m in MEANS], 1 - inner / 4
+    without, with_path = (
+        np.asarray(_losses(1.0, _law_arrays(true), weight, detached=detached), np.float64) for weight in (0.0, 0.7)
+    )
+    middle = [((1 - t) * m, (1 - t) ** 2 * VARIANCE + t**2) for m in MEANS]
     laws = _laws(uniform_grid(4), 1.0)
-    expected = 0.7 * np.mean([_expected(path[2], law) for path, law in zip(laws, middle, strict=True)])
+    expected = 0.7 * np.mean([_expected(path[inner], law) for path, law in zip(laws, middle, strict=True)])
     assert _agrees(with_path - without, expected)
 
 

@@ -87,6 +87,7 @@ def _rollout_task(
     grid, step = sampling.uniform_grid(steps), step_of(config)
     within = interval and tuple(weights.snap(grid, jnp.asarray(interval)).tolist())
     weight = rollout_weight(net, problem.schedule, steps, within)
+    unguided = int(jnp.sum(grid[:-1] > within[1])) if within else 0  # steps before the first guided one
 
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
@@ -101,9 +102,10 @@ def _rollout_task(
             problem.real(data, data_key, learn.rollout_real, among),
             among,
             learn.rollout_batch,
-            segments=_segments(steps) if learn.remat == "segments" else 1,
+            segments=_segments(steps - unguided) if learn.remat == "segments" else 1,
             remat=learn.remat,
             features=problem.features,
+            detached=unguided,
         )
 
     words = ["rollout", *([rule] if rule != "cfg" else []), *(["{:g} to {:g}".format(*interval)] if interval else [])]
