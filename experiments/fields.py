@@ -276,6 +276,11 @@ LEARNING = (
         lambda c: "autoguided" not in (*c.eval.others, *c.learn.rules) or ("base" in c and c.eval.weak in c.base.keep),
     ),
     Constraint(
+        "learn.intervals",
+        "intervals at least one step long, at each of eval.steps",
+        lambda c: all((hi - lo) * steps > 0.999 for lo, hi in c.learn.intervals for steps in c.eval.steps),
+    ),
+    Constraint(
         "learn.particles",
         "at least 2 when learn.lambda_ > 0",
         lambda c: c.learn.particles > 1 or c.learn.lambda_ == 0,

@@ -134,6 +134,10 @@ BAD = {
         command("--config.learn.particles=1"),
         ["learn.particles = 1", "at least 2 when learn.lambda_ > 0"],
     ),
+    "less than a step": (
+        command("--config.learn.intervals=((0.2,0.3),(0.5,0.55))", "--config.eval.steps=10,20"),
+        ["learn.intervals = ((0.2, 0.3), (0.5, 0.55))", "at least one step long"],
+    ),
     "no room for gaps": (command("--config.learn.delta=.99"), ["learn.delta", "below 1"]),
     "ring in 3-D": (command("--config.problem.dimension=3"), ["problem.layout", "problem.dimension = 2"]),
     "reward of wrong size": (command("--config.problem.reward.a=(1,2,3)"), ["problem.reward.a", "per dimension"]),
