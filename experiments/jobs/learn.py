@@ -25,7 +25,7 @@ class Task(NamedTuple):
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
     proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
     as many, but for autoguidance, whose gap is another one; those limited to an interval of learn.intervals from
-    the unlimited ones, with half as many too. `rule`: the name of the rule that the weight enters.
+    the unlimited ones, with as many. `rule`: the name of the rule that the weight enters.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _rollout_tasks(problem, config) -> list[Task]:
             start = _rollout_task(problem, config, rule, steps, iterations, start and start.name)
             found[rule, steps] = start
             for interval in config.learn.intervals:
-                limited = _rollout_task(problem, config, rule, steps, max(1, iterations // 2), start.name, interval)
+                limited = _rollout_task(problem, config, rule, steps, iterations, start.name, interval)
                 found[rule, steps, interval] = limited
     return list(found.values())
 

@@ -109,11 +109,11 @@ def test_rollouts_limited_to_an_interval_start_from_the_others():
     tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(config), config)}
     assert tasks == {
         "rollout@4": (None, 8),
-        "rollout 0 to 0.5@4": ("rollout@4", 4),
-        "rollout 0.2 to 0.8@4": ("rollout@4", 4),
+        "rollout 0 to 0.5@4": ("rollout@4", 8),
+        "rollout 0.2 to 0.8@4": ("rollout@4", 8),
         "rollout@8": ("rollout@4", 4),
-        "rollout 0 to 0.5@8": ("rollout@8", 2),
-        "rollout 0.2 to 0.8@8": ("rollout@8", 2),
+        "rollout 0 to 0.5@8": ("rollout@8", 4),
+        "rollout 0.2 to 0.8@8": ("rollout@8", 4),
     }
 
 
