@@ -101,7 +101,8 @@ def shard(state: Any) -> Any:
     """Weights and optimiser state on the mesh, as guidance.nets.sharding says: cut over `model` where it has a rule,
     with fsdp over `data` too, the rest whole on every device. Every process must hold the same whole arrays.
 
-    On a single device too what comes back is committed: jit compiles again for arguments that are where they were not.
+    On a single device too they come back committed to it: jit would compile again as soon as results, which are, take
+    the place of arrays that are not.
     """
     mesh, fsdp = current()
     if mesh.size == 1:

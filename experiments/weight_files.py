@@ -72,8 +72,8 @@ def write(
         raise ValueError("only weights made by guidance.weights.learned, of a class label or of none, have a file")
     about = About(
         problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
-        float(held.gap_min), held.interval and list(held.interval), net.num_classes, null, _fields(net),
-        json.loads(json.dumps(training)),
+        float(held.gap_min), held.interval and [float(t) for t in held.interval], net.num_classes, null,
+        _fields(net), json.loads(json.dumps(training)),
     )  # fmt: skip
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
     broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]

@@ -98,7 +98,8 @@ def rollout_loss(
     real: true samples [G, k, ...], k per condition; cond: leaves [G, ...]; `particles` generated per condition. The
     law at the end is matched in the space of `features` ([n, ...] -> [n, d]; default: the sample itself) and, with
     path_weight > 0, the law at the inner segment ends is matched in sample space to `real` with fresh noise.
-    Unbiased in the laws: pairs of a particle with itself are left out. Returns a scalar.
+    Unbiased in the laws: pairs of a particle with itself are left out. `segments`, `remat` and `detached` are those of
+    `rollout`. Returns a scalar.
     """
     groups, shape = real.shape[0], real.shape[2:]
     start_key, step_key, noise_key = jax.random.split(key, 3)

@@ -39,7 +39,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", schedules.SCHEDULES)
-@pytest.mark.parametrize(("condition", "interval"), [("label", (0.25, 0.75)), ("none", None)])
+@pytest.mark.parametrize(("condition", "interval"), [("label", (0.25, 1)), ("none", None)])
 def test_a_weight_comes_back_with_its_omegas_to_the_bit(tmp_path, schedule, condition, interval):
     net = NET.clone(condition=condition)
     written = weight(net, schedule, interval=interval)
