@@ -59,9 +59,7 @@ FIELDS = {
     ),
     "learn.rollout_batch": Field(integer(2), "samples per condition and update of the rollout objective"),
     "learn.rollout_real": Field(integer(2), "true samples per condition and update of the rollout objective"),
-    "learn.rollout_conditions": Field(
-        integer(0), "conditions of a rollout update, drawn afresh for each; 0 for all", 0
-    ),
+    "learn.rollout_conditions": Field(integer(0), "conditions of a rollout update, drawn afresh; 0 for all", 0),
     "learn.select_every": Field(integer(0), "updates between checkpoints of which the best is kept; 0: the last", 0),
     "learn.select_samples": Field(integer(2), "samples that each of them is scored on", 2048),
     "learn.remat": Field(choice(*REMAT), "what the rollout recomputes to save memory"),
@@ -93,9 +91,7 @@ BASE = {
     "base.depth": Field(COUNT, "hidden layers"),
     "base.condition_dropout": Field(number(0, 1, "()"), "share of samples trained with the null condition"),
     "base.accumulate": Field(COUNT, "parts of a batch whose gradients are computed one after the other"),
-    "base.weighting": Field(
-        choice("prediction", "min_snr"), "of the loss over t: none, or min(SNR, 5) in terms of x0"
-    ),
+    "base.weighting": Field(choice("prediction", "min_snr"), "of the loss over t: none, or min(SNR, 5) for x0"),
     "base.averages": Field(
         each(number(0, 0.288, "()"), empty=True),
         "relative widths of the parameter averages kept; the first is sampled",
@@ -130,9 +126,7 @@ PARTS = INSTRUMENT | {
 # for what runs on the published MNIST model; none of these files is part of this repository
 MNIST = {
     "problem.model": Field(text("path of an existing .npz file"), "weights of the published flow transformer"),
-    "problem.classifier": Field(
-        text("path of an existing .npz file"), "weights of the LeNet whose features are metrics"
-    ),
+    "problem.classifier": Field(text("path of an existing .npz file"), "the LeNet whose features are metrics"),
     "problem.data": Field(text(f"a folder that holds {', '.join(MNIST_FILES)}"), "the MNIST images and labels"),
 }
 
