@@ -107,7 +107,7 @@ SMOKE = {
     "learn.particles": 2, "learn.width": 16, "learn.depth": 2, "learn.embedding": 8, "learn.select_every": 2,
     "learn.select_samples": 10, "learn.rollout_iterations": 2, "learn.rollout_batch": 2, "learn.rollout_real": 4,
     "learn.rollout_conditions": 3, "learn.remat": "steps", "learn.checkpoint_every": 2,
-    "eval.steps": (3,), "eval.samples": 40, "eval.batch": 10, "eval.omegas": (0.0, 0.5),
+    "eval.steps": (3,), "eval.samples": 20, "eval.batch": 10, "eval.omegas": (0.0, 0.5),
     "eval.intervals": ((0.2, 0.8),),
 }  # fmt: skip
 SMOKE_TRAINED = {

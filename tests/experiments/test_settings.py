@@ -236,7 +236,7 @@ def test_a_reference_of_another_network_is_one_line(tmp_path):
         load(LATENTS + ":smoke", {"problem.instrument": "classifier"})
     np.savez(path, mu=np.zeros(16), sigma=np.eye(16))
     problem = problems.build(config)
-    assert problem.tuned == ("fid",) and problem.name.endswith("FID of 40 samples")
+    assert problem.tuned == ("fid",) and problem.name.endswith("FID of 20 samples")
     measured = problem.floor(jax.random.key(0), 4, True)
     assert "fid" in measured and "kid" not in measured, "a reference without images"
 
