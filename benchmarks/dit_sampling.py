@@ -77,8 +77,11 @@ def ours(net, params, x, labels, steps):
         return lambda: run(denoise, guide, jnp.asarray(x), jnp.asarray(labels))
 
     shares = {"3/4": 0.75, "1/2": 0.5, "2/5": 0.4, "1/4": 0.25}
-    fewer = {f"ours, {words} of steps guided": share for words, share in shares.items()}
-    fewer = {name: guided(share) for name, share in fewer.items() if 0 < round(steps * share) < steps}
+    fewer = {
+        f"ours, {words} of steps guided": guided(share)
+        for words, share in shares.items()
+        if 0 < round(steps * share) < steps
+    }
     return {"ours": guided(1), **fewer}
 
 

@@ -108,9 +108,10 @@ def _rollout_task(
             detached=unguided,
         )
 
-    words = ["rollout", *([rule] if rule != "cfg" else []), *(["{:g} to {:g}".format(*interval)] if interval else [])]
-    name = f"{' '.join(words)}@{steps}"
-    return Task(name, steps, loss, iterations, learn.rollout_learning_rate, weight, start, rule)
+    name = "rollout" if rule == "cfg" else f"rollout {rule}"
+    if interval:
+        name += " {:g} to {:g}".format(*interval)
+    return Task(f"{name}@{steps}", steps, loss, iterations, learn.rollout_learning_rate, weight, start, rule)
 
 
 def _segments(steps: int) -> int:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.types import Array, Cond, Schedule, Weight
+from guidance.weights.fixed import interval as limited
 
 # log-SNR runs over about [-10, 10]; this brings the network's inputs to order one
 _LOG_SNR_SCALE = 0.2
@@ -109,7 +110,4 @@ class _Learned:
         trained = jnp.clip(t, self.s_min, self.t_max)
         s = jnp.clip(jnp.minimum(s, trained - self.gap_min), self.s_min, self.t_max)
         omega = self.net.apply(params, self.schedule.log_snr(s), self.schedule.log_snr(trained), cond)
-        if self.interval is None:
-            return omega
-        lo, hi = self.interval
-        return jnp.where((t > lo) & (t <= hi), omega, jnp.zeros_like(omega))
+        return omega if self.interval is None else limited(omega, *self.interval)(s, t, cond)
