@@ -84,6 +84,18 @@ def place(mesh: Mesh, batch: dict[str, Any]) -> dict[str, Any]:
     return {name: whole(value) for name, value in batch.items()}
 
 
+def places() -> int:
+    """How many parts batches are cut in."""
+    return current().mesh.shape["data"]
+
+
+def cut(batch: Any) -> jax.Array:
+    """An array [batch, ...] with its rows over `data`: outside of jit what `spread` is inside. Every process must hold
+    the same whole array, and `places()` divide the batch."""
+    mesh, whole = current().mesh, np.asarray(batch)
+    return jax.make_array_from_callback(whole.shape, batch_sharding(mesh), lambda index: whole[index])
+
+
 def spread(tree: Any) -> Any:
     """Inside jit: cuts the first axis of every array over `data`."""
     mesh = current().mesh

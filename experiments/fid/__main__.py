@@ -41,7 +41,7 @@ def parser() -> Parser:
         command.add_argument("--features", required=True, help="inception, lenet, pixels, or module:function")
         command.add_argument("--weights", help="the network's weights by their published names, .safetensors or .npz")
         command.add_argument("--resizer", help="of inception: tensorflow (the default), torch or clean")
-        command.add_argument("--batch", type=int, default=64, help="images at a time (64)")
+        command.add_argument("--batch", type=int, default=64, help="images a device reads at a time (64)")
     return top
 
 

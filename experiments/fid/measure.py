@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import progress
+from experiments import mesh, progress
 from experiments.fid import BadInput
 from experiments.fid.images import Images
 from experiments.fid.networks import Network
@@ -70,7 +70,8 @@ def survey(
     keep: np.ndarray | None = None,
     check: Callable[[dict[str, int]], None] = lambda widths: None,
 ) -> Survey:
-    """Reads all images once, in batches of one shape, the last filled up with copies of its last image.
+    """Reads all images once, `batch` for each place of the mesh at a time, the last batch filled up with copies of its
+    last image.
 
     `stats` and `rows` name outputs of the network, None all that a reference holds; rows are kept as float32, so ask
     only for those that are needed. `check` is told how many numbers each output has after the first batch, and may
@@ -78,7 +79,7 @@ def survey(
     """
     held = {name: [] for name in rows}
     kept, digest, done = [], hashlib.sha256(), 0
-    size = min(batch, images.count)
+    size = mesh.places() * min(batch, math.ceil(images.count / mesh.places()))
     total = math.ceil(images.count / size)
     for block in progress.track(images.blocks(size), f"{network.name} features of {images.path}", total):
         digest.update(block.tobytes())

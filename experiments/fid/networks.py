@@ -4,8 +4,8 @@ A user's own network is a `Network` as well. For DINOv2, write a module that can
 
     def build(weights, resizer):
         arrays = ...                           # read from the path `weights`
-        apply = jax.jit(lambda images: ...)    # uint8 [batch, H, W, 3] -> [batch, d]
-        return Network("dinov2_vitl14", hash_arrays(arrays), "bicubic224", lambda x: {"features": apply(x)})
+        apply = jax.jit(lambda images: {"features": ...})    # uint8 [batch, H, W, 3] -> [batch, d]
+        return Network("dinov2_vitl14", hash_arrays(arrays), "bicubic224", on_all_devices(apply))
 
 and say `--features mydino:build`. All metrics but sfid and is then work on its features; those two want "spatial" and
 "probabilities" beside "features". Name, hash and resizer go into every reference and every result, and a reference is
@@ -24,14 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import data, tensors
+from experiments import data, mesh, tensors
 from experiments.fid import BadInput
 from guidance.nets import inception, lenet
 
 
 class Network(NamedTuple):
     """`read` takes uint8 [batch, H, W, C] to arrays by name: "features" [batch, d], and where the network has them
-    "spatial" [batch, d'] and "probabilities" [batch, classes]."""
+    "spatial" [batch, d'] and "probabilities" [batch, classes]. The batch is a multiple of `mesh.places()`."""
 
     name: str
     sha256: str  # of the weights, by `hash_arrays`; empty where there are none
@@ -69,13 +69,18 @@ def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def on_all_devices(apply: Callable) -> Callable:
+    """A jitted function of [batch, H, W, C] in data parallel: each device of the mesh computes its rows."""
+    return lambda images: mesh.local(apply(mesh.cut(images)))
+
+
 def _inception(weights, resizer) -> Network:
     """2048 pooled and 2023 spatial features; probabilities without the classifier's bias, as the ADM suite has it."""
     resizer = resizer or "tensorflow"
     if resizer not in (*inception.PREPARE, "clean"):
         raise BadInput(f"--resizer {resizer}: expected {', '.join([*inception.PREPARE, 'clean'])}")
     arrays = _given(weights, "inception")
-    params = inception.from_torch(arrays)
+    params = mesh.shard(inception.from_torch(arrays))
     prepare = inception.normalise if resizer == "clean" else inception.PREPARE[resizer]
 
     @jax.jit
@@ -84,9 +89,11 @@ def _inception(weights, resizer) -> Network:
         probabilities = jax.nn.softmax(reading.unbiased_logits)
         return {"features": reading.features, "spatial": reading.spatial, "probabilities": probabilities}
 
+    in_parts = on_all_devices(functools.partial(apply, params))
+
     def read(images):
         images = in_channels(images, 3)
-        return apply(params, clean(images, inception.SIDE) if resizer == "clean" else images)
+        return in_parts(clean(images, inception.SIDE) if resizer == "clean" else images)
 
     counted = {name: array for name, array in arrays.items() if not name.endswith(inception.COUNTER)}
     return Network("inception", hash_arrays(counted), resizer, read)
@@ -96,7 +103,7 @@ def _lenet(weights, resizer) -> Network:
     """84 features of grey images of at most 32 pixels a side, enlarged inside the network."""
     _none(resizer, "lenet")
     arrays = _given(weights, "lenet")
-    params = lenet.from_torch(arrays)
+    params = mesh.shard(lenet.from_torch(arrays))
 
     @jax.jit
     def apply(params, images):
@@ -104,10 +111,12 @@ def _lenet(weights, resizer) -> Network:
             reading = lenet.read(params, images.astype(jnp.float32) / 255)
         return {"features": reading.features, "probabilities": jax.nn.softmax(reading.logits)}
 
+    in_parts = on_all_devices(functools.partial(apply, params))
+
     def read(images):
         if max(images.shape[1:3]) > lenet.SIDE:
             raise BadInput(f"--features lenet: images are {images.shape[1:3]}, expected at most {lenet.SIDE} a side")
-        return apply(params, in_channels(images, 1))
+        return in_parts(in_channels(images, 1))
 
     return Network("lenet", hash_arrays(arrays), "", read)
 
@@ -135,7 +144,8 @@ def _random(weights, resizer) -> Network:
         return {"features": features, "probabilities": jax.nn.softmax(4 * features @ second)}
 
     first, second = rng.normal(size=(48, 16)).astype(np.float32), rng.normal(size=(16, 10)).astype(np.float32)
-    return Network("random", "", "", lambda images: apply(in_channels(images, 3)))
+    in_parts = on_all_devices(apply)
+    return Network("random", "", "", lambda images: in_parts(in_channels(images, 3)))
 
 
 NETWORKS = {"inception": _inception, "lenet": _lenet, "pixels": _pixels, "random": _random}

@@ -1,10 +1,12 @@
 """Job `encode`: images of any source -> the laws of their latents, in files that `data.Latents` reads.
 
 A shard is finished when its file is there, whole; a run that was stopped or killed goes on at the first that is
-missing, and loses what it had done of one shard. Images are read ahead by threads while the devices compute.
+missing, and loses what it had done of one shard. Images are read ahead by threads while the devices compute. Of every
+batch each process reads the part that its devices encode; the first writes.
 """
 
 import collections
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,32 +32,33 @@ def run(config, workdir) -> None:
     Raises ConfigError, in one line, for a source, an image or weights that cannot be used and for latents that are not
     finite; `progress.Stopped` when asked to stop.
     """
-    if launch.several():
-        raise ConfigError("job = encode: allowed: one process (with all devices of its machine)")
     with _in_one_line():
         source = data.chosen(config.problem)
         net, params, digest = _autoencoder(config.problem.vae, config.encode.precision)
         about = _about(config, source, net, digest)
-        latents.describe(workdir, about)
-    missing = [k for k in range(len(about.rows())) if not latents.shard_path(workdir, about, k).exists()]
-    encode, batch = _encoder(net, config.encode.mirrored), config.encode.batch
-    params = mesh.shard(params)
+        launch.first(lambda: latents.describe(workdir, about))
+    missing = launch.first(
+        lambda: [k for k in range(len(about.rows())) if not latents.shard_path(workdir, about, k).exists()]
+    )
+    encode, params, layout = _encoder(net, config.encode.mirrored), mesh.shard(params), mesh.current().mesh
+    batch = mesh.places() * math.ceil(config.encode.batch / mesh.places())
     batches = sum(-(-len(about.rows()[k]) // batch) for k in missing)
     clock = _Clock()
     with ThreadPoolExecutor(THREADS, "encode") as pool, progress.counting("encoding", batches) as shown:
         for k in missing:
-            parts, labels = [], []
-            for rows, images, of_rows in _batches(source, about.rows()[k], batch, pool):
+            parts = []
+            for rows, examples in _batches(source, about.rows()[k], batch, mesh.part(layout), pool):
                 if progress.stop_requested():
                     raise progress.Stopped
-                part = np.asarray(encode(params, images))[: len(rows)]
-                _check(source, rows, part)
-                parts.append(part)
-                labels += of_rows
+                placed = mesh.place(layout, examples)
+                found = mesh.local((encode(params, placed["image"]), placed["label"]))
+                posteriors, labels = (np.asarray(values)[: len(rows)] for values in found)
+                _check(source, rows, posteriors)
+                parts.append((posteriors, labels))
                 clock.count(len(rows))
                 shown.advance()
             with _in_one_line():
-                latents.write_shard(latents.shard_path(workdir, about, k), np.concatenate(parts), labels)
+                launch.first(lambda k=k, parts=parts: _write(latents.shard_path(workdir, about, k), parts))
     done = f"{len(missing)} of {len(about.rows())} shards written, {about.views} views of each image"
     print(f"{workdir}: {about.count} images; {done}{clock.rate()}")
 
@@ -89,7 +92,7 @@ def _encoder(net: vae.AutoencoderKL, mirrored: bool):
 
     @jax.jit
     def encode(params, images):
-        x = mesh.spread(images).astype(jnp.float32) / 127.5 - 1
+        x = images.astype(jnp.float32) / 127.5 - 1
         views = [x, x[:, :, ::-1]] if mirrored else [x]
         laws = [net.apply({"params": params}, view, method="encode") for view in views]
         return jnp.stack([jnp.stack(law, axis=1) for law in laws], axis=1)
@@ -97,24 +100,32 @@ def _encoder(net: vae.AutoencoderKL, mirrored: bool):
     return encode
 
 
-def _batches(source, rows: range, batch: int, pool) -> Iterator[tuple[range, np.ndarray, list[int]]]:
-    """(rows, images [batch, H, W, 3], labels [rows]) of one shard; the last batch is filled up with its last image."""
+def _batches(source, rows: range, batch: int, part: tuple[int, int], pool) -> Iterator[tuple[range, dict]]:
+    """(the rows of a batch, this process's part of it) for each batch of one shard; a last one is filled up with its
+    last image. The part: {"image": uint8 [n, H, W, 3], "label": int32 [n]}."""
+    index, size = part[0], batch // part[1]
     cuts = collections.deque(rows[start : start + batch] for start in range(0, len(rows), batch))
     reading = collections.deque()
     while cuts or reading:
         while cuts and len(reading) <= AHEAD:
             cut = cuts.popleft()
-            reading.append((cut, [pool.submit(source.__getitem__, i) for i in cut]))
-        cut, futures = reading.popleft()
+            own = [cut[min(i, len(cut) - 1)] for i in range(index * size, (index + 1) * size)]
+            futures = {i: pool.submit(source.__getitem__, i) for i in dict.fromkeys(own)}
+            reading.append((cut, own, futures))
+        cut, own, futures = reading.popleft()
         with _in_one_line():
-            examples = [future.result() for future in futures]
-            for i, example in zip(cut, examples, strict=True):
+            examples = {i: future.result() for i, future in futures.items()}
+            for i, example in examples.items():
                 if example["image"].shape[-1] != COLOURS:
                     shape = example["image"].shape
                     raise ValueError(f"{source.name}[{i}]: image of shape {shape}; the autoencoder takes 3 channels")
-        images = np.stack([example["image"] for example in examples])
-        filled = np.concatenate([images, images[-1:].repeat(batch - len(images), axis=0)])
-        yield cut, filled, [example.get("label", -1) for example in examples]
+        labels = [examples[i].get("label", -1) for i in own]
+        yield cut, {"image": np.stack([examples[i]["image"] for i in own]), "label": np.asarray(labels, np.int32)}
+
+
+def _write(path, parts) -> None:
+    """A shard from (posteriors, labels) of its batches."""
+    latents.write_shard(path, *(np.concatenate(of) for of in zip(*parts, strict=True)))
 
 
 def _check(source, rows: range, posteriors: np.ndarray) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, progress, tensors
+from experiments import data, mesh, progress, tensors
 from experiments.config import ConfigError
 from experiments.problems import Problem, images, imported, inception, shares
 from guidance.nets import vae
@@ -36,7 +36,8 @@ def build(config) -> Problem:
         images.picture(axes, known if samples is None else samples, _in_blocks(problem.to_images))
 
     means = vae.scale_latents(np.asarray(pool.images[:, 0, 0], np.float32))
-    instrument = inception.load(settings, inception.as_images("decoded latents", means, problem.to_images))
+    decode = mesh.shard(problem.to_images)
+    instrument = inception.load(settings, inception.as_images("decoded latents", means, decode))
     of_floor, _ = shares(problem.conditions, config.eval.samples)
     return problem._replace(
         name=f"{problem.name}, FID of {config.eval.samples} samples",
@@ -44,7 +45,7 @@ def build(config) -> Problem:
         real=real,
         picture=show,
         data=pool,
-        **inception.judged(instrument, problem.to_images, real, pool, of_floor),
+        **inception.judged(instrument, decode, real, pool, of_floor),
     )
 
 

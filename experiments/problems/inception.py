@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import mesh
 from experiments.config import ConfigError
 from experiments.fid import BadInput, networks
 from experiments.fid.images import Images
@@ -21,7 +22,7 @@ from experiments.problems.images import NEIGHBOURS, to_pixels
 from guidance import metrics
 from guidance.types import Array
 
-BATCH = 64  # images that the network reads at a time
+BATCH = 64  # images that a device reads at a time
 ROWS = 10_000  # rows of the reference that KID, precision and the like see, at most
 
 
@@ -54,7 +55,7 @@ def load(settings, held: Images) -> Instrument:
 
 def _against(network: networks.Network, reference: Reference, shape) -> Instrument:
     same_network(network, reference)
-    read = network.read(np.zeros((BATCH, *shape), np.uint8))
+    read = network.read(np.zeros((mesh.places() * BATCH, *shape), np.uint8))
     known = {name: values.shape[1] for name, values in read.items() if name in KEYS}
     if reference.images is None:
         rows, stats = None, reference.stats
@@ -77,8 +78,8 @@ def measure(instrument: Instrument, to_images: Callable, samples: Array, full: b
     computed all the same: they are large, and to be compared with those of equally many samples only. Samples that
     are not finite have an infinite FID.
     """
-    flat = samples.reshape(-1, *samples.shape[2:])
-    if not np.isfinite(np.asarray(flat)).all():
+    flat = np.asarray(mesh.local(samples)).reshape(-1, *samples.shape[2:])
+    if not np.isfinite(flat).all():
         return {"fid": float("inf")}
     paired = full and instrument.rows is not None
     stats = list(instrument.stats) if full else ["features"]
@@ -118,12 +119,13 @@ def _pixels(to_images, samples):
 
 
 def as_images(name: str, samples: Array, to_images: Callable) -> Images:
-    """Samples [n, ...] as images that are made block by block; the last block is filled up, not compiled anew."""
+    """Samples [n, ...] as images that are made block by block, each device some of its rows; the last block is filled
+    up, not compiled anew. `to_images`: a pytree that lies on the mesh."""
     shape = jax.eval_shape(to_images, jax.ShapeDtypeStruct((1, *samples.shape[1:]), jnp.float32)).shape[1:]
 
     def blocks(size):
         for start in range(0, len(samples), size):
             rows = np.minimum(np.arange(start, start + size), len(samples) - 1)
-            yield np.asarray(_pixels(to_images, jnp.asarray(samples[rows])))[: len(samples) - start]
+            yield np.asarray(mesh.local(_pixels(to_images, mesh.cut(samples[rows]))))[: len(samples) - start]
 
     return Images(name, len(samples), shape, blocks, {})

@@ -2,15 +2,18 @@
 
     python tests/experiments/pod_child.py FOLDER
 
-Leaves FOLDER/samples.npz, written by process 0, and FOLDER/parts_N.npz from each; then computes until it is killed.
+Leaves FOLDER/samples.npz and FOLDER/latents, written by process 0, and FOLDER/parts_N.npz from each; then computes
+until it is killed.
 """
 
+import importlib.util
 import pathlib
 import sys
 
 from experiments import launch
 
-CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py:exact")
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+CONFIG, ENCODE = f"{CONFIGS}/mixture.py:exact", f"{CONFIGS}/encode.py:smoke"
 SETTINGS = {"eval.samples": "64", "eval.churn": "0.5", "seeds": "1"}
 STEPS, BATCH, EXAMPLES = 6, 16, 40
 
@@ -54,6 +57,33 @@ def trained():
     return mesh.local(state)[0]["w"], kept / (64 * 1024)
 
 
+def features():
+    """[n, d]: of images that a decoder with a weight of its own makes of samples, as FIDs of samples read them."""
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.tree_util import Partial
+
+    from experiments import mesh
+    from experiments.fid import measure, networks
+    from experiments.problems import inception
+
+    decode = mesh.shard(Partial(lambda gain, x: jnp.tanh(gain * x) / 2 + 0.5, jnp.float32(2)))
+    drawn = np.random.default_rng(0).normal(size=(EXAMPLES, 8, 8, 3)).astype(np.float32)
+    images = inception.as_images("samples", drawn, decode)
+    network = networks.build("random", None, None)
+    return measure.survey(network, images, 3, stats=["features"], rows=["features"]).rows["features"]
+
+
+def encoded(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of latents of job `encode`."""
+    from experiments.config import load
+    from experiments.jobs import encode
+
+    folder.mkdir(exist_ok=True)
+    encode.run(load(ENCODE, {}), folder)
+    return folder
+
+
 def main(folder: pathlib.Path) -> None:
     launch.start()
     import jax
@@ -65,8 +95,11 @@ def main(folder: pathlib.Path) -> None:
     mesh.use(fsdp=True)
     x0, nfe = samples()
     w, kept = trained()
+    read = features()
+    if importlib.util.find_spec("array_record"):
+        encoded(folder / "latents")
     if launch.primary():
-        np.savez(folder / "samples.npz", x0=x0, nfe=nfe, w=w, kept=kept)
+        np.savez(folder / "samples.npz", x0=x0, nfe=nfe, w=w, kept=kept, features=read)
     images = np.arange(EXAMPLES, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
     source = data.from_arrays("numbers", images, np.arange(EXAMPLES) % 3)
     part = mesh.part(mesh.current().mesh)

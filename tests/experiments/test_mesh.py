@@ -11,7 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from experiments import checkpoints, data, jobs, loop, mesh, problems
 from experiments.config import ConfigError, load
+from experiments.fid import measure, networks
 from experiments.jobs import draws, train
+from experiments.problems import inception
 from guidance.learning import update
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
@@ -199,3 +201,28 @@ def test_training_on_two_devices_is_training_on_one(two, tmp_path):
     mesh.use(data=1)
     for a, b in zip(jax.tree.leaves(on_two), jax.tree.leaves(run(tmp_path / "one")), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_decoder_and_feature_network_compute_a_part_on_each_device(layout, monkeypatch):
+    """Seven samples at three a device: two blocks of 2 x 3, whose second is filled up; the features of one device."""
+    if len(jax.devices()) < 2:
+        pytest.skip("needs two devices")
+    samples = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype(np.float32)
+    whole, parts = mesh.local, []
+
+    def spied(tree):
+        parts.extend([shard.data.shape for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(tree))
+        return whole(tree)
+
+    def features(places):
+        layout(data=places)
+        network = networks.build("random", None, None)
+        images = inception.as_images("samples", samples, mesh.shard(jax.tree_util.Partial(jax.nn.sigmoid)))
+        return measure.survey(network, images, 3, stats=["features"], rows=["features"])
+
+    alone = features(1)
+    monkeypatch.setattr(mesh, "local", spied)
+    together = features(2)
+    assert parts == 2 * [[(3, 8, 8, 3)] * 2, [(3, 16)] * 2, [(3, 10)] * 2]
+    assert together.sha256 == alone.sha256
+    np.testing.assert_allclose(together.rows["features"], alone.rows["features"], atol=1e-6)

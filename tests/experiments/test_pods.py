@@ -163,19 +163,38 @@ def test_a_killed_process_ends_the_other_with_an_error(pod):
     assert words.strip() and seconds < 60
 
 
+@pytest.fixture(scope="module")
+def child():
+    """The module pod_child, to do here what two processes did."""
+    found = importlib.util.spec_from_file_location("pod_child", CHILD)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.slow
-def test_samples_do_not_depend_on_the_mesh(pod):
-    """To 1e-5; weights that are cut over eight devices learn what whole ones do, to 1e-4; a device holds an eighth."""
-    child = importlib.util.spec_from_file_location("pod_child", CHILD)
-    module = importlib.util.module_from_spec(child)
-    child.loader.exec_module(module)
-    x0, nfe = module.samples()
-    w, kept = module.trained()
+def test_samples_do_not_depend_on_the_mesh(pod, child):
+    """To 1e-5, features of images to 1e-6; weights that are cut over eight devices learn what whole ones do, to 1e-4;
+    a device holds an eighth."""
+    x0, nfe = child.samples()
+    w, kept = child.trained()
     theirs = np.load(pod[0] / "samples.npz")
+    np.testing.assert_allclose(theirs["features"], child.features(), atol=1e-6)
     np.testing.assert_allclose(theirs["x0"], x0, atol=1e-5)
     assert theirs["nfe"] == nfe
     np.testing.assert_allclose(theirs["w"], w, atol=1e-4)
     assert (kept, theirs["kept"]) == (1, 1 / 8)
+
+
+@pytest.mark.slow
+def test_two_processes_encode_what_one_device_encodes(pod, child, tmp_path):
+    """In batches of eight for four, the last of each file filled up."""
+    pytest.importorskip("array_record", reason="needs array_record: pip install '.[data]'")
+    mine, theirs = (data.Latents(folder) for folder in (child.encoded(tmp_path / "latents"), pod[0] / "latents"))
+    assert len(mine) == len(theirs) == 20
+    for i in range(20):
+        assert mine[i]["label"] == theirs[i]["label"]
+        np.testing.assert_allclose(mine[i]["image"], theirs[i]["image"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
