@@ -14,12 +14,15 @@ import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Callable
 
 from experiments import launch, progress, records
 from experiments.config import ConfigError, parse, usage
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
+    """Runs what the command line asks for and returns the exit code. `ready` is called before the job, once processes
+    have found each other and devices are laid out."""
     try:
         if {"-h", "--help"} & set(arguments):
             print(usage(arguments))
@@ -38,17 +41,18 @@ def main(arguments: list[str]) -> int:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     progress.listen_for_stop()
     try:
-        return _run(*request)
+        return _run(*request, ready)
     finally:
         for lock in locks:
             os.close(lock)
 
 
-def _run(config, workdir: pathlib.Path, layout) -> int:
+def _run(config, workdir: pathlib.Path, layout, ready) -> int:
     from experiments import checkpoints, jobs, mesh  # heavy: only now that the config is known to be sound
 
     try:
         mesh.use(**layout)
+        ready()
         jobs.run(config, workdir)
     except ConfigError as error:
         return _fail(error, 2)

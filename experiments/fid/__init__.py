@@ -3,7 +3,11 @@
     python -m experiments.fid ref  --images TRAIN --out ref.npz --features inception --weights inception.safetensors
     python -m experiments.fid calc --images SAMPLES --ref ref.npz --features inception \\
                                    --weights inception.safetensors --metrics fid,sfid,kid,is,prdc
+    python -m experiments.fid gen  --config configs/sample.py --workdir runs/dit --config.sample.seeds=0-49999 \\
+                                   --ref ref.npz --features inception --weights inception.safetensors
 
+`gen` is the job `sample` of experiments.main, then `calc`: what was sampled before is not sampled again, and the JSON
+says what the samples follow from.
 Images are a folder or the .npz of the ADM evaluation suite; see `images`. References are its .npz too; see
 `references`. Feature networks, and how to bring another: see `networks`. The weights of Inception are the arrays
 of pytorch-fid's file by their names there, as .safetensors or .npz; where torch is installed, once,

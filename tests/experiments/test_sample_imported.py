@@ -1,6 +1,7 @@
 """Job `sample` on imported networks: tiny random ones, written to safetensors as the published ones are."""
 
 import functools
+import json
 import pathlib
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import tensors
+from experiments.fid import __main__ as fid
 from experiments.fid.images import open_images
 from experiments.main import main
 from guidance import guides, sampling, schedules, weights
@@ -177,3 +179,51 @@ def test_another_network_at_the_same_path_is_another_setting(tmp_path, weights_o
     assert main(imported(tmp_path / "run", weights_of(), **{"sample.output": "npz"})) == 0
     paths = weights_of(change=spoil("x_embedder.proj.bias", 0.5))
     assert "sha256 of" in refused(imported(tmp_path / "run", paths, **{"sample.output": "npz"}), capsys)
+
+
+def measured(capsys, *arguments) -> tuple[int, dict | str]:
+    """Exit code of experiments.fid, and its JSON or the last line of its error."""
+    code = fid.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if code == 0 else err.splitlines()[-1]
+
+
+@pytest.fixture
+def gen(tmp_path, weights_of, capsys):
+    """Runs `gen` in a folder of its own against random pictures, with further arguments."""
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "truth.npz", arr_0=pictures)
+    paths = weights_of()
+
+    def run(*more, ref="truth.npz", features="random"):
+        job = imported(tmp_path / "run", paths)
+        return measured(capsys, "gen", *job, "--ref", tmp_path / ref, "--features", features, "--few", *more)
+
+    return run
+
+
+def test_gen_samples_and_measures(tmp_path, gen, capsys):
+    code, found = gen("--metrics", "fid,is", "--out", tmp_path / "found.json")
+    assert code == 0 and json.loads((tmp_path / "found.json").read_text()) == found
+    folder = tmp_path / "run" / "samples"
+    calc = ("calc", "--images", folder / "samples.npz", "--ref", tmp_path / "truth.npz", "--features", "random")
+    _, apart = measured(capsys, *calc, "--few", "--metrics", "fid,is")
+    report = json.loads((folder / "samples.json").read_text())
+    assert found == apart | {"sampling": {"nfe": report["nfe"], "settings": report["settings"]}}
+    assert found["sampling"]["settings"]["sample.seeds"] == "0-7"
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    assert gen("--metrics", "fid")[1]["metrics"]["fid"] == found["metrics"]["fid"]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()} == times
+
+
+def test_what_gen_refuses_it_refuses_before_it_samples(tmp_path, gen):
+    np.savez(tmp_path / "half.npz", arr_0=np.zeros((3, 8, 8, 3)))
+    for words, answer in {
+        "sample.output = ('grid',): expected npz among them": gen("--config.sample.output=grid"),
+        "--config.sample.seed: no such field": gen("--config.sample.seed=3"),
+        "--metrics fd: expected some of": gen("--metrics", "fd"),
+        "half.npz: arr_0 is float64": gen(ref="half.npz"),
+        "--features inception needs": gen(features="inception"),
+    }.items():
+        assert answer[0] == 2 and answer[1].startswith("error: ") and words in answer[1], (words, answer)
+    assert not (tmp_path / "run" / "samples").exists()

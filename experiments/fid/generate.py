@@ -1,0 +1,59 @@
+"""Samples for `gen`: the job `sample` of experiments.main, whose images are then measured like any others."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from experiments import config, main
+from experiments.fid import BadInput
+
+
+class Ended(Exception):
+    """The job did not end well, and has said why; the argument is its exit code."""
+
+
+def command(options, rest: list[str]) -> list[str]:
+    """The job's command line. `rest`: what `gen` itself does not know, --config.NAME=VALUE."""
+    given = {"config": options.config, "workdir": options.workdir, "mesh": options.mesh}
+    own = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return [*own, *rest, "--config.job=sample"]
+
+
+def folder(arguments: list[str]) -> pathlib.Path:
+    """Where the job will leave its samples. Raises BadInput for a command that cannot work or asks for no npz."""
+    try:
+        request = config.parse(arguments)
+    except config.ConfigError as error:
+        raise BadInput(str(error)) from None
+    if "npz" not in request.config.sample.output:
+        raise BadInput(f"sample.output = {request.config.sample.output}: expected npz among them")
+    return request.workdir / request.config.sample.into
+
+
+def run(arguments: list[str], ready: Callable[[], Any]) -> Any:
+    """Samples what is not there yet, and returns what `ready` does: it is called first, on the devices of the job.
+
+    What the job prints goes to stderr; signals mean afterwards what they did before. Raises Ended, and what `ready`
+    raises.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    made = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            code = main.main(arguments, lambda: made.append(ready()))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code:
+        raise Ended(code)
+    return made[0]
+
+
+def settings(samples: pathlib.Path) -> dict:
+    """What the samples follow from, and the network evaluations that each took."""
+    report = json.loads((samples / "samples.json").read_text(encoding="utf-8"))
+    return {name: report[name] for name in ("nfe", "settings")}
