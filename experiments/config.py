@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
-from experiments.fields import CONSTRAINTS, PROBLEMS
+from experiments.constraints import CONSTRAINTS
+from experiments.fields import PROBLEMS
 from experiments.kinds import REQUIRED, Field, Refused, choice, hint
 
 USAGE = (

@@ -1,15 +1,11 @@
-"""Every field of every config file: how its text is read, what is allowed, what it means; and what must hold between
-them.
+"""Every field of every config file: how its text is read, what is allowed, what it means.
 
-Plain data for `experiments.config`, which turns whatever is wrong into one line. Imports nothing heavy.
+Plain data for `experiments.config`, which turns whatever is wrong into one line; what must hold between fields is in
+`constraints`. Imports nothing heavy.
 """
 
-import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 from experiments.kinds import COUNT, POSITIVE, Field, choice, each, flag, integer, number, span, text, vector
-from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE, weight_found
+from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE
 
 SCHEDULES = ("rectified_flow", "cosine", "linear_vp", "edm")
 OBJECTIVES = ("self_consistency", "l2", "rollout", "score_matching", "marginal", "per_condition", "reward_only")
@@ -22,14 +18,6 @@ OTHERS = ("unguided_twice", "autoguided", *SCHEDULED, *RULES[1:-1])  # the knob 
 REMAT = ("none", "steps", "segments")
 MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 60, 200, 400))
-
-
-class Constraint(NamedTuple):
-    """A condition between fields; `field` is the one to name when it fails."""
-
-    field: str
-    allowed: str
-    holds: Callable[[Any], bool]
 
 
 FIELDS = {
@@ -101,6 +89,18 @@ BASE = {
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
+# and can choose its architecture
+NETWORK = {
+    "base.network": Field(
+        choice("dit", "unet", "adm", "mlp"),
+        "kind of network; a unet has width x 1, 2, 2 channels, adm width x 1, 2, 3, 4, depth blocks each",
+    ),
+    "base.heads": Field(COUNT, "attention heads of a dit"),
+    "base.patch": Field(COUNT, "side of a patch of a dit"),
+    "base.precision": Field(choice("float32", "bfloat16"), "of the products of a dit or unet; sums stay float32"),
+    "base.remat": Field(flag(), "recompute the blocks of a dit or unet in the backward pass"),
+}
+
 # what measures images
 INSTRUMENT = {
     "problem.instrument": Field(
@@ -121,6 +121,15 @@ PARTS = INSTRUMENT | {
     "problem.train_fraction": Field(number(0, 1, "()"), "share of the images for denoiser and guidance"),
     "problem.classifier_fraction": Field(number(0, 1, "()"), "share for the classifier whose features are metrics"),
     "problem.classifier_steps": Field(COUNT, "updates of the classifier"),
+}
+
+# for problems on the latents of images
+LATENTS = {
+    "problem.latents": Field(
+        text("a folder that job encode wrote, synthetic, or empty for job = sample", empty=True),
+        "latents of real images by the same autoencoder",
+    ),
+    "problem.images": Field(integer(0), "images whose latents are kept in memory, drawn at random; 0 for all"),
 }
 
 # for what runs on the published MNIST model; none of these files is part of this repository
@@ -150,16 +159,9 @@ PROBLEMS = {
     "digits": FIELDS | BASE | PARTS,
     "labelled": FIELDS
     | BASE
+    | NETWORK
     | PARTS
     | {
-        "base.network": Field(
-            choice("dit", "unet", "adm", "mlp"),
-            "kind of network; a unet has width x 1, 2, 2 channels, adm width x 1, 2, 3, 4, depth blocks each",
-        ),
-        "base.heads": Field(COUNT, "attention heads of a dit"),
-        "base.patch": Field(COUNT, "side of a patch of a dit"),
-        "base.precision": Field(choice("float32", "bfloat16"), "of the products of a dit or unet; sums stay float32"),
-        "base.remat": Field(flag(), "recompute the blocks of a dit or unet in the backward pass"),
         "problem.source": Field(text("a published set, or a path of images with labels"), "where the images are"),
         "problem.split": Field(text("the name of a split of the source"), "the part of it that is used"),
         "problem.size": Field(COUNT, "side to which images are cropped"),
@@ -170,15 +172,18 @@ PROBLEMS = {
     },
     "mnist": FIELDS | MNIST,
     "imported": IMPORTED | SAMPLE,
-    "imported_latents": IMPORTED
-    | FIELDS
+    "imported_latents": IMPORTED | FIELDS | INSTRUMENT | LATENTS,
+    "trained_latents": FIELDS
+    | BASE
+    | NETWORK
     | INSTRUMENT
+    | LATENTS
+    | {name: IMPORTED[name] for name in ("problem.vae", "problem.vae_groups")}
     | {
         "problem.latents": Field(
-            text("a folder that job encode wrote, synthetic, or empty for job = sample", empty=True),
-            "latents of real images by the same autoencoder",
+            text("a folder that job encode wrote, or synthetic"), "latents of images with labels"
         ),
-        "problem.images": Field(integer(0), "images whose latents are kept in memory, drawn at random; 0 for all"),
+        "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
     },
     "latents": {
         "job": Field(choice("encode"), "the part to run: all of it"),
@@ -209,191 +214,4 @@ PROBLEMS = {
         "updates": Field(COUNT, "updates of a learned weight at the lowest NFE; more NFE get fewer, for equal cost"),
         "base_steps": Field(each(COUNT), "updates of the under-trained and of the trained network"),
     },
-}
-
-
-def _network_found(name: str) -> Constraint:
-    return Constraint(
-        f"problem.{name}",
-        "path of an existing .safetensors file, or random",
-        lambda c: c.problem[name] == "random" or pathlib.Path(c.problem[name]).is_file(),
-    )
-
-
-INSTRUMENT_FOUND = (
-    Constraint(
-        "problem.instrument",
-        "classifier, random, or path of an existing file with Inception's weights",
-        lambda c: c.problem.instrument in ("classifier", "random") or pathlib.Path(c.problem.instrument).is_file(),
-    ),
-    Constraint(
-        "problem.reference",
-        "empty, or path of an existing .npz with mu and sigma or of images",
-        lambda c: not c.problem.reference or pathlib.Path(c.problem.reference).exists(),
-    ),
-    Constraint(
-        "problem.reference",
-        "empty where problem.instrument = classifier",
-        lambda c: not c.problem.reference or c.problem.instrument != "classifier",
-    ),
-)
-
-SAMPLING = (
-    Constraint("sample.weight", "path of an existing .safetensors file", weight_found),
-    Constraint(
-        "sample.weak",
-        "0, or one of base.keep",
-        lambda c: not c.sample.weak or ("base" in c and c.sample.weak in c.base.keep),
-    ),
-)
-
-BASE_HOLDS = (
-    Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
-    Constraint("base.keep", "updates up to base.steps", lambda c: all(step <= c.base.steps for step in c.base.keep)),
-)
-
-HELD_OUT = (
-    Constraint(
-        "problem.classifier_fraction",
-        "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
-        lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
-    ),
-)
-
-LEARNING = (
-    *SAMPLING,
-    Constraint("sample.repetition", "less than seeds", lambda c: c.sample.repetition < c.seeds),
-    Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
-    Constraint(
-        "eval.weak",
-        "one of base.keep where autoguided is one of eval.others or learn.rules",
-        lambda c: "autoguided" not in (*c.eval.others, *c.learn.rules) or ("base" in c and c.eval.weak in c.base.keep),
-    ),
-    Constraint(
-        "learn.intervals",
-        "intervals at least one step long, at each of eval.steps",
-        lambda c: all((hi - lo) * steps > 0.999 for lo, hi in c.learn.intervals for steps in c.eval.steps),
-    ),
-    Constraint(
-        "learn.particles",
-        "at least 2 when learn.lambda_ > 0",
-        lambda c: c.learn.particles > 1 or c.learn.lambda_ == 0,
-    ),
-    Constraint(
-        "learn.delta",
-        "learn.s_min + learn.delta + learn.zeta below 1",
-        lambda c: c.learn.s_min + c.learn.delta + c.learn.zeta < 1,
-    ),
-)
-
-MNIST_FOUND = (
-    Constraint("problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()),
-    Constraint(
-        "problem.classifier",
-        "path of an existing .npz file",
-        lambda c: pathlib.Path(c.problem.classifier).is_file(),
-    ),
-    Constraint(
-        "problem.data",
-        f"a folder that holds {', '.join(MNIST_FILES)}",
-        lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
-    ),
-)
-PAIR_FOUND = (
-    *MNIST_FOUND[1:],
-    Constraint(
-        "problem.epochs",
-        f"a folder that holds {', '.join(EPOCH_FILES)}",
-        lambda c: all((pathlib.Path(c.problem.epochs) / name).is_file() for name in EPOCH_FILES),
-    ),
-)
-
-CONSTRAINTS = {
-    "mixture": LEARNING
-    + BASE_HOLDS
-    + (
-        Constraint(
-            "problem.layout",
-            "ring only when problem.dimension = 2",
-            lambda c: c.problem.layout != "ring" or c.problem.dimension == 2,
-        ),
-        Constraint(
-            "problem.reward.a",
-            "() or one number per dimension",
-            lambda c: len(c.problem.reward.a) in (0, c.problem.dimension),
-        ),
-        Constraint(
-            "learn.gammas",
-            "0 unless problem.reward.a or problem.reward.b says what is rewarded",
-            lambda c: not any(c.learn.gammas) or any(c.problem.reward.a) or c.problem.reward.b > 0,
-        ),
-        Constraint(
-            "learn.objectives",
-            "reward_only only where problem.reward.a or problem.reward.b says what is rewarded",
-            lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
-        ),
-    ),
-    "digits": LEARNING + BASE_HOLDS + HELD_OUT + INSTRUMENT_FOUND,
-    "labelled": LEARNING
-    + BASE_HOLDS
-    + HELD_OUT
-    + INSTRUMENT_FOUND
-    + (
-        Constraint(
-            "base.patch",
-            "a divisor of problem.size",
-            lambda c: c.base.network != "dit" or c.problem.size % c.base.patch == 0,
-        ),
-        Constraint(
-            "base.heads",
-            "a divisor of base.width with base.width / base.heads even",
-            lambda c: c.base.network != "dit" or c.base.width % (2 * c.base.heads) == 0,
-        ),
-        Constraint(
-            "base.width",
-            "a multiple of 16 where base.network = unet",
-            lambda c: c.base.network != "unet" or c.base.width % 16 == 0,
-        ),
-        Constraint(
-            "problem.size",
-            "a multiple of 4 where base.network = unet, of 8 where it is adm",
-            lambda c: c.problem.size % {"unet": 4, "adm": 8}.get(c.base.network, 1) == 0,
-        ),
-    ),
-    "mnist": LEARNING + MNIST_FOUND,
-    "imported": (*SAMPLING, _network_found("weights"), _network_found("vae")),
-    "imported_latents": (
-        *LEARNING,
-        _network_found("weights"),
-        _network_found("vae"),
-        *(f._replace(holds=lambda c, f=f: c.job == "sample" or f.holds(c)) for f in INSTRUMENT_FOUND),
-        Constraint(
-            "problem.instrument",
-            "random, or path of an existing file with Inception's weights",
-            lambda c: c.job == "sample" or c.problem.instrument != "classifier",
-        ),
-        Constraint(
-            "problem.latents",
-            "a folder that job encode wrote (latents.json in it), or synthetic, for any job but sample",
-            lambda c: (
-                c.job == "sample"
-                or c.problem.latents == "synthetic"
-                or (c.problem.latents and (pathlib.Path(c.problem.latents) / "latents.json").is_file())
-            ),
-        ),
-    ),
-    "latents": (
-        Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
-        _network_found("vae"),
-    ),
-    "leaderboard": (
-        Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
-        Constraint(
-            "base_steps",
-            "two rising numbers of updates",
-            lambda c: len(c.base_steps) == 2 and c.base_steps[0] < c.base_steps[1],
-        ),
-        *(f._replace(holds=lambda c, f=f: "mnist" not in c.columns or f.holds(c)) for f in MNIST_FOUND),
-        *(f._replace(holds=lambda c, f=f: "pair" not in c.columns or f.holds(c)) for f in PAIR_FOUND),
-    ),
 }

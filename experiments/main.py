@@ -55,6 +55,7 @@ def _run(config, workdir: pathlib.Path, layout, ready) -> int:
         ready()
         jobs.run(config, workdir)
     except ConfigError as error:
+        records.release(workdir)
         return _fail(error, 2)
     except progress.Stopped as stopped:
         print("stopped and saved; the same command resumes", file=sys.stderr)

@@ -212,6 +212,12 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
     return lock
 
 
+def release(workdir: pathlib.Path) -> None:
+    """Gives up a folder in which nothing was done, so that the next command there may have another config."""
+    if launch.primary() and {path.name for path in pathlib.Path(workdir).iterdir()} <= {".lock", "config.json"}:
+        (pathlib.Path(workdir) / "config.json").unlink(missing_ok=True)
+
+
 def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     stored, present = _stored(workdir), _jsonable(flat(config))
     usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}

@@ -11,7 +11,7 @@ its worker processes hand their state about by pickling.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -83,6 +83,19 @@ class Loader:
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def in_order(self) -> Callable[[int], dict[str, Any]]:
+        """`at`, faster for steps that follow one another: those are read ahead, as `stream` does."""
+        stream, following = None, None
+
+        def at(step):
+            nonlocal stream, following
+            if step != following:
+                stream = self.stream(step)
+            following = step + 1
+            return next(stream)
+
+        return at
 
     def _order(self, epoch: int) -> np.ndarray:
         """The permutation of an epoch: the order of n random words, which no version of numpy may change."""

@@ -51,10 +51,6 @@ def build(config) -> Problem:
         net, shape, params = _random_network(settings)
     else:
         net, shape, params = _field("weights", settings.weights, lambda arrays: _network(settings, arrays))
-    if settings.vae == "random":
-        to_images = _decoding(*random_autoencoder(), shape[-1])
-    else:
-        to_images = _field("vae", settings.vae, lambda arrays: _decoder(settings, arrays, shape[-1]))
     flow = settings.network == "sit"
     return Problem(
         name=f"{settings.network}, width {net.width}, depth {net.depth}",
@@ -64,21 +60,28 @@ def build(config) -> Problem:
         null=net.classes,
         network=None,
         denoise=lambda params: sit_denoiser(net, params) if flow else dit_denoiser(net, params),
-        draw=_no_data,
-        real=_no_data,
-        features=None,
-        measure=_no_data,
-        floor=_no_data,
-        tuned=(),
-        reward=None,
-        picture=_no_data,
         known=params,
-        to_images=to_images,
+        to_images=decoder(settings, shape[-1]),
+        **WITHOUT_DATA,
     )
 
 
 def _no_data(*arguments):
     raise NotImplementedError("an imported network comes without data")
+
+
+WITHOUT_DATA = {
+    **dict.fromkeys(("draw", "real", "measure", "floor", "picture"), _no_data),
+    **dict.fromkeys(("features", "reward")),
+    "tuned": (),
+}  # the fields of a Problem that only data can fill
+
+
+def decoder(settings, channels: int) -> Partial:
+    """Latents of so many channels -> images in [0, 1], by problem.vae; a pytree. Raises ConfigError."""
+    if settings.vae == "random":
+        return _decoding(*random_autoencoder(), channels)
+    return _field("vae", settings.vae, lambda arrays: _decoder(settings, arrays, channels))
 
 
 def _field(name: str, path, make: Callable[[Arrays], Any]) -> Any:

@@ -23,9 +23,13 @@ SYNTHETIC = 4  # latents of each class
 
 def build(config) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
-    problem, settings = imported.build(config), config.problem
-    if config.job == "sample":
-        return problem
+    problem = imported.build(config)
+    return problem if config.job == "sample" else with_data(problem, config)
+
+
+def with_data(problem: Problem, config) -> Problem:
+    """The same network with the latents that it learns from and is measured by. Raises ConfigError."""
+    settings = config.problem
     try:
         pool = images.pool(*_laws(problem, settings), len(problem.conditions))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
@@ -53,19 +57,21 @@ def draw(pool: images.Pool, key, n: int):
     """n pairs (latents, label)."""
     row_key, view_key = jax.random.split(key)
     laws, labels = images.draw(pool, row_key, n)
-    return _seen(view_key, laws), labels
+    return views(jax.random.split(view_key, n), laws), labels
 
 
 def real(pool: images.Pool, key, k: int, conditions):
     """Latents of k images of each condition, [K, k, h, w, channels]."""
     row_key, view_key = jax.random.split(key)
     laws = images.draw_each(pool, row_key, k, conditions)
-    return _seen(view_key, laws.reshape(-1, *laws.shape[2:])).reshape(*laws.shape[:2], *laws.shape[4:])
+    flat = laws.reshape(-1, *laws.shape[2:])
+    return views(jax.random.split(view_key, len(flat)), flat).reshape(*laws.shape[:2], *laws.shape[4:])
 
 
-def _seen(key, laws):
+def views(keys, laws):
+    """A latent from each of these laws [n, views, 2, h, w, channels], as the network wants it; keys [n]."""
     laws = laws.astype(jnp.float32)
-    return vae.draw_view(vae.Posterior(laws[:, :, 0], laws[:, :, 1]), jax.random.split(key, len(laws)))
+    return vae.draw_view(vae.Posterior(laws[:, :, 0], laws[:, :, 1]), keys)
 
 
 def _in_blocks(to_images):

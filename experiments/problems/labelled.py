@@ -79,14 +79,10 @@ def _feed(source: data.Source, rows):
     some = dataclasses.replace(source, count=len(rows), read=lambda i: source.read(int(rows[i])))
 
     def feed(batch: int, part, seed: int):
-        loader, stream, following = data.Loader(some, batch, seed, part), None, None
+        read = data.Loader(some, batch, seed, part).in_order()
 
         def at(i):
-            nonlocal stream, following
-            if i != following:
-                stream = loader.stream(i)
-            following = i + 1
-            found = next(stream)
+            found = read(i)
             return 2 * data.to_unit(found["image"]) - 1, found["label"]
 
         return at

@@ -301,6 +301,16 @@ def test_a_folder_serves_one_run_at_a_time(tmp_path):
     os.close(records.claim(tmp_path, load(MIXTURE)))
 
 
+def test_a_folder_in_which_nothing_was_done_may_have_another_config(tmp_path):
+    os.close(records.claim(tmp_path, load(MIXTURE)))
+    records.release(tmp_path)
+    os.close(records.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"})))
+    (tmp_path / "metrics.jsonl").touch()
+    records.release(tmp_path)
+    with pytest.raises(ConfigError, match="learn.delta = 0.1 here, 0.2 in its config.json"):
+        records.claim(tmp_path, load(MIXTURE))
+
+
 def test_a_folder_that_is_a_file_or_holds_a_broken_config_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file: File exists"):

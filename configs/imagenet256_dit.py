@@ -1,0 +1,67 @@
+"""A DiT trained here on the latents of ImageNet, and guidance learned for it.
+
+    python -m experiments.main --config=configs/encode.py --workdir=latents/imagenet256
+    python -m experiments.main --config=configs/imagenet256_dit.py --workdir=runs/dit_b
+    python -m experiments.main --config=configs/imagenet256_dit.py:smoke --workdir=runs/dit_smoke
+
+DiT-B/2, 130 million parameters, with the settings of arXiv 2212.09748 and 2401.08740 for it: batch 256, learning rate
+1e-4, condition dropout 0.1, an average of the params, the velocity of the rectified flow; sizes are compared there at
+400,000 updates. Ours are the cosine decay and the relative width of the average. Every latent is read from disk;
+guidance is learned and measured on `problem.images` of them, as in configs/imagenet256_latents.py. Latents of other
+images, with labels: --config.problem.latents; another network: --config.base.network and the fields beside it.
+
+Presets: smoke, the whole chain on a tiny network and random latents of the same shape, ten classes.
+"""
+
+from ml_collections import config_dict
+
+from configs import _common as common
+
+PRESETS = {
+    "smoke": common.SMOKE
+    | {
+        "problem.vae": "random", "problem.latents": "synthetic", "learn.objectives": ("self_consistency",),
+        "base.steps": 4, "base.batch": 4, "base.width": 32, "base.depth": 1, "base.heads": 2, "base.patch": 4,
+        "base.precision": "float32", "base.remat": False, "base.pictures": 1,
+    },
+}  # fmt: skip
+
+
+def get_config(preset: str = "") -> config_dict.ConfigDict:
+    config = common.chain(seeds=1)
+
+    config.problem = problem = config_dict.ConfigDict()
+    problem.name = "trained_latents"
+    problem.latents = "latents/imagenet256"
+    problem.images = 100_000
+    problem.vae = "weights/sd-vae-ft-mse.safetensors"
+    problem.vae_groups = 32
+    problem.schedule = "rectified_flow"
+    problem.instrument = "weights/inception.safetensors"
+    problem.reference = "references/VIRTUAL_imagenet256_labeled.npz"
+
+    config.base = common.training(
+        network="dit",
+        steps=400_000,
+        batch=256,
+        learning_rate=1e-4,
+        width=768,
+        depth=12,
+        heads=12,
+        patch=2,
+        precision="bfloat16",
+        remat=True,
+        averages=(0.05,),
+        pictures=20,
+    )
+    config.learn = common.learning(**common.PAPER)
+    config.eval = common.evaluation(
+        **common.PAPER_SAMPLES,
+        batch=128,
+        omegas=(0.0, 0.25, 0.5, 0.95),
+        intervals=((0.2, 0.8),),
+    )
+    config.sample = config_dict.ConfigDict({"batch": 128, "steps": 100, "seeds": "0-49999"})
+
+    config.update_from_flattened_dict(PRESETS.get(preset, {}))
+    return config

@@ -1,0 +1,220 @@
+"""What must hold between the fields of a config, by the name of its problem; see `fields`. Imports nothing heavy."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from experiments.fields import EPOCH_FILES, MNIST_FILES
+from experiments.sampling_fields import weight_found
+
+
+class Constraint(NamedTuple):
+    """A condition between fields; `field` is the one to name when it fails."""
+
+    field: str
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+def _network_found(name: str) -> Constraint:
+    return Constraint(
+        f"problem.{name}",
+        "path of an existing .safetensors file, or random",
+        lambda c: c.problem[name] == "random" or pathlib.Path(c.problem[name]).is_file(),
+    )
+
+
+INSTRUMENT_FOUND = (
+    Constraint(
+        "problem.instrument",
+        "classifier, random, or path of an existing file with Inception's weights",
+        lambda c: c.problem.instrument in ("classifier", "random") or pathlib.Path(c.problem.instrument).is_file(),
+    ),
+    Constraint(
+        "problem.reference",
+        "empty, or path of an existing .npz with mu and sigma or of images",
+        lambda c: not c.problem.reference or pathlib.Path(c.problem.reference).exists(),
+    ),
+    Constraint(
+        "problem.reference",
+        "empty where problem.instrument = classifier",
+        lambda c: not c.problem.reference or c.problem.instrument != "classifier",
+    ),
+)
+
+LATENTS_FOUND = (
+    Constraint(
+        "problem.instrument",
+        "random, or path of an existing file with Inception's weights",
+        lambda c: c.problem.instrument != "classifier",
+    ),
+    Constraint(
+        "problem.latents",
+        "a folder that job encode wrote (latents.json in it), or synthetic",
+        lambda c: (
+            c.problem.latents == "synthetic"
+            or (c.problem.latents and (pathlib.Path(c.problem.latents) / "latents.json").is_file())
+        ),
+    ),
+)
+
+SAMPLING = (
+    Constraint("sample.weight", "path of an existing .safetensors file", weight_found),
+    Constraint(
+        "sample.weak",
+        "0, or one of base.keep",
+        lambda c: not c.sample.weak or ("base" in c and c.sample.weak in c.base.keep),
+    ),
+)
+
+BASE_HOLDS = (
+    Constraint("base.accumulate", "a divisor of base.batch", lambda c: c.base.batch % c.base.accumulate == 0),
+    Constraint("base.keep", "updates up to base.steps", lambda c: all(step <= c.base.steps for step in c.base.keep)),
+)
+
+NETWORK_HOLDS = (
+    Constraint(
+        "base.heads",
+        "a divisor of base.width with base.width / base.heads even",
+        lambda c: c.base.network != "dit" or c.base.width % (2 * c.base.heads) == 0,
+    ),
+    Constraint(
+        "base.width",
+        "a multiple of 16 where base.network = unet",
+        lambda c: c.base.network != "unet" or c.base.width % 16 == 0,
+    ),
+)
+
+HELD_OUT = (
+    Constraint(
+        "problem.classifier_fraction",
+        "problem.train_fraction + problem.classifier_fraction below 1 (the rest is held out)",
+        lambda c: c.problem.train_fraction + c.problem.classifier_fraction < 1,
+    ),
+)
+
+LEARNING = (
+    *SAMPLING,
+    Constraint("sample.repetition", "less than seeds", lambda c: c.sample.repetition < c.seeds),
+    Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
+    Constraint(
+        "eval.weak",
+        "one of base.keep where autoguided is one of eval.others or learn.rules",
+        lambda c: "autoguided" not in (*c.eval.others, *c.learn.rules) or ("base" in c and c.eval.weak in c.base.keep),
+    ),
+    Constraint(
+        "learn.intervals",
+        "intervals at least one step long, at each of eval.steps",
+        lambda c: all((hi - lo) * steps > 0.999 for lo, hi in c.learn.intervals for steps in c.eval.steps),
+    ),
+    Constraint(
+        "learn.particles",
+        "at least 2 when learn.lambda_ > 0",
+        lambda c: c.learn.particles > 1 or c.learn.lambda_ == 0,
+    ),
+    Constraint(
+        "learn.delta",
+        "learn.s_min + learn.delta + learn.zeta below 1",
+        lambda c: c.learn.s_min + c.learn.delta + c.learn.zeta < 1,
+    ),
+)
+
+MNIST_FOUND = (
+    Constraint("problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()),
+    Constraint(
+        "problem.classifier",
+        "path of an existing .npz file",
+        lambda c: pathlib.Path(c.problem.classifier).is_file(),
+    ),
+    Constraint(
+        "problem.data",
+        f"a folder that holds {', '.join(MNIST_FILES)}",
+        lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
+    ),
+)
+PAIR_FOUND = (
+    *MNIST_FOUND[1:],
+    Constraint(
+        "problem.epochs",
+        f"a folder that holds {', '.join(EPOCH_FILES)}",
+        lambda c: all((pathlib.Path(c.problem.epochs) / name).is_file() for name in EPOCH_FILES),
+    ),
+)
+
+CONSTRAINTS = {
+    "mixture": LEARNING
+    + BASE_HOLDS
+    + (
+        Constraint(
+            "problem.layout",
+            "ring only when problem.dimension = 2",
+            lambda c: c.problem.layout != "ring" or c.problem.dimension == 2,
+        ),
+        Constraint(
+            "problem.reward.a",
+            "() or one number per dimension",
+            lambda c: len(c.problem.reward.a) in (0, c.problem.dimension),
+        ),
+        Constraint(
+            "learn.gammas",
+            "0 unless problem.reward.a or problem.reward.b says what is rewarded",
+            lambda c: not any(c.learn.gammas) or any(c.problem.reward.a) or c.problem.reward.b > 0,
+        ),
+        Constraint(
+            "learn.objectives",
+            "reward_only only where problem.reward.a or problem.reward.b says what is rewarded",
+            lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
+        ),
+    ),
+    "digits": LEARNING + BASE_HOLDS + HELD_OUT + INSTRUMENT_FOUND,
+    "labelled": LEARNING
+    + BASE_HOLDS
+    + NETWORK_HOLDS
+    + HELD_OUT
+    + INSTRUMENT_FOUND
+    + (
+        Constraint(
+            "base.patch",
+            "a divisor of problem.size",
+            lambda c: c.base.network != "dit" or c.problem.size % c.base.patch == 0,
+        ),
+        Constraint(
+            "problem.size",
+            "a multiple of 4 where base.network = unet, of 8 where it is adm",
+            lambda c: c.problem.size % {"unet": 4, "adm": 8}.get(c.base.network, 1) == 0,
+        ),
+    ),
+    "mnist": LEARNING + MNIST_FOUND,
+    "imported": (*SAMPLING, _network_found("weights"), _network_found("vae")),
+    "imported_latents": (
+        *LEARNING,
+        _network_found("weights"),
+        _network_found("vae"),
+        *(
+            f._replace(holds=lambda c, f=f: c.job == "sample" or f.holds(c))
+            for f in (*LATENTS_FOUND, *INSTRUMENT_FOUND)
+        ),
+    ),
+    "trained_latents": (
+        *LEARNING,
+        *BASE_HOLDS,
+        *NETWORK_HOLDS,
+        _network_found("vae"),
+        *LATENTS_FOUND,
+        *INSTRUMENT_FOUND,
+    ),
+    "latents": (
+        Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
+        _network_found("vae"),
+    ),
+    "leaderboard": (
+        Constraint("seeds", "seed + seeds of at most 2**31", lambda c: c.seed + c.seeds <= 2**31),
+        Constraint(
+            "base_steps",
+            "two rising numbers of updates",
+            lambda c: len(c.base_steps) == 2 and c.base_steps[0] < c.base_steps[1],
+        ),
+        *(f._replace(holds=lambda c, f=f: "mnist" not in c.columns or f.holds(c)) for f in MNIST_FOUND),
+        *(f._replace(holds=lambda c, f=f: "pair" not in c.columns or f.holds(c)) for f in PAIR_FOUND),
+    ),
+}
