@@ -37,17 +37,21 @@ def folder(arguments: list[str]) -> pathlib.Path:
 def run(arguments: list[str], ready: Callable[[], Any]) -> Any:
     """Samples what is not there yet, and returns what `ready` does: it is called first, on the devices of the job.
 
-    What the job prints goes to stderr; signals mean afterwards what they did before. Raises Ended, and what `ready`
-    raises.
+    What the job prints goes to stderr; signals mean afterwards what they did before. Raises Ended.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     made = []
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            code = main.main(arguments, lambda: made.append(ready()))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+    def begin():
+        try:
+            made.append(ready())
+        except BadInput as error:  # the job's own kind of error, which leaves no folder claimed
+            raise config.ConfigError(str(error)) from None
+
+    with contextlib.redirect_stdout(sys.stderr):
+        code = main.main(arguments, begin)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     if code:
         raise Ended(code)
     return made[0]
