@@ -76,7 +76,7 @@ def ours(net, params, x, labels, steps):
         guide = guides.cfg(weights.constant(OMEGA) if share == 1 else weight, net.classes)
         return lambda: run(denoise, guide, jnp.asarray(x), jnp.asarray(labels))
 
-    shares = {"3/4": 0.75, "1/2": 0.5, "2/5": 0.4, "1/4": 0.25}
+    shares = {"3/4": 0.75, "1/2": 0.5, "2/5": 0.4, "3/10": 0.3}
     fewer = {
         f"ours, {words} of steps guided": guided(share)
         for words, share in shares.items()
