@@ -86,6 +86,9 @@ PAPER = {
     "rollout_conditions": 16,
 }
 PAPER_SAMPLES = {"steps": (100,), "samples": 50_000, "sweep_seeds": 1}
+# on latents of 256 x 256 pixels: what hand-made weights are tuned over, and how many samples fit a card at a time
+LATENT_SAMPLES = PAPER_SAMPLES | {"batch": 128, "omegas": (0.0, 0.25, 0.5, 0.95), "intervals": ((0.2, 0.8),)}
+LATENT_SAMPLE = {"batch": 128, "steps": 100, "seeds": "0-49999"}
 # ADM's U-Net for images of 64 x 64: 296 million parameters
 LARGE_UNET = {
     "network": "adm",

@@ -50,13 +50,8 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.dtype = "bfloat16"
 
     config.learn = common.learning(**common.PAPER)
-    config.eval = common.evaluation(
-        **common.PAPER_SAMPLES,
-        batch=128,
-        omegas=(0.0, 0.25, 0.5, 0.95),
-        intervals=((0.2, 0.8),),
-    )
-    config.sample = config_dict.ConfigDict({"batch": 128, "steps": 100, "seeds": "0-49999"})
+    config.eval = common.evaluation(**common.LATENT_SAMPLES)
+    config.sample = config_dict.ConfigDict(common.LATENT_SAMPLE)
 
     config.update_from_flattened_dict(PRESETS.get(preset, {}))
     return config

@@ -16,6 +16,11 @@ class Constraint(NamedTuple):
     holds: Callable[[Any], bool]
 
 
+def multiple(base) -> int:
+    """What the side of the images or latents that a network sees must be a multiple of."""
+    return {"dit": base.patch, "unet": 4, "adm": 8}.get(base.network, 1)
+
+
 def _network_found(name: str) -> Constraint:
     return Constraint(
         f"problem.{name}",
@@ -176,12 +181,12 @@ CONSTRAINTS = {
         Constraint(
             "base.patch",
             "a divisor of problem.size",
-            lambda c: c.base.network != "dit" or c.problem.size % c.base.patch == 0,
+            lambda c: c.base.network != "dit" or c.problem.size % multiple(c.base) == 0,
         ),
         Constraint(
             "problem.size",
             "a multiple of 4 where base.network = unet, of 8 where it is adm",
-            lambda c: c.problem.size % {"unet": 4, "adm": 8}.get(c.base.network, 1) == 0,
+            lambda c: c.base.network == "dit" or c.problem.size % multiple(c.base) == 0,
         ),
     ),
     "mnist": LEARNING + MNIST_FOUND,

@@ -83,7 +83,7 @@ def _refuse_broken(name: str, folder, state, broken, batch) -> None:
         return
     if step > 0:  # there is nothing to save before the first update
         checkpoints.save(folder, step, state)
-    arrays = {key: np.asarray(mesh.local(array)) for key, array in batch(step).items()}
+    arrays = mesh.whole(batch(step))
     held = pathlib.Path(folder) / "broken_batch.npz"
 
     def write():

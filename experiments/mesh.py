@@ -89,11 +89,16 @@ def places() -> int:
     return current().mesh.shape["data"]
 
 
+def rounded(rows: int) -> int:
+    """So many rows or a few more, that every place has equally many."""
+    return -(-rows // places()) * places()
+
+
 def cut(batch: Any) -> jax.Array:
     """An array [batch, ...] with its rows over `data`: outside of jit what `spread` is inside. Every process must hold
     the same whole array, and `places()` divide the batch."""
-    mesh, whole = current().mesh, np.asarray(batch)
-    return jax.make_array_from_callback(whole.shape, batch_sharding(mesh), lambda index: whole[index])
+    mesh, values = current().mesh, np.asarray(batch)
+    return jax.make_array_from_callback(values.shape, batch_sharding(mesh), lambda index: values[index])
 
 
 def spread(tree: Any) -> Any:
@@ -123,8 +128,8 @@ def shard(state: Any) -> Any:
     def global_array(x, sharding):
         if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
             return x
-        whole = np.asarray(local(x))
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: whole[index])
+        values = _whole(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: values[index])
 
     return jax.tree.map(global_array, state, shardings(state, mesh, fsdp=fsdp))
 
@@ -132,6 +137,11 @@ def shard(state: Any) -> Any:
 def local(tree: Any) -> Any:
     """The arrays whole, on this process's own device: for everything that is not computed on the mesh."""
     return tree if current().mesh.size == 1 else jax.tree.map(lambda x: jnp.asarray(_whole(x)), tree)
+
+
+def whole(tree: Any) -> Any:
+    """The arrays whole, in numpy."""
+    return jax.tree.map(_whole, tree)
 
 
 def _whole(x) -> np.ndarray:

@@ -79,7 +79,7 @@ def survey(
     """
     held = {name: [] for name in rows}
     kept, digest, done = [], hashlib.sha256(), 0
-    size = mesh.places() * min(batch, math.ceil(images.count / mesh.places()))
+    size = min(mesh.places() * batch, mesh.rounded(images.count))
     total = math.ceil(images.count / size)
     for block in progress.track(images.blocks(size), f"{network.name} features of {images.path}", total):
         digest.update(block.tobytes())

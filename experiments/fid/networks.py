@@ -71,7 +71,7 @@ def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
 
 def on_all_devices(apply: Callable) -> Callable:
     """A jitted function of [batch, H, W, C] in data parallel: each device of the mesh computes its rows."""
-    return lambda images: mesh.local(apply(mesh.cut(images)))
+    return lambda images: mesh.whole(apply(mesh.cut(images)))
 
 
 def _inception(weights, resizer) -> Network:

@@ -6,7 +6,6 @@ batch each process reads the part that its devices encode; the first writes.
 """
 
 import collections
-import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,7 @@ def run(config, workdir) -> None:
         lambda: [k for k in range(len(about.rows())) if not latents.shard_path(workdir, about, k).exists()]
     )
     encode, params, layout = _encoder(net, config.encode.mirrored), mesh.shard(params), mesh.current().mesh
-    batch = mesh.places() * math.ceil(config.encode.batch / mesh.places())
+    batch = mesh.rounded(config.encode.batch)
     batches = sum(-(-len(about.rows()[k]) // batch) for k in missing)
     clock = _Clock()
     with ThreadPoolExecutor(THREADS, "encode") as pool, progress.counting("encoding", batches) as shown:
@@ -51,8 +50,8 @@ def run(config, workdir) -> None:
                 if progress.stop_requested():
                     raise progress.Stopped
                 placed = mesh.place(layout, examples)
-                found = mesh.local((encode(params, placed["image"]), placed["label"]))
-                posteriors, labels = (np.asarray(values)[: len(rows)] for values in found)
+                found = mesh.whole((encode(params, placed["image"]), placed["label"]))
+                posteriors, labels = (values[: len(rows)] for values in found)
                 _check(source, rows, posteriors)
                 parts.append((posteriors, labels))
                 clock.count(len(rows))

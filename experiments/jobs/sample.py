@@ -123,7 +123,7 @@ def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:
     """One part. The last batch is filled up with its first seed, so that nothing is compiled twice."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
-    samples, whole, nfe = jax.tree.map(np.asarray, mesh.local(sampler(base, to_images, *filled)))
+    samples, whole, nfe = mesh.whole(sampler(base, to_images, *filled))
     if not whole[:count].all():
         broken = seeds[~whole[:count]]
         raise progress.Diverged(

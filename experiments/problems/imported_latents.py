@@ -24,14 +24,34 @@ SYNTHETIC = 4  # latents of each class
 def build(config) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
     problem = imported.build(config)
-    return problem if config.job == "sample" else with_data(problem, config)
+    return problem if config.job == "sample" else with_data(problem, config, stored(config.problem))
 
 
-def with_data(problem: Problem, config) -> Problem:
-    """The same network with the latents that it learns from and is measured by. Raises ConfigError."""
+def stored(settings) -> data.Latents | None:
+    """The labelled latents of problem.latents, by the autoencoder problem.vae; None for synthetic ones.
+
+    Raises ConfigError.
+    """
+    if settings.latents == "synthetic":
+        return None
+    try:
+        found = data.Latents(settings.latents)
+        own = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
+        if found.about.autoencoder != own:
+            raise ValueError("latents of another autoencoder than problem.vae")
+        if found.classes is None:
+            raise ValueError("latents without labels")
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
+    return found
+
+
+def with_data(problem: Problem, config, latents: data.Latents | None) -> Problem:
+    """The same network with the latents that it learns from and is measured by (None: random). Raises ConfigError."""
     settings = config.problem
     try:
-        pool = images.pool(*_laws(problem, settings), len(problem.conditions))
+        laws = _synthetic(problem) if latents is None else _laws(problem, latents, settings.images)
+        pool = images.pool(*laws, len(problem.conditions))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
 
@@ -80,22 +100,19 @@ def _in_blocks(to_images):
     return lambda samples: np.concatenate([np.asarray(one(row[None])) for row in jnp.asarray(samples)])
 
 
-def _laws(problem, settings) -> tuple[np.ndarray, np.ndarray]:
-    """float16 [n, views, 2, h, w, channels] and labels [n] of latents that belong to the network."""
+def _synthetic(problem) -> tuple[np.ndarray, np.ndarray]:
+    """What `_laws` gives, of random latents."""
+    labels = np.arange(SYNTHETIC * len(problem.conditions)) % len(problem.conditions)
+    means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *problem.shape)) / vae.SCALE
+    return np.concatenate([means, 0.1 * np.ones_like(means)], axis=2).astype(np.float16), labels
+
+
+def _laws(problem, stored: data.Latents, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """float16 [n, views, 2, h, w, channels] and labels [n] of latents that belong to the network; count 0: all."""
     classes = len(problem.conditions)
-    if settings.latents == "synthetic":
-        labels = np.arange(SYNTHETIC * classes) % classes
-        means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *problem.shape)) / vae.SCALE
-        return np.concatenate([means, 0.1 * np.ones_like(means)], axis=2).astype(np.float16), labels
-    stored = data.Latents(settings.latents)
-    own = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
-    if stored.about.autoencoder != own:
-        raise ValueError("latents of another autoencoder than problem.vae")
     if stored.about.shape != problem.shape:
         raise ValueError(f"latents of shape {stored.about.shape}, the network's have {problem.shape}")
-    if stored.classes is None:
-        raise ValueError("latents without labels")
-    rows = np.sort(np.random.default_rng(SEED).permutation(len(stored))[: settings.images or None])
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(stored))[: count or None])
     laws = np.empty((len(rows), stored.about.views, 2, *stored.about.shape), np.float16)
     labels = np.empty(len(rows), np.int32)
     for place, row in enumerate(progress.track(rows, f"reading {stored.name}")):

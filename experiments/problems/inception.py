@@ -78,7 +78,7 @@ def measure(instrument: Instrument, to_images: Callable, samples: Array, full: b
     computed all the same: they are large, and to be compared with those of equally many samples only. Samples that
     are not finite have an infinite FID.
     """
-    flat = np.asarray(mesh.local(samples)).reshape(-1, *samples.shape[2:])
+    flat = mesh.whole(samples).reshape(-1, *samples.shape[2:])
     if not np.isfinite(flat).all():
         return {"fid": float("inf")}
     paired = full and instrument.rows is not None
@@ -126,6 +126,6 @@ def as_images(name: str, samples: Array, to_images: Callable) -> Images:
     def blocks(size):
         for start in range(0, len(samples), size):
             rows = np.minimum(np.arange(start, start + size), len(samples) - 1)
-            yield np.asarray(mesh.local(_pixels(to_images, mesh.cut(samples[rows]))))[: len(samples) - start]
+            yield mesh.whole(_pixels(to_images, mesh.cut(samples[rows])))[: len(samples) - start]
 
     return Images(name, len(samples), shape, blocks, {})

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import data
 from experiments.config import ConfigError
+from experiments.constraints import multiple
 from experiments.problems import Network, Problem, imported, imported_latents, labelled
 from guidance import predictions, schedules
 
@@ -18,10 +19,10 @@ from guidance import predictions, schedules
 def build(config) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
     settings, base = config.problem, config.base
-    if settings.latents == "synthetic":
-        stored, shape, classes = None, imported.TINY_SHAPE, imported.TINY.classes
+    stored = imported_latents.stored(settings)
+    if stored is None:
+        shape, classes = imported.TINY_SHAPE, imported.TINY.classes
     else:
-        stored = _stored(settings.latents)
         shape, classes = stored.about.shape, stored.classes
     _fits(base, shape[0])
     net, schedule = labelled.NETWORKS[base.network](base, classes), schedules.by_name(settings.schedule)
@@ -38,22 +39,12 @@ def build(config) -> Problem:
         feed=stored and _feed(stored),
         **imported.WITHOUT_DATA,
     )
-    return imported_latents.with_data(problem, config)
-
-
-def _stored(folder) -> data.Latents:
-    try:
-        stored = data.Latents(folder)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"problem.latents = {folder}: {error}") from None
-    if stored.classes is None:
-        raise ConfigError(f"problem.latents = {folder}: latents without labels")
-    return stored
+    return imported_latents.with_data(problem, config, stored)
 
 
 def _fits(base, side: int) -> None:
     """Raises ConfigError for a network that latents of this side cannot enter."""
-    step = {"dit": base.patch, "unet": 4, "adm": 8}.get(base.network, 1)
+    step = multiple(base)
     if side % step:
         name = "patch" if base.network == "dit" else "network"
         raise ConfigError(f"base.{name} = {base[name]}: the latents are {side} a side, no multiple of {step}")

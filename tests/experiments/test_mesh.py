@@ -208,7 +208,7 @@ def test_decoder_and_feature_network_compute_a_part_on_each_device(layout, monke
     if len(jax.devices()) < 2:
         pytest.skip("needs two devices")
     samples = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype(np.float32)
-    whole, parts = mesh.local, []
+    whole, parts = mesh.whole, []
 
     def spied(tree):
         parts.extend([shard.data.shape for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(tree))
@@ -221,7 +221,7 @@ def test_decoder_and_feature_network_compute_a_part_on_each_device(layout, monke
         return measure.survey(network, images, 3, stats=["features"], rows=["features"])
 
     alone = features(1)
-    monkeypatch.setattr(mesh, "local", spied)
+    monkeypatch.setattr(mesh, "whole", spied)
     together = features(2)
     assert parts == 2 * [[(3, 8, 8, 3)] * 2, [(3, 16)] * 2, [(3, 10)] * 2]
     assert together.sha256 == alone.sha256

@@ -84,9 +84,9 @@ def test_the_chain_on_latents_from_disk(latents, tmp_path):
 
 
 def test_what_is_refused(latents, tmp_path, capsys):
-    def line(source="smoke", **fields):
+    def line(**fields):
         overrides = [f"--config.{k}={v}" for k, v in of(latents, **fields).items()]
-        return refused([f"--config={CONFIG}:{source}", f"--workdir={tmp_path / 'x'}", *overrides], capsys)
+        return refused([f"--config={CONFIG}:smoke", f"--workdir={tmp_path / 'x'}", *overrides], capsys)
 
     assert "problem.latents = 'nowhere'" in line(problem__latents="nowhere")
     assert "base.patch = 4: the latents are 2 a side, no multiple of 4" in line(base__patch="4")
