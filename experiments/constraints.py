@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from experiments.fields import EPOCH_FILES, MNIST_FILES
 from experiments.sampling_fields import weight_found
+from guidance.times import last_equal, within
 
 
 class Constraint(NamedTuple):
@@ -19,6 +20,12 @@ class Constraint(NamedTuple):
 def multiple(base) -> int:
     """What the side of the images or latents that a network sees must be a multiple of."""
     return {"dit": base.patch, "unet": 4, "adm": 8}.get(base.network, 1)
+
+
+def _starts_within(steps: int, lo: float, hi: float) -> bool:
+    """Whether one of `steps` uniform steps starts in (lo, hi]: the first start after lo does, if any."""
+    near = int(steps * last_equal(lo))
+    return any(within(i / steps, lo, hi) for i in (near, near + 1, near + 2))
 
 
 def _network_found(name: str) -> Constraint:
@@ -109,8 +116,8 @@ LEARNING = (
     ),
     Constraint(
         "learn.intervals",
-        "intervals at least one step long, at each of eval.steps",
-        lambda c: all((hi - lo) * steps > 0.999 for lo, hi in c.learn.intervals for steps in c.eval.steps),
+        "intervals (lo, hi] in which a step starts, at each of eval.steps",
+        lambda c: all(_starts_within(steps, lo, hi) for lo, hi in c.learn.intervals for steps in c.eval.steps),
     ),
     Constraint(
         "learn.particles",

@@ -1,6 +1,7 @@
 """DPM-Solver++ where its answer is known to rounding: predictions that are linear in lambda = log(alpha/sigma).
 
-The second-order members replace D by a constant over a step, its value half-way in lambda: with h = lambda_s - lambda_t,
+The second-order members replace D by a constant over a step, its value half-way in lambda: with
+h = lambda_s - lambda_t,
 
     x_s = (sigma_s/sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) D(lambda_t + h/2) + noise
 

@@ -14,6 +14,7 @@ from experiments.jobs import selection, train
 from experiments.jobs.draws import bases_of, denoise_and_guide, step_of
 from experiments.loop import compiled, fit
 from guidance import learning, rollout, sampling, weights
+from guidance.times import within
 from guidance.types import Weight
 
 
@@ -85,9 +86,8 @@ def _rollout_task(
 ) -> Task:
     learn, net = config.learn, network(problem, config)
     grid, step = sampling.uniform_grid(steps), step_of(config)
-    within = interval and tuple(weights.snap(grid, jnp.asarray(interval)).tolist())
-    weight = rollout_weight(net, problem.schedule, steps, within)
-    unguided = int(jnp.sum(grid[:-1] > within[1])) if within else 0  # steps before the first guided one
+    weight = rollout_weight(net, problem.schedule, steps, interval)
+    unguided = int(jnp.argmax(within(grid[:-1], *interval))) if interval else 0  # steps before the first guided one
 
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)

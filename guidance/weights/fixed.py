@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.schedules import LOG_SNR_MAX
+from guidance.times import within
 from guidance.types import Array, Cond, Schedule, Weight
 
 
@@ -28,6 +29,7 @@ def _constant(omega, s, t, cond):
 def interval(omega, lo, hi) -> Weight:
     """omega where lo < t <= hi, else 0; t is the time at which the step starts.
 
+    A time within 1e-6 of a bound counts as equal to it (see `guidance.times.within`), so that rounding moves no step.
     Bounds in time; `interval_of_noise_levels`, `interval_of_log_snr` and `interval_of_steps` take other units. To move
     bounds to the nearest boundaries of steps: `interval(omega, *snap(grid, [lo, hi]))`.
     Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, eq. 6 (half-open in the noise level, as there;
@@ -38,7 +40,7 @@ def interval(omega, lo, hi) -> Weight:
 
 def _interval(omega, lo, hi, s, t, cond):
     del s, cond
-    return jnp.where((t > lo) & (t <= hi), jnp.asarray(omega, t.dtype), jnp.zeros_like(t))
+    return jnp.where(within(t, lo, hi), jnp.asarray(omega, t.dtype), jnp.zeros_like(t))
 
 
 def interval_of_noise_levels(schedule: Schedule, omega, lo, hi, grid: Array | None = None) -> Weight:

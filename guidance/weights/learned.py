@@ -92,7 +92,7 @@ def learned(
     (max(t - gap_min, s_min), t), the nearest trained gap; a network left to extrapolate there keeps its initial value.
 
     interval = (lo, hi): the weight is 0 unless lo < t <= hi (t as asked, before it is clamped), so that the steps that
-    start outside cost one network evaluation, as with `weights.interval`.
+    start outside cost one network evaluation. The steps inside are those of `weights.interval` with the same bounds.
     """
     return Partial(_Learned(net, schedule, s_min, t_max, gap_min, interval), params)
 

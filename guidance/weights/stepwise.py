@@ -5,6 +5,7 @@ Each is a `table` over the steps of its grid; omega may be traced, so that a swe
 
 import jax.numpy as jnp
 
+from guidance.times import EDGE
 from guidance.types import Array, Weight
 from guidance.weights.fixed import table
 
@@ -33,8 +34,8 @@ def triangle(grid: Array, omega, peak=0.5) -> Weight:
     """
     steps = grid.shape[0] - 1
     n = jnp.arange(steps, dtype=grid.dtype)
-    # the small number: 100 * 0.29 rounds to 28.999996, but is 29
-    top = jnp.clip(jnp.floor(steps * peak + 1e-4), 0, steps - 1)
+    # EDGE: 100 * 0.29 rounds to 28.999996, but is 29
+    top = jnp.clip(jnp.floor(steps * (peak + EDGE)), 0, steps - 1)
     up, down = n / jnp.maximum(top, 1), (steps - 1 - n) / jnp.maximum(steps - 1 - top, 1)
     profile = jnp.where(n < top, up, jnp.where(n > top, down, 1))
     scale = 1 + 2 * omega * profile
@@ -60,4 +61,5 @@ def step_down(grid: Array, omega, switch=0.25, share=1 / 3) -> Weight:
 
 def _early(grid: Array, switch) -> Array:
     steps = grid.shape[0] - 1
-    return jnp.arange(steps, dtype=grid.dtype) < switch * max(steps - 1, 1)
+    # EDGE: 0.07 * 100 rounds to 7.000000000000001, but is 7
+    return jnp.arange(steps, dtype=grid.dtype) < (switch - EDGE) * max(steps - 1, 1)

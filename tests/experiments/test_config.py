@@ -134,9 +134,9 @@ BAD = {
         command("--config.learn.particles=1"),
         ["learn.particles = 1", "at least 2 when learn.lambda_ > 0"],
     ),
-    "less than a step": (
+    "no step starts in the interval": (
         command("--config.learn.intervals=((0.2,0.3),(0.5,0.55))", "--config.eval.steps=10,20"),
-        ["learn.intervals = ((0.2, 0.3), (0.5, 0.55))", "at least one step long"],
+        ["learn.intervals = ((0.2, 0.3), (0.5, 0.55))", "in which a step starts"],
     ),
     "no room for gaps": (command("--config.learn.delta=.99"), ["learn.delta", "below 1"]),
     "ring in 3-D": (command("--config.problem.dimension=3"), ["problem.layout", "problem.dimension = 2"]),
