@@ -6,14 +6,16 @@ function here hands back what it was given.
 Axes are Auto: jax decides how to cut what no one has said anything about, and inserts the communication.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from experiments.config import ConfigError
 from guidance.nets.sharding import batch_sharding, shardings
@@ -33,6 +35,18 @@ def use(data: int | None = None, model: int = 1, fsdp: bool = False) -> None:
     """Makes this the layout of the process. Raises ConfigError if there are not data * model devices."""
     global _current
     _current = Layout(make(data, model), fsdp)
+
+
+@contextmanager
+def laid_out(data: int | None = None, model: int = 1, fsdp: bool = False) -> Iterator[None]:
+    """`use` for as long as the context lasts; then the layout is the one that it was before."""
+    global _current
+    before = _current
+    use(data, model, fsdp)
+    try:
+        yield
+    finally:
+        _current = before
 
 
 def current() -> Layout:
@@ -63,25 +77,35 @@ def make(data: int | None = None, model: int = 1) -> Mesh:
 def part(mesh: Mesh) -> tuple[int, int]:
     """(index, count): which of `count` equal parts of a batch this process feeds; what `data.Loader` takes.
 
-    Processes that share a place on the data axis (the model axis spans them) feed the same part. Raises ValueError
+    Processes that share a place on the data axis (the model axis spans them) feed the same part. Raises ConfigError
     where the places of a process are not one run.
     """
     mine = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
     places = np.flatnonzero(mine)
     count, rest = divmod(len(mine), len(places))
     if rest or (places != places[0] + np.arange(len(places))).any() or places[0] % len(places):
-        raise ValueError(f"process {jax.process_index()} holds places {places.tolist()} of {len(mine)}: not one part")
+        shape = f"data:{len(mine)},model:{mesh.shape['model']}"
+        raise ConfigError(f"--mesh={shape} cuts batches within a process; allowed: axes that processes divide evenly")
     return int(places[0]) // len(places), count
 
 
-def place(mesh: Mesh, batch: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of this process's part of a batch as parts of global arrays [batch, ...]; the rest as it is."""
-    rows = batch_sharding(mesh)
+def share(batch: int) -> tuple[int, int]:
+    """The part of a batch of so many rows that this process reads: its own, or all where `places()` do not divide."""
+    return (0, 1) if batch % places() else part(current().mesh)
 
-    def whole(value):
-        return jax.make_array_from_process_local_data(rows, value) if isinstance(value, np.ndarray) else value
 
-    return {name: whole(value) for name, value in batch.items()}
+def place(batch: dict[str, Any], rows: int) -> dict[str, Any]:
+    """The arrays of this process's `share(rows)` of a batch as global arrays [rows, ...]; the rest as it is.
+
+    They are cut over `data`, or whole on every device where `places()` do not divide the rows.
+    """
+    mesh = current().mesh
+    lie = NamedSharding(mesh, PartitionSpec()) if rows % places() else batch_sharding(mesh)
+
+    def global_array(value):
+        return jax.make_array_from_process_local_data(lie, value) if isinstance(value, np.ndarray) else value
+
+    return {name: global_array(value) for name, value in batch.items()}
 
 
 def places() -> int:
@@ -102,16 +126,40 @@ def cut(batch: Any) -> jax.Array:
 
 
 def spread(tree: Any) -> Any:
-    """Inside jit: cuts the first axis of every array over `data`."""
+    """Inside jit: cuts the first axis of every array over `data`; one that `places()` do not divide stays whole."""
     mesh = current().mesh
     if mesh.size == 1:
         return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(mesh)), tree)
+
+    def laid(x):
+        whole = x.shape[0] % places()
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(mesh, PartitionSpec()) if whole else batch_sharding(mesh)
+        )
+
+    return jax.tree.map(laid, tree)
 
 
 def spreading(function: Callable) -> Callable:
-    """A function of (x, t, cond) whose arguments and value are cut over `data`: a denoiser in data parallel."""
-    return lambda *arguments: spread(function(*spread(arguments)))
+    """A function of (x, t, cond) whose arguments and value are cut over `data`: a denoiser in data parallel.
+
+    Rows that `places()` do not divide are filled up with copies of the last one, and the value is cut again. What
+    comes back is a pytree whose leaves are those of `function`.
+    """
+    return Partial(_in_parallel, function if isinstance(function, Partial) else Partial(function))
+
+
+def _in_parallel(function: Callable, *arguments):
+    rows = jax.tree.leaves(arguments)[0].shape[0]
+    if rows == rounded(rows):
+        return spread(function(*spread(arguments)))
+    value = spread(function(*spread(filled(arguments, rounded(rows)))))
+    return spread(jax.tree.map(lambda x: x[:rows], value))
+
+
+def filled(tree: Any, rows: int) -> Any:
+    """Every array of the tree with `rows` rows: behind its own, copies of its last."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], rows - x.shape[0], axis=0)]), tree)
 
 
 def shard(state: Any) -> Any:

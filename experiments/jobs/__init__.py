@@ -1,6 +1,6 @@
 """Jobs: train a base denoiser, learn guidance, evaluate, report; sample; encode. `run` does what config.job names."""
 
-import functools
+from jax.tree_util import Partial
 
 from experiments import launch, leaderboard, mesh, problems
 from experiments.config import ConfigError
@@ -37,7 +37,7 @@ def in_data_parallel(problem: problems.Problem) -> problems.Problem:
     """The same problem with the batches that it draws and that its networks see cut over the devices."""
 
     def apply(params, *arguments):
-        return mesh.spreading(functools.partial(problem.network.apply, params))(*arguments)
+        return mesh.spreading(Partial(problem.network.apply, params))(*arguments)
 
     return problem._replace(
         network=problem.network and problem.network._replace(apply=apply),

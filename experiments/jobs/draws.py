@@ -49,7 +49,8 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     """(base params or a Pair, table [steps, G], key) -> (samples [K, n, ...], network evaluations per sample).
 
     `count` samples (default eval.samples) of the conditions that `problems.shares` deals out, eval.batch at a time.
-    Each follows from its number, whatever the batch; samples of several batches come back in the host's memory.
+    Each follows from its number, whatever the batch; samples of several batches come back in the host's memory. A
+    batch is filled up with its last sample to what the devices divide, the last batch to as many as the others.
     Compiled once. Raises progress.Stopped between batches.
     """
     grid, step = sampling.uniform_grid(steps), step_of(config)
@@ -71,9 +72,10 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
         for start in progress.track(starts, f"samples at {steps} steps") if len(starts) > 1 else starts:
             if start and progress.stop_requested():
                 raise progress.Stopped
-            ids = np.minimum(np.arange(start, start + batch), total - 1)  # the last batch is filled up
+            own = min(batch, total - start)
+            ids = np.minimum(np.arange(start, start + mesh.rounded(batch)), start + own - 1)
             x, nfe = mesh.local(run(base, table, key, ids, cond[ids]))
-            parts.append(x[: total - start] if len(starts) == 1 else np.asarray(x[: total - start]))
+            parts.append(x[:own] if len(starts) == 1 else np.asarray(x[:own]))
             evaluations += int(nfe) * len(parts[-1])
         samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
         whole, rest = divmod(evaluations, total)

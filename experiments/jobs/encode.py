@@ -39,17 +39,17 @@ def run(config, workdir) -> None:
     missing = launch.first(
         lambda: [k for k in range(len(about.rows())) if not latents.shard_path(workdir, about, k).exists()]
     )
-    encode, params, layout = _encoder(net, config.encode.mirrored), mesh.shard(params), mesh.current().mesh
+    encode, params = _encoder(net, config.encode.mirrored), mesh.shard(params)
     batch = mesh.rounded(config.encode.batch)
     batches = sum(-(-len(about.rows()[k]) // batch) for k in missing)
     clock = _Clock()
     with ThreadPoolExecutor(THREADS, "encode") as pool, progress.counting("encoding", batches) as shown:
         for k in missing:
             parts = []
-            for rows, examples in _batches(source, about.rows()[k], batch, mesh.part(layout), pool):
+            for rows, examples in _batches(source, about.rows()[k], batch, mesh.share(batch), pool):
                 if progress.stop_requested():
                     raise progress.Stopped
-                placed = mesh.place(layout, examples)
+                placed = mesh.place(examples, batch)
                 found = mesh.whole((encode(params, placed["image"]), placed["label"]))
                 posteriors, labels = (values[: len(rows)] for values in found)
                 _check(source, rows, posteriors)

@@ -58,7 +58,7 @@ def run(problem, config, workdir) -> None:
             raise progress.Stopped
         own = slice(starts[k], starts[k] + settings.batch)
         with progress.waiting("sampling: compiling") if k == left[0] else contextlib.nullcontext():
-            arrays = _batch(sampler, base, to_images, seeds[own], labels[own], settings.batch)
+            arrays = _batch(sampler, base, to_images, seeds[own], labels[own], mesh.rounded(settings.batch))
         launch.first(lambda k=k, arrays=arrays: shards.write(_part(folder, k), arrays))
     launch.first(lambda: _finish(problem, config, folder, [_part(folder, k) for k in range(len(starts))], len(seeds)))
 
@@ -120,7 +120,7 @@ def _base(problem, config, workdir):
 
 
 def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:
-    """One part. The last batch is filled up with its first seed, so that nothing is compiled twice."""
+    """One part. It is filled up with its first seed to `size` rows, so that nothing is compiled twice."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
     samples, whole, nfe = mesh.whole(sampler(base, to_images, *filled))

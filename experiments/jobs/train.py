@@ -83,11 +83,10 @@ def _train(problem, config, workdir, seed: int) -> Any:
         if step in pictures:
             _picture(problem, workdir / "pictures" / f"base_seed_{seed}_update_{step:07d}.png", mesh.local(state.best))
 
-    layout = mesh.current().mesh
-    feed = problem.feed and problem.feed(base.batch, mesh.part(layout), seed)
+    feed = problem.feed and problem.feed(base.batch, mesh.share(base.batch), seed)
 
     def pair(i):
-        return None if feed is None else tuple(mesh.place(layout, dict(enumerate(feed(i)))).values())
+        return None if feed is None else tuple(mesh.place(dict(enumerate(feed(i))), base.batch).values())
 
     def batch(i):
         return _batch(problem, base, jax.random.fold_in(update_key, i), problem.data, pair(i))._asdict()

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import checkpoints, data, jobs, loop, mesh, problems
 from experiments.config import ConfigError, load
 from experiments.fid import measure, networks
-from experiments.jobs import draws, train
+from experiments.jobs import draws, learn, train
 from experiments.problems import inception
 from guidance.learning import update
 
@@ -162,10 +162,13 @@ def test_this_process_feeds_the_whole_batch_and_places_it(two):
     assert mesh.part(two) == (0, 1)
     source = data.from_arrays("noise", np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3)).astype(np.uint8))
     batch = data.Loader(source, 6, part=mesh.part(two)).at(2) | {"caption": ["a"] * 6}
-    placed = mesh.place(two, batch)
+    placed = mesh.place(batch, 6)
     assert placed["caption"] == ["a"] * 6
     assert [shard.data.shape for shard in placed["image"].addressable_shards] == [(3, 4, 4, 3)] * 2
     np.testing.assert_array_equal(placed["image"], batch["image"])
+    assert mesh.share(6) == mesh.part(two) and mesh.share(5) == (0, 1)
+    odd = mesh.place({"image": batch["image"][:5]}, 5)["image"]
+    assert [shard.data.shape for shard in odd.addressable_shards] == [(5, 4, 4, 3)] * 2
 
 
 def test_a_batch_need_not_divide(two):
@@ -187,10 +190,94 @@ def test_networks_see_batches_that_are_cut(two):
     assert seen[0].is_equivalent_to(jax.NamedSharding(two, P("data")), 2)
 
 
+def test_a_batch_that_devices_do_not_divide_is_filled_up_for_the_network_and_cut_again(two):
+    """Each device sees half of the four rows that three become; the value and the gradient are those of one device."""
+    seen = []
+
+    def denoise(gain, x, t, cond):
+        jax.debug.inspect_array_sharding(x, callback=seen.append)
+        assert x.shape[0] == 4
+        return gain * x * t[:, None] + cond[:, None]
+
+    x, t, cond = jnp.arange(6.0).reshape(3, 2), jnp.arange(3.0), jnp.arange(3)
+    spread = mesh.spreading(jax.tree_util.Partial(denoise, jnp.float32(2)))
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(spread(x, t, cond) ** 2)))(x)
+    by_hand = 2 * np.asarray(x) * np.arange(3)[:, None] + np.arange(3)[:, None]
+    np.testing.assert_allclose(value, np.sum(by_hand**2))
+    np.testing.assert_allclose(gradient, 2 * by_hand * 2 * np.arange(3)[:, None])
+    assert seen[0].is_equivalent_to(jax.NamedSharding(two, P("data")), 2)
+    np.testing.assert_allclose(spread(x, t, cond), by_hand)  # not under jit, too
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_denoiser_on_the_mesh_is_a_pytree(two, devices):
+    """Its leaves are the knobs: one compilation for all of them, and gradients with respect to them."""
+    mesh.use(data=devices)
+    traces = []
+
+    def denoise(gain, x, t, cond):
+        traces.append(x.shape)
+        return gain * x
+
+    @jax.jit
+    def total(denoise, x):
+        return jnp.sum(denoise(x, jnp.ones(4), jnp.zeros(4, int)))
+
+    x = jnp.ones((4, 2))
+    for gain in (1.0, 3.0):
+        spread = mesh.spreading(jax.tree_util.Partial(denoise, jnp.float32(gain)))
+        assert [float(leaf) for leaf in jax.tree.leaves(spread)] == [gain]
+        assert total(spread, x) == 8 * gain
+    assert len(traces) == 1
+    assert jax.tree.leaves(jax.grad(total)(spread, x)) == [8]
+
+
+@pytest.mark.key_reuse  # the same noise on one device and on two
+def test_counts_that_devices_do_not_divide_give_the_samples_of_one_device(two):
+    """Fifteen samples of five classes, all at a time and seven at a time."""
+    odd = {"problem.classes": "5", "problem.error": "attenuated", "eval.samples": "15", "eval.churn": "0.5"}
+    table = jnp.linspace(0, 2, 10).reshape(2, 5)
+
+    def drawn(batch):
+        config = load(CONFIG, odd | {"eval.batch": batch})
+        problem = jobs.in_data_parallel(problems.build(config))
+        return draws.sampler(problem, config, 2)((), table, jax.random.key(1))
+
+    on_two = [drawn("0"), drawn("7")]
+    mesh.use(data=1)
+    for (x, nfe), (alone, alone_nfe) in zip(on_two, [drawn("0"), drawn("7")], strict=True):
+        assert x.shape == (5, 3, 2) and nfe == alone_nfe == 4
+        np.testing.assert_allclose(x, alone, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.key_reuse  # the same noise on one device and on two
+def test_every_objective_is_the_same_on_batches_that_devices_do_not_divide(two):
+    names = "self_consistency,l2,rollout,score_matching,marginal,per_condition"
+    odd = {
+        "problem.classes": "5", "problem.error": "attenuated", "learn.objectives": names, "learn.batch": "15",
+        "learn.particles": "3", "learn.rollout_batch": "3", "learn.rollout_real": "5", "eval.steps": "2",
+        "learn.width": "8", "learn.depth": "1", "learn.embedding": "4",
+    }  # fmt: skip
+    config = load(CONFIG, odd)
+
+    def losses():
+        problem = jobs.in_data_parallel(problems.build(config))
+        net = learn.network(problem, config)
+        params = net.init(jax.random.key(3), jnp.zeros(1), jnp.zeros(1), problem.conditions[:1])
+        tasks = learn.tasks(problem, config)
+        return {task.name: float(jax.jit(task.loss)(params, jax.random.key(7), (), problem.data)) for task in tasks}
+
+    on_two = losses()
+    mesh.use(data=1)
+    assert len(on_two) == 6 and on_two == pytest.approx(losses(), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_training_on_two_devices_is_training_on_one(two, tmp_path):
-    """The job that trains the base denoiser: weights equal to 1e-5 after 20 updates."""
-    config = load(CONFIG, {"seeds": "1", "base.steps": "20", "base.width": "16", "base.batch": "32"})
+    """The job that trains the base denoiser, on batches that they do not divide: weights equal to 1e-5 after 20
+    updates."""
+    config = load(CONFIG, {"seeds": "1", "base.steps": "20", "base.width": "16", "base.batch": "31"})
 
     def run(folder):
         folder.mkdir()

@@ -69,6 +69,14 @@ def test_a_sample_follows_from_its_seed_alone(finished, tmp_path):
     np.testing.assert_array_equal(arrays["arr_1"], arrays["seeds"] % 4)
 
 
+def test_a_sample_does_not_depend_on_devices_that_do_not_divide_the_batch(finished, tmp_path):
+    if len(jax.devices()) < 2:
+        pytest.skip("needs two devices")
+    fields = {"sample.weight": "1.5", "sample.seeds": "0-4", "sample.batch": "3"}
+    assert main([*command(tmp_path, **fields), "--mesh=data:2"]) == 0
+    np.testing.assert_allclose(held(tmp_path)["arr_0"], held(finished)["arr_0"][:5], atol=1e-5)
+
+
 def test_stochastic_steps_follow_from_the_seed_too(tmp_path):
     fields = {"sample.sampler": "ddpm", "sample.weight": "1"}
     assert main(command(tmp_path, **fields)) == 0
