@@ -1,0 +1,160 @@
+"""Every number that job `evaluate` writes, on a problem where all of them can be worked out by hand."""
+
+import html
+import json
+import math
+import pathlib
+import re
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import checkpoints, records, weight_files
+from experiments.config import load
+from experiments.jobs import draws, evaluate, learn, report, selection, train
+from guidance import guides, sampling, weights
+from tests.experiments import two_numbers
+
+CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
+OMEGAS = (0.25, 0.5, 0.75, 1.0, 1.5)
+TINY = {
+    "seed": "5", "seeds": "3", "figures": "False", "base.steps": "2", "base.batch": "4", "base.learning_rate": "1e-6",
+    "learn.objectives": "l2", "learn.iterations": "4", "learn.batch": "8", "learn.width": "8", "learn.depth": "2",
+    "learn.embedding": "8", "learn.learning_rate": "0.05", "eval.steps": "4", "eval.samples": "6",
+    "eval.omegas": "0,0.25,0.5,0.75,1,1.5", "eval.intervals": "((0.2,0.8),)", "eval.clamp": "()",
+    "eval.sweep_seeds": "2", "eval.others": "unguided_twice",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder, config, rows, instrument, a of each seed): one small run of everything."""
+    jax.config.update("jax_debug_key_reuse", False)  # every weight meets the same noise, on purpose
+    workdir, instrument = tmp_path_factory.mktemp("evaluate"), two_numbers.Measured()
+    config = load(CONFIG, TINY)
+    problem = two_numbers.problem(instrument)
+    rows = evaluate.run(problem, config, workdir)
+    levels = [float(params["a"]) for params in train.run(problem, config, workdir)]
+    return workdir, config, rows, instrument, levels
+
+
+def found(rows, method, metric, weight=None):
+    """The one row of a method, and of a weight where it has several."""
+    [row] = [r for r in rows if r.method == method and r.metric == metric and weight in (None, r.weight)]
+    return row
+
+
+def scored(a, omega):
+    """(error, excess) of a constant omega, or one for each class."""
+    end = two_numbers.ends(a, omega)
+    return np.mean((end - np.array([2.0, 4.0])) ** 2), np.mean(np.abs(end - np.array([1.5, 3.0])))
+
+
+def learned_omegas(workdir):
+    """Of each seed, of each class: what the weight in its file answers on the last of four steps."""
+    grid, paths = sampling.uniform_grid(4), [workdir / "weights" / f"l2_seed_{s}.safetensors" for s in (5, 6, 7)]
+    return [np.asarray(weights.tabulated(weight_files.read(path)[0], grid, jnp.arange(2)))[-1] for path in paths]
+
+
+def agrees(row, values):
+    """Mean over the seeds and s / sqrt(n), from the definitions."""
+    n = len(values)
+    assert row.seeds == n
+    assert row.value == pytest.approx(sum(values) / n, rel=1e-5)
+    deviation = math.sqrt(sum((value - sum(values) / n) ** 2 for value in values) / (n - 1))
+    assert row.standard_error == pytest.approx(deviation / math.sqrt(n), rel=1e-4, abs=1e-7)
+
+
+def test_every_seed_has_its_own_model_weights_noise_and_start(run):
+    workdir, _, _, instrument, levels = run
+    assert len({round(a, 3) for a in levels}) == 3
+    omegas = learned_omegas(workdir)
+    assert all(np.max(np.abs(omegas[i] - omegas[j])) > 1e-4 for i in range(3) for j in range(i))
+    by_key = {}
+    for key, samples, _ in instrument.shown:
+        by_key.setdefault(tuple(key), []).append(samples[..., 1])
+    assert len(by_key) == 3  # the key of the measurements, reference samples among them: one for each seed
+    noises = [seen[0] for seen in by_key.values()]
+    for own in by_key.values():
+        for noise in own:  # all weights of a seed meet the same noise, but for those of twice the steps
+            assert np.allclose(noise, own[0]) or np.corrcoef(noise.ravel(), own[0].ravel())[0, 1] > 0.999
+    flat = [noise.ravel() for noise in noises]
+    assert all(abs(np.corrcoef(flat[i], flat[j])[0, 1]) < 0.999 for i in range(3) for j in range(i))
+    assert all(len(np.unique(noise)) == 6 for noise in noises), "every sample its own"
+
+
+def test_unguided_and_constants(run):
+    """Means and errors over the seeds that saw them: two for what is not on the shortlist, three for what is."""
+    _, _, rows, _, levels = run
+    for place, metric in enumerate(("error", "excess")):
+        agrees(found(rows, "unguided", metric), [scored(a, 0.0)[place] for a in levels])
+        agrees(found(rows, "unguided, 2 x steps", metric), [scored(a, 0.0)[place] for a in levels])
+    means = {omega: [np.mean([scored(a, omega)[m] for a in levels[:2]]) for m in (0, 1)] for omega in (0, *OMEGAS)}
+    kept = {omega for m in (0, 1) for omega in sorted(means, key=lambda omega: means[omega][m])[:3]}
+    assert 0 < len(kept - {0}) < len(OMEGAS), "some are left out"
+    for omega in OMEGAS:
+        seen = levels if omega in kept else levels[:2]
+        for place, metric in enumerate(("error", "excess")):
+            row = found(rows, "constant", metric, f"omega = {omega:g}")
+            agrees(row, [scored(a, omega)[place] for a in seen])
+            assert row.settings == {"omega": omega}
+
+
+def test_intervals_guide_their_steps_only(run):
+    """Of the steps from 1, 0.75, 0.5 and 0.25 the last three lie in (0.2, 0.8]: three pairs of evaluations and one."""
+    _, _, rows, _, levels = run
+    row = found(rows, "interval", "error", "omega = 0.5 on t in (0.2, 0.8]")
+    agrees(row, [scored(a, 0.5)[0] for a in levels[: row.seeds]])
+    assert row.nfe == 7 and row.settings == {"omega": 0.5, "lo": 0.2, "hi": 0.8}
+    assert found(rows, "unguided", "error").nfe == 4 and found(rows, "unguided, 2 x steps", "error").nfe == 8
+    assert found(rows, "constant", "error", "omega = 1").nfe == 8 and row.steps == 4
+
+
+def best(a, place):
+    return min((scored(a, omega)[place], omega) for omega in (0.0, *OMEGAS))
+
+
+def test_the_best_of_a_family_is_the_best_of_each_seed_and_metric(run):
+    _, _, rows, _, levels = run
+    for place, metric in enumerate(("error", "excess")):
+        winners = [best(a, place) for a in levels]
+        row = found(rows, "best constant", metric)
+        agrees(row, [value for value, _ in winners])
+        assert row.weight == "; ".join(sorted({f"omega = {omega:g}" for _, omega in winners}))
+
+
+def test_learned_weights_are_measured_as_their_files_answer(run):
+    workdir, _, rows, _, levels = run
+    values = [scored(a, omega) for a, omega in zip(levels, learned_omegas(workdir), strict=True)]
+    for place, metric in enumerate(("error", "excess")):
+        agrees(found(rows, "l2", metric, "omega(s, t, c)"), [value[place] for value in values])
+        gaps = [value[place] - best(a, place)[0] for value, a in zip(values, levels, strict=True)]
+        agrees(found(rows, "l2 - best constant", f"{metric}_difference"), gaps)
+        floors = [two_numbers.Measured().floor(draws.keys(seed)[1], 3, True)[metric] for seed in (5, 6, 7)]
+        triples = zip(values, levels, floors, strict=True)
+        closed = [
+            (scored(a, 0.0)[place] - value[place]) / (scored(a, 0.0)[place] - floor) for value, a, floor in triples
+        ]
+        agrees(found(rows, "l2", f"{metric}_gap_closed"), closed)
+        assert found(rows, "unguided", metric).floor == pytest.approx(statistics.fmean(floors), rel=1e-6)
+
+
+def test_what_is_not_tuned_is_shown_at_the_weights_tuned_on_the_leading_metric(run):
+    workdir, _, rows, _, levels = run
+    at_best = [np.mean(two_numbers.ends(a, best(a, 0)[1])) for a in levels]
+    row = found(rows, "best constant", "end")
+    agrees(row, at_best)
+    assert row.weight == "as tuned on error" and row.floor == 3  # the samples of each condition
+    omegas = learned_omegas(workdir)
+    agrees(found(rows, "l2", "end"), [np.mean(two_numbers.ends(a, w)) for a, w in zip(levels, omegas, strict=True)])
+    agrees(found(rows, "best constant", "median_omega"), [best(a, 0)[1] for a in levels])
+
+
+def test_results_are_what_was_returned_and_the_same_again(run):
+    workdir, config, rows, _, _ = run
+    assert records.read_results(workdir / "results.json") == [
+        records.Row(*json.loads(json.dumps(row))) for row in rows
+    ]
