@@ -1,10 +1,8 @@
 """Every number that job `evaluate` writes, on a problem where all of them can be worked out by hand."""
 
-import html
 import json
 import math
 import pathlib
-import re
 import statistics
 
 import jax
@@ -12,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checkpoints, records, weight_files
+from experiments import records, weight_files
 from experiments.config import load
-from experiments.jobs import draws, evaluate, learn, report, selection, train
-from guidance import guides, sampling, weights
+from experiments.jobs import draws, evaluate, train
+from guidance import sampling, weights
 from tests.experiments import two_numbers
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
