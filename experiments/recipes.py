@@ -29,7 +29,12 @@ def grid(settings, schedule: Schedule) -> Array:
     """The grid of `sample.grid`, `sample.steps` and `sample.shift`."""
     call = parse("grid", settings.grid, GRIDS)[0]
     made = _built("grid", settings.grid, GRID_MAKERS[call.name], call, schedule=schedule, steps=settings.steps)
-    return made if settings.shift == 1 else sampling.shifted(schedule, made, settings.shift)
+    if settings.shift == 1:
+        return made
+    try:
+        return sampling.shifted(schedule, made, settings.shift)
+    except ValueError as error:
+        raise ConfigError(f"sample.shift = {settings.shift}: {error}") from None
 
 
 def solver(settings) -> Step | Solver:

@@ -147,3 +147,19 @@ def diffuse(schedule: Schedule, x0: Array, eps: Array, t: Array) -> Array:
 def noise_level(schedule: Schedule, t: Array) -> Array:
     """The EDM noise level sigma/alpha = exp(-log_snr/2)."""
     return jnp.exp(-schedule.log_snr(t) / 2)
+
+
+def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
+    """Times at which sigma/alpha equals `levels`; increasing in the level, 0 at level 0, finite at infinity."""
+    levels = jnp.asarray(levels)
+    positive = levels > 0
+    log_snr = -2 * jnp.log(jnp.where(positive, levels, 1))
+    return times_of_log_snr(schedule, jnp.where(positive, log_snr, jnp.inf))
+
+
+def times_of_log_snr(schedule: Schedule, log_snr: Array) -> Array:
+    """Times at which log(alpha^2/sigma^2) equals `log_snr`; decreasing in the log-SNR, 0 at infinity.
+
+    Below -LOG_SNR_MAX, where schedules clip it, the log-SNR counts as -LOG_SNR_MAX: no time of a grid is noisier.
+    """
+    return schedule.time(jnp.maximum(jnp.asarray(log_snr), -LOG_SNR_MAX))

@@ -6,15 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import schedules
+from guidance import guides, schedules
 from guidance.sampling import (
     as_grid,
     cosine_grid,
     edm_grid,
+    log_snr_grid,
     noise_level_grid,
     resolution_shift,
+    sample,
     shifted,
     uniform_grid,
+    unipc,
 )
 from guidance.schedules import SCHEDULES, noise_level
 
@@ -47,14 +50,67 @@ def test_shift_of_rectified_flow(x64):
     chex.assert_trees_all_close(shifted(RF, shifted(RF, grid, 3.0), 1 / 3), grid, atol=1e-12)
 
 
+# sigma/alpha at t = 1, by hand: B(1) = (0.1 + 20)/2 = 10.05 for linear_vp
+HIGHEST = {"rectified_flow": np.inf, "cosine": np.inf, "linear_vp": np.sqrt(np.expm1(10.05)), "edm": 80.0}
+
+
 @every_schedule
 def test_shift_multiplies_noise_levels(name, x64):
-    schedule = SCHEDULES[name]()
+    """1/rho' - 1/rho_1 = (1/rho - 1/rho_1)/m: rho' = m rho for an infinite rho_1, and well below a finite one."""
+    schedule, highest = SCHEDULES[name](), HIGHEST[name]
     grid = jnp.asarray([0.7, 0.4, 0.2, 0.0])
     got = shifted(schedule, grid, 1.7)
-    chex.assert_trees_all_close(noise_level(schedule, got)[:-1], 1.7 * noise_level(schedule, grid)[:-1], rtol=1e-9)
+    before, after = (np.asarray(noise_level(schedule, times[:-1])) for times in (grid, got))
+    np.testing.assert_allclose(1 / after - 1 / highest, (1 / before - 1 / highest) / 1.7, rtol=1e-9)
+    np.testing.assert_allclose(after[-1], 1.7 * before[-1], rtol=0.01)
     assert float(got[-1]) == 0.0
-    assert bool(jnp.all(shifted(schedule, uniform_grid(4), 50.0) <= 1))
+
+
+@every_schedule
+def test_shifts_keep_the_ends_and_follow_one_another(name, x64):
+    schedule, grid = SCHEDULES[name](), uniform_grid(10)
+    once = shifted(schedule, grid, 6.0)
+    assert float(once[0]) == 1.0 and float(once[-1]) == 0.0
+    chex.assert_trees_all_close(shifted(schedule, shifted(schedule, grid, 2.0), 3.0), once, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(shifted(schedule, once, 1 / 6), grid, rtol=1e-9, atol=1e-12)
+    assert bool(jnp.all(once[1:-1] > grid[1:-1])), "more steps on high noise"
+
+
+@every_schedule
+def test_no_step_of_a_shifted_grid_has_length_zero(name):
+    """Levels beyond that of t = 1 used to be cut there: 5 of 50 steps of linear_vp, 7 of edm, for a shift of 3."""
+    for shift in (3.0, 10.0, 0.2):
+        grid = np.asarray(shifted(SCHEDULES[name](), uniform_grid(50), shift))
+        assert grid[0] == 1 and grid[-1] == 0 and np.all(np.diff(grid) < -1e-6)
+
+
+def test_a_shifted_schedule_with_a_finite_end_is_sampled(x64):
+    """UniPC of order 3 met two steps of no length, 0/0. The data are one point, which every solver finds."""
+    schedule = schedules.linear_vp()
+    grid, x0 = shifted(schedule, uniform_grid(50), 3.0), jnp.asarray([[0.3, -0.7]])
+    start = schedule.sigma(grid[0]) * jnp.asarray([[1.0, 2.0]])
+    guide = guides.unguided()
+    out = sample(jax.random.key(0), lambda x, t, cond: x0, guide, unipc(3), schedule, grid, start, jnp.zeros(1, int))
+    chex.assert_trees_all_close(out.x0, x0, atol=1e-9)
+
+
+GRIDS = {
+    "uniform": lambda schedule, steps: uniform_grid(steps),
+    "cosine": cosine_grid,
+    "edm": edm_grid,
+    "log_snr": log_snr_grid,
+    "shifted": lambda schedule, steps: shifted(schedule, uniform_grid(steps), 3.0),
+    "noise_level": lambda schedule, steps: noise_level_grid(schedule, [*np.geomspace(50, 0.01, steps), 0]),
+}
+
+
+@every_schedule
+@pytest.mark.parametrize("kind", GRIDS)
+def test_every_grid_decreases(kind, name):
+    for steps in (1, 2, 1000):
+        grid = np.asarray(GRIDS[kind](SCHEDULES[name](), steps))
+        assert grid.shape == (steps + 1,) and grid.dtype == np.float32
+        assert np.all(np.diff(grid) < 0) and grid[0] <= 1 and grid[-1] == 0
 
 
 def test_resolution_shift_keeps_the_uncertainty_about_a_constant_image(x64):
@@ -91,9 +147,20 @@ def test_levels_above_the_schedule_are_cut(x64):
         (lambda: shifted(RF, uniform_grid(2), 0.0), "positive factor"),
         (lambda: resolution_shift(0, 4), "at least 1"),
         (lambda: as_grid([1.0]), "at least two times"),
-        (lambda: as_grid([0.5, 0.5, 0.0]), "must decrease within"),
-        (lambda: as_grid([1.1, 0.0]), "must decrease within"),
-        (lambda: as_grid([1.0, np.nan, 0.0]), "must decrease within"),
+        (lambda: as_grid([0.5, 0.5, 0.0]), "must decrease, but times 0 and 1 are 0.5 and 0.5"),
+        (lambda: as_grid([0.0, 0.5, 1.0]), "must decrease, but times 0 and 1 are 0.0 and 0.5 in float32; give times"),
+        (lambda: as_grid([1.1, 0.0]), "must lie within"),
+        (lambda: as_grid([1.0, np.nan, 0.0]), "must decrease, but times 0 and 1 are 1.0 and nan"),
+        (lambda: as_grid([1.0, 1 - 1e-9, 0.0]), "times 0 and 1 are 1.0 and 1.0 in float32"),  # they differ in float64
+        (lambda: uniform_grid(10, 1.0, 1 - 1e-7), "take fewer steps, or t_max and t_min further apart"),
+        (lambda: cosine_grid(RF, 10, 1.0, 1 - 1e-7), "take fewer steps, or t_max and t_min further apart"),
+        (lambda: log_snr_grid(RF, 50, 1.0), "lower t_max"),
+        (lambda: edm_grid(RF, 50, noise_max=1e9), "lower noise_max"),
+        (lambda: edm_grid(schedules.edm(), 5, noise_max=1e3, noise_min=100.0), "change noise_min"),
+        (lambda: shifted(RF, uniform_grid(50), 1e9), "take a shift nearer to 1"),
+        (lambda: shifted(schedules.edm(), uniform_grid(50), 1e9), "take a shift nearer to 1"),
+        (lambda: noise_level_grid(schedules.edm(), [200.0, 100.0, 1.0]), "at most one of them at or above 80"),
+        (lambda: noise_level_grid(RF, [1.0, 1 - 1e-9, 0.0]), "give levels further apart"),
         (lambda: noise_level_grid(RF, [1.0, -0.1]), "decreasing and non-negative"),
         (lambda: noise_level_grid(RF, [1.0]), "at least two"),
     ],
@@ -104,5 +171,6 @@ def test_impossible_grids(call, message):
 
 
 def test_grids_under_jit():
+    """Traced times are not known, so that they cannot be checked; they are the same."""
     for make in (lambda n: cosine_grid(RF, n), lambda n: shifted(RF, uniform_grid(n), 3.0)):
         chex.assert_trees_all_close(jax.jit(make, static_argnums=0)(5), make(5), rtol=1e-5)

@@ -9,7 +9,8 @@ import pytest
 
 from experiments.constraints import _starts_within
 from guidance import schedules, weights
-from guidance.sampling import log_snr_grid, uniform_grid
+from guidance.sampling import log_snr_grid, noise_level_grid, uniform_grid
+from guidance.sampling.solvers import _raised
 from guidance.times import EDGE, within
 
 ROUNDING = 2e-7  # of float32 times, with room
@@ -94,3 +95,15 @@ def test_shares_of_the_steps_are_exact_too(x64):
         weights.tabulated(weights.triangle(uniform_grid(50), 2.0, 0.58), uniform_grid(50), jnp.zeros(1))
     )
     assert np.argmax(rising) == 29
+
+
+@pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+def test_noise_levels_at_the_bounds_of_churn_are_raised(name):
+    """EDM's [noise_min, noise_max] includes its ends: a time computed from such a level is one of them."""
+    schedule = schedules.SCHEDULES[name]()
+    for level in (0.05, 0.3, 1.7, 50.0):
+        t = noise_level_grid(schedule, [level, 0.0])[:1]
+        x, keys = jnp.zeros((1, 2)), jax.random.split(jax.random.key(0), 1)
+        for lowest, highest, raised in [(level, 60, True), (0, level, True), (level * 1.01, 60, False)]:
+            later = _raised(0.3, 1.0, lowest, highest, keys.copy(), x, t, schedule)[1]
+            assert bool(later[0] > t[0]) == raised, (level, lowest, highest)

@@ -2,20 +2,43 @@
 
 Spacings that are defined by noise levels sigma/alpha are mapped to times by the schedule's inverse log-SNR, so each
 serves every schedule. Noise levels above that of t = 1 become t = 1.
+
+Every constructor raises ValueError where its finished array, in its own dtype, is not a grid: `checked`.
 """
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance.schedules import noise_level, times_of_noise_level
 from guidance.types import Array, Schedule
+
+
+def checked(times: Array, change: str) -> Array:
+    """The same times, once it is sure that they are a grid: [steps + 1], steps >= 1, decreasing, within [0, 1].
+
+    Raises ValueError otherwise: it names the first two times that repeat or rise, and `change` says what to do. Times
+    that are traced (all that are made under jit) cannot be looked at and pass.
+    """
+    if isinstance(times, jax.core.Tracer):
+        return times
+    found = np.asarray(times)
+    if found.ndim != 1 or len(found) < 2:
+        raise ValueError(f"a grid needs at least two times in one dimension, got shape {found.shape}")
+    for i in np.flatnonzero(~(found[1:] < found[:-1]))[:1]:
+        pair = f"times {i} and {i + 1} are {found[i]} and {found[i + 1]} in {found.dtype}"
+        raise ValueError(f"the times of a grid must decrease, but {pair}; {change}")
+    if not (found[0] <= 1 and found[-1] >= 0):
+        raise ValueError(f"the times of a grid must lie within [0, 1], got {found[0]} to {found[-1]}")
+    return times
 
 
 def uniform_grid(steps: int, t_max: float = 1.0, t_min: float = 0.0) -> Array:
     """Uniform in t: t_i = t_max + (t_min - t_max) i/steps, i = 0..steps. Raises ValueError on bad arguments."""
     _check(steps, t_max, t_min)
-    return jnp.linspace(t_max, t_min, steps + 1)
+    return checked(jnp.linspace(t_max, t_min, steps + 1), "take fewer steps, or t_max and t_min further apart")
 
 
 def log_snr_grid(schedule: Schedule, steps: int, t_max: float = 0.999, t_min: float = 0.001) -> Array:
@@ -23,7 +46,7 @@ def log_snr_grid(schedule: Schedule, steps: int, t_max: float = 0.999, t_min: fl
     _check(steps, t_max, t_min)
     ends = schedule.log_snr(jnp.asarray([t_max, t_min]))
     times = schedule.time(jnp.linspace(ends[0], ends[1], steps))
-    return jnp.concatenate([times, jnp.zeros(1, times.dtype)])
+    return checked(jnp.append(times, 0), "lower t_max, raise t_min or take fewer steps")
 
 
 def edm_grid(
@@ -37,10 +60,10 @@ def edm_grid(
     if not noise_max > noise_min > 0:
         raise ValueError(f"edm_grid needs noise_max > noise_min > 0, got {noise_max} and {noise_min}")
     _check(steps, 1.0, 0.0)
-    highest = jnp.exp(-schedule.log_snr(jnp.ones(())) / 2)
-    first = jnp.minimum(noise_max, highest) ** (1 / rho)
+    first = jnp.minimum(noise_max, _highest(schedule)) ** (1 / rho)
     levels = jnp.linspace(first, noise_min ** (1 / rho), steps) ** rho
-    return jnp.concatenate([_times(schedule, levels), jnp.zeros(1, levels.dtype)])
+    times = jnp.append(_times(schedule, levels), 0)
+    return checked(times, "lower noise_max, change noise_min or take fewer steps")
 
 
 def cosine_grid(schedule: Schedule, steps: int, t_max: float = 1.0, t_min: float = 0.0) -> Array:
@@ -54,19 +77,30 @@ def cosine_grid(schedule: Schedule, steps: int, t_max: float = 1.0, t_min: float
     ends = jnp.asarray([t_max, t_min])
     angles = jnp.arctan2(schedule.sigma(ends), schedule.alpha(ends))
     inner = _times(schedule, jnp.tan(jnp.linspace(angles[0], angles[1], steps + 1)[1:-1]))
-    return jnp.concatenate([ends[:1], inner.astype(ends.dtype), ends[1:]])
+    times = jnp.concatenate([ends[:1], inner.astype(ends.dtype), ends[1:]])
+    return checked(times, "take fewer steps, or t_max and t_min further apart")
 
 
 def shifted(schedule: Schedule, grid: Array, shift: float) -> Array:
-    """`grid` with all noise levels sigma/alpha multiplied by `shift`; for rectified flow t -> m t/(1 + (m - 1) t).
+    """`grid` with its noise levels rho = sigma/alpha multiplied by m = `shift`; more than 1 spends more on high noise.
 
-    More than 1 spends more steps on high noise. The ends of [0, 1] stay. Raises ValueError for shift <= 0.
+        1/rho' - 1/rho_1 = (1/rho - 1/rho_1)/m,   rho_1 the level of t = 1
+
+    Where t = 1 is pure noise, rho_1 is infinite and rho' = m rho: t -> m t/(1 + (m - 1) t) for rectified flow, as in
+    SD3. A schedule that ends at a finite level (linear_vp at 152, edm at 80) has no time for m rho above it. There the
+    shift is the only map of that kind that keeps both ends: rho' = m rho/(1 + (m - 1) rho/rho_1) is m rho at low
+    levels, approaches rho_1 with rho, and shifts by m and then n are one by m n; times stay apart (our choice).
+    Raises ValueError for shift <= 0, and where times coincide in the grid's dtype.
     Source: Scaling Rectified Flow Transformers (SD3), arXiv 2403.03206, eq. 23. (FLUX's mu is log(shift).)
     """
     if not shift > 0:
         raise ValueError(f"a grid is shifted by a positive factor, got {shift}")
-    moved = jnp.clip(schedule.time(schedule.log_snr(grid) - 2 * math.log(shift)), 0, 1).astype(grid.dtype)
-    return jnp.where((grid <= 0) | (grid >= 1), grid, moved)
+    one = jnp.ones((), grid.dtype)
+    log_snr = schedule.log_snr(grid)
+    share = schedule.alpha(one) / schedule.sigma(one) * jnp.exp(-log_snr / 2)  # rho/rho_1
+    moved = schedule.time(log_snr - 2 * math.log(shift) + 2 * jnp.log1p((shift - 1) * share))
+    times = jnp.where((grid <= 0) | (grid >= 1), grid, jnp.clip(moved, 0, 1).astype(grid.dtype))
+    return checked(times, "take a shift nearer to 1 or fewer steps")
 
 
 def resolution_shift(size: int, base: int) -> float:
@@ -83,28 +117,29 @@ def resolution_shift(size: int, base: int) -> float:
 
 def as_grid(times) -> Array:
     """Your own times as a grid. Raises ValueError unless they are at least two, decreasing, within [0, 1]."""
-    times = np.asarray(times, np.float64)
-    if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"a grid needs at least two times in one dimension, got shape {times.shape}")
-    if not (np.all(np.diff(times) < 0) and times[0] <= 1 and times[-1] >= 0):
-        raise ValueError(f"the times of a grid must decrease within [0, 1], got {times}")
-    return jnp.asarray(times, jnp.result_type(float))
+    return checked(jnp.asarray(times, float), "give times that differ in that precision, the noisiest first")
 
 
 def noise_level_grid(schedule: Schedule, levels) -> Array:
     """Your own noise levels sigma/alpha as a grid; a last level of 0 is t = 0.
 
-    Raises ValueError unless they are at least two, decreasing and non-negative.
+    Raises ValueError unless they are at least two, decreasing and non-negative, and their times differ: at most one
+    may be at or above the level of t = 1.
     """
     levels = np.asarray(levels, np.float64)
     if levels.ndim != 1 or len(levels) < 2 or not (np.all(np.diff(levels) < 0) and levels[-1] >= 0):
         raise ValueError(f"noise levels must be at least two, decreasing and non-negative, got {levels}")
-    times = _times(schedule, jnp.asarray(np.maximum(levels, np.finfo(np.float32).tiny), jnp.result_type(float)))
-    return jnp.where(jnp.asarray(levels == 0), 0, times)
+    times = _times(schedule, jnp.asarray(levels, float))
+    return checked(times, f"give levels further apart, at most one of them at or above {_highest(schedule):.4g}")
 
 
 def _times(schedule: Schedule, levels: Array) -> Array:
-    return jnp.clip(schedule.time(-2 * jnp.log(levels)), 0, 1)
+    return jnp.clip(times_of_noise_level(schedule, levels), 0, 1)
+
+
+def _highest(schedule: Schedule) -> Array:
+    """The noise level of t = 1, cut at exp(LOG_SNR_MAX/2)."""
+    return noise_level(schedule, jnp.ones(()))
 
 
 def _check(steps: int, t_max: float, t_min: float) -> None:

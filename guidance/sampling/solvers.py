@@ -21,7 +21,9 @@ from jax.tree_util import Partial
 
 from guidance.mixtures import Mixture, reverse_sample
 from guidance.sampling.steps import ddim, euler, safe_sqrt
+from guidance.schedules import times_of_noise_level
 from guidance.shapes import like, normal_like
+from guidance.times import last_equal
 from guidance.types import Array, Cond, Guided, Schedule, Solver, Step
 
 
@@ -136,8 +138,10 @@ def _edm_stochastic(gamma, s_noise, noise_min, noise_max, memory, carry, keys, e
 def _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule):
     """(x', t') at the raised noise level."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    first, last = times_of_noise_level(schedule, noise_min), times_of_noise_level(schedule, noise_max)
+    between = (first <= last_equal(t)) & (t <= last_equal(last))
     # without gamma > 0 the rounding of t -> log_snr -> t would still add noise
-    raised = (alpha > 0) & (sigma >= noise_min * alpha) & (sigma <= noise_max * alpha) & (jnp.asarray(gamma) > 0)
+    raised = (alpha > 0) & between & (jnp.asarray(gamma) > 0)
     factor = 1 + jnp.clip(gamma, 0, math.sqrt(2) - 1)
     higher = jnp.clip(schedule.time(schedule.log_snr(t) - 2 * jnp.log(factor)), t, 1)
     higher = jnp.where(raised, higher, t).astype(t.dtype)

@@ -1,5 +1,6 @@
 """Weights: functions (s, t, cond) -> omega [batch], fixed shapes and the learned network."""
 
+from guidance.schedules import times_of_log_snr, times_of_noise_level
 from guidance.weights.annealing import AnnealingNet, annealing
 from guidance.weights.fixed import (
     constant,
@@ -10,8 +11,6 @@ from guidance.weights.fixed import (
     snap,
     table,
     tabulated,
-    times_of_log_snr,
-    times_of_noise_level,
 )
 from guidance.weights.learned import GuidanceNet, learned
 from guidance.weights.ramps import RAMPS, beta, clamp_linear, exponential, powered_cosine, ramp

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from guidance.schedules import LOG_SNR_MAX
+from guidance.schedules import times_of_log_snr, times_of_noise_level
 from guidance.times import within
 from guidance.types import Array, Cond, Schedule, Weight
 
@@ -79,22 +79,6 @@ def snap(grid: Array, times: Array) -> Array:
     """The times [k] moved to the nearest boundaries of the steps of `grid` [steps + 1]; exact entries of the grid."""
     times = jnp.asarray(times)
     return grid[jnp.argmin(jnp.abs(times[:, None] - grid[None, :]), axis=-1)]
-
-
-def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
-    """Times at which sigma/alpha equals `levels`; increasing in the level, 0 at level 0, finite at infinity."""
-    levels = jnp.asarray(levels)
-    positive = levels > 0
-    log_snr = -2 * jnp.log(jnp.where(positive, levels, 1))
-    return times_of_log_snr(schedule, jnp.where(positive, log_snr, jnp.inf))
-
-
-def times_of_log_snr(schedule: Schedule, log_snr: Array) -> Array:
-    """Times at which log(alpha^2/sigma^2) equals `log_snr`; decreasing in the log-SNR, 0 at infinity.
-
-    Below -LOG_SNR_MAX, where schedules clip it, the log-SNR counts as -LOG_SNR_MAX: no time of a grid is noisier.
-    """
-    return schedule.time(jnp.maximum(jnp.asarray(log_snr), -LOG_SNR_MAX))
 
 
 # ---- tables

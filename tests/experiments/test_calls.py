@@ -196,6 +196,11 @@ def test_every_grid_has_its_steps_and_shifts(name):
     np.testing.assert_allclose(level(shifted), 3 * level(grid), rtol=1e-3)
 
 
+def test_a_shift_that_leaves_no_room_names_its_field():
+    with pytest.raises(ConfigError, match=r"sample\.shift = 1e\+30: the times of a grid must decrease"):
+        recipes.grid(settings(shift=1e30), PROBLEM.schedule)
+
+
 def test_karras_is_edm():
     grids = [recipes.grid(settings(grid=f"{name}(noise_max=10)"), PROBLEM.schedule) for name in ("karras", "edm")]
     np.testing.assert_array_equal(*grids)
