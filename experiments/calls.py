@@ -1,8 +1,8 @@
 """Rules, weights, samplers and grids as a config writes them: `apg(cap=5)`, `interval(1.5, 0.2, 0.8)`, `heun`.
 
-A call is a known name with literal knobs. It is parsed against the tables below and never evaluated; what guidance
-makes of it is in `experiments.recipes`. The tables repeat names and knobs of the library, so that a wrong one is
-refused before anything heavy is imported; a test holds them against the signatures.
+A call is a name of the library with literal knobs. It is parsed against what `experiments.registry` reads from the
+library's sources, and never evaluated: unknown names and knobs, and values outside the ranges of their knobs, are
+refused before anything heavy is imported. What guidance makes of a call is in `experiments.recipes`.
 """
 
 import ast
@@ -10,73 +10,19 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from experiments import registry
 from experiments.kinds import Kind, Refused, hint
+from experiments.registry import Knob, Member
+from guidance import ranges
 
-# name: its knobs in order, those that have a default with "?"
+Known = Mapping[str, Member]
 
-COMBINATIONS = {  # rules that say what x0 is
-    "cfg": "",
-    "angle_domain": "cap?",
-    "apg": "eta? cap? beta?",
-    "cfg_plus_plus": "",
-    "cfg_rescale": "phi?",
-    "cfg_zero_star": "steps?",
-    "ep_cfg": "",
-    "frequency_decoupled": "factors? parallel?",
-    "gap_normalised": "gamma?",
-    "magnitude_aware": "sensitivity?",
-    "mahiro": "",
-    "power_law": "exponent?",
-    "tcfg": "",
-}
-STAGES = {  # rules that change the gap before a combination, or its outcome after it
-    "channels": "mask",
-    "energy": "",
-    "momentum": "beta",
-    "norm_cap": "radius",
-    "optimized_scale": "",
-    "project": "eta",
-    "rescale": "phi?",
-    "tangential": "",
-    "zero_init": "steps?",
-}
-RULES = COMBINATIONS | STAGES
-WEIGHTS = {
-    "beta": "omega a b",
-    "clamp_linear": "omega floor",
-    "constant": "omega",
-    "exponential": "omega rate",
-    "interval": "omega lo hi",
-    "interval_of_log_snr": "omega lo hi",
-    "interval_of_noise_levels": "omega lo hi",
-    "interval_of_steps": "omega first last",
-    "powered_cosine": "omega power floor? of?",
-    "ramp": "shape omega floor? of?",
-    "step_down": "omega switch? share?",
-    "step_up": "omega switch? share?",
-    "triangle": "omega peak?",
-}
-SAMPLERS = {  # those whose samples do not depend on the batch they are in
-    "churned_ddim": "churn",
-    "ddim": "",
-    "ddpm": "",
-    "dpmpp_2m": "",
-    "dpmpp_2m_sde": "eta?",
-    "dpmpp_2s": "fraction?",
-    "dpmpp_2s_sde": "eta? fraction?",
-    "edm": "",
-    "edm_stochastic": "gamma s_noise? noise_min? noise_max?",
-    "euler": "",
-    "heun": "",
-    "unipc": "order? variant?",
-}
-GRIDS = {
-    "cosine": "t_max? t_min?",
-    "edm": "noise_max? noise_min? rho?",
-    "karras": "noise_max? noise_min? rho?",  # another name of edm
-    "log_snr": "t_max? t_min?",
-    "uniform": "t_max? t_min?",
-}
+COMBINATIONS = registry.named("rule")  # rules that say what x0 is
+STAGES = registry.named("stage")  # rules that change the gap before a combination, or its outcome after it
+RULES = {**COMBINATIONS, **STAGES}
+WEIGHTS = registry.named("weight")
+SAMPLERS = registry.named("sampler")
+GRIDS = registry.named("grid")
 LEARNED = ".safetensors"  # how the path of a learned weight ends
 
 
@@ -87,10 +33,11 @@ class Call(NamedTuple):
     knobs: dict[str, Any]
 
 
-def parse(what: str, text: str, known: Mapping[str, str]) -> list[Call]:
+def parse(what: str, text: str, known: Known) -> list[Call]:
     """The calls of "name", "name(1, knob=2)" or several of them separated by commas, `known` as the tables above.
 
-    Knobs are numbers (also inf), words, and tuples of them. Raises Refused, which calls the thing `what`.
+    Knobs are numbers (also inf), words, and tuples of them. Raises Refused, which calls the thing `what`, for another
+    name or knob and for a value outside the knob's range.
     """
     try:
         tree = ast.parse(f"({text.strip()},)", mode="eval").body
@@ -101,16 +48,16 @@ def parse(what: str, text: str, known: Mapping[str, str]) -> list[Call]:
     return [_call(what, node, known) for node in tree.elts]
 
 
-def _call(what: str, node: ast.expr, known: Mapping[str, str]) -> Call:
+def _call(what: str, node: ast.expr, known: Known) -> Call:
     called = isinstance(node, ast.Call)
     name = node.func if called else node
     if not isinstance(name, ast.Name):
         raise Refused(f"not a {what} with knobs, as in {_example(known)}")
     if name.id not in known:
         raise Refused(f"no such {what} {name.id!r}{hint(name.id, known)}; allowed: {', '.join(known)}")
-    words = known[name.id].split()
-    names, given = [word.rstrip("?") for word in words], {}
-    signature = f"{name.id}({', '.join(words)})" if words else f"{name.id} without knobs"
+    knobs, given = known[name.id].knobs, {}
+    names = [knob.name for knob in knobs]
+    signature = _signature(known[name.id]) if knobs else f"{name.id} without knobs"
     arguments = node.args if called else []
     if len(arguments) > len(names):
         raise Refused(f"{name.id}: {len(arguments)} knobs given; allowed: {signature}")
@@ -122,16 +69,54 @@ def _call(what: str, node: ast.expr, known: Mapping[str, str]) -> Call:
         if knob in given:
             raise Refused(f"{name.id}: {knob} is given twice; allowed: {signature}")
         given[knob] = _literal(name.id, knob, value)
-    missing = [word for word in words if not word.endswith("?") and word not in given]
+    missing = [knob.name for knob in knobs if knob.needed and knob.name not in given]
     if missing:
         raise Refused(f"{name.id}: {' and '.join(missing)} missing; allowed: {signature}")
-    return Call(name.id, given)
+    call = Call(name.id, given)
+    wrong = ranges.fault({knob.name: knob.annotation for knob in knobs}, whole(call, known).knobs)
+    if wrong is not None:
+        raise Refused(f"{name.id}: {wrong}")
+    return call
+
+
+def whole(call: Call, known: Known) -> Call:
+    """The call with all knobs in their order, those that are not given at their defaults."""
+    knobs = {knob.name: call.knobs.get(knob.name, knob.default) for knob in known[call.name].knobs}
+    return Call(call.name, knobs)
+
+
+def canonical(call: Call, known: Known) -> str:
+    """The one text of a call, all knobs spelled: what makes equal calls equal, whatever the library's defaults become.
+
+    "apg(cap=5)" is apg(eta=0, cap=5, beta=-0.5).
+    """
+    return _written(whole(call, known))
+
+
+def short(call: Call, known: Known) -> str:
+    """The call for people: only the knobs that differ from their defaults."""
+    usual = {knob.name: knob.default for knob in known[call.name].knobs}
+    return _written(Call(call.name, {n: v for n, v in whole(call, known).knobs.items() if v != usual[n]}))
+
+
+def _written(call: Call) -> str:
+    knobs = ", ".join(f"{name}={written(value)}" for name, value in call.knobs.items())
+    return f"{call.name}({knobs})" if knobs else call.name
+
+
+def written(value: Any) -> str:
+    """A knob's value as text that reads back as the same value; 1 and 1.0 are one number, and one text."""
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return value if isinstance(value, str) else repr(value)
 
 
 def _literal(name: str, knob: str, node: ast.expr) -> Any:
-    """A number, a word with or without quotes, or a tuple of them; `inf` is the number."""
+    """A number, a word with or without quotes, or a tuple of them; `inf` and `nan` are the numbers."""
     if isinstance(node, ast.Name):
-        return math.inf if node.id == "inf" else node.id
+        return float(node.id) if node.id in ("inf", "nan") else node.id
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_literal(name, knob, element) for element in node.elts)
     negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
@@ -146,14 +131,25 @@ def _literal(name: str, knob: str, node: ast.expr) -> Any:
     return -value if negative else value
 
 
-def _example(known: Mapping[str, str]) -> str:
-    name = max(known, key=lambda name: len(known[name]))
-    return f"{name}({', '.join(word.rstrip('?') + '=..' for word in known[name].split())})"
+def _example(known: Known) -> str:
+    member = max(known.values(), key=lambda member: len(member.knobs))
+    return f"{member.name}({', '.join(f'{knob.name}=..' for knob in member.knobs)})"
 
 
-def signatures(known: Mapping[str, str]) -> str:
-    """The tables as one line for people: "cfg, angle_domain(cap?), ..."."""
-    return ", ".join(f"{name}({', '.join(knobs.split())})" if knobs else name for name, knobs in known.items())
+def _signature(member: Member) -> str:
+    """ "apg(eta=0, cap=15, beta=-0.5)": the knobs with their defaults."""
+    return f"{member.name}({', '.join(map(_shown, member.knobs))})" if member.knobs else member.name
+
+
+def _shown(knob: Knob) -> str:
+    if knob.needed:
+        return knob.name
+    return f"{knob.name}={f'{knob.default:.4g}' if isinstance(knob.default, float) else written(knob.default)}"
+
+
+def signatures(known: Known) -> str:
+    """The tables as one line for people: "cfg, angle_domain(cap=1.047), ..."."""
+    return ", ".join(map(_signature, known.values()))
 
 
 def _text(value: Any) -> str:
@@ -164,7 +160,7 @@ def _text(value: Any) -> str:
     return str(value).strip().strip("'\"")
 
 
-def one(what: str, known: Mapping[str, str]) -> Kind:
+def one(what: str, known: Known) -> Kind:
     """A field that holds a single call, kept as text."""
 
     def read(value):

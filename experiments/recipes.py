@@ -1,7 +1,7 @@
 """What the texts of a config's `sample` group stand for: guide, solver and grid, built by the library.
 
-The texts have been checked against the tables of `experiments.calls`; what the library refuses beyond that (an order
-that a solver does not have, a grid that ends before it starts) becomes a ConfigError that names the field.
+The texts have been checked against the library's signatures by `experiments.calls`; what the library refuses beyond
+that becomes a ConfigError that names the field.
 """
 
 import inspect
@@ -15,20 +15,12 @@ from experiments.families import AUTOGUIDED
 from guidance import rules, sampling, weights
 from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
 
-PLAIN = ("cfg", "mahiro")  # rules that are functions of the predictions themselves, not makers of a rule
-GRID_MAKERS = {
-    "cosine": sampling.cosine_grid,
-    "edm": sampling.edm_grid,
-    "karras": sampling.edm_grid,
-    "log_snr": sampling.log_snr_grid,
-    "uniform": sampling.uniform_grid,
-}
-
 
 def grid(settings, schedule: Schedule) -> Array:
     """The grid of `sample.grid`, `sample.steps` and `sample.shift`."""
     call = parse("grid", settings.grid, GRIDS)[0]
-    made = _built("grid", settings.grid, GRID_MAKERS[call.name], call, schedule=schedule, steps=settings.steps)
+    maker = getattr(sampling, GRIDS[call.name].maker)
+    made = _built("grid", settings.grid, maker, call, schedule=schedule, steps=settings.steps)
     if settings.shift == 1:
         return made
     try:
@@ -48,7 +40,7 @@ def rule(settings) -> Rule:
     members = []
     for call in parse("rule", settings.rule, RULES):
         maker = getattr(rules, call.name)
-        members.append(maker if call.name in PLAIN else _built("rule", settings.rule, maker, call))
+        members.append(maker if RULES[call.name].plain else _built("rule", settings.rule, maker, call))
     return members[0] if len(members) == 1 else rules.stack(*members)
 
 

@@ -1,11 +1,12 @@
 """Rewards: functions (x0 [batch, ...], cond) -> [batch], built as pytrees so that their knobs are leaves."""
 
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.mixtures import Mixture, class_log_posterior
+from guidance.ranges import Each, Finite, Number
 from guidance.schedules import rectified_flow
 from guidance.types import Array, Cond, Reward
 
@@ -32,7 +33,9 @@ class LinearQuadratic(NamedTuple):
         return self.quadratic.reshape((1,) * (x0.ndim - 1) + (-1,)) * x0
 
 
-def linear_quadratic(linear, quadratic=0.0, constant=0.0) -> LinearQuadratic:
+def linear_quadratic(
+    linear: Annotated[Any, Each(Number())], quadratic: Finite = 0.0, constant: Finite = 0.0
+) -> LinearQuadratic:
     """r(x) = constant + a . x - x^T B x / 2 from a [d] and B: a number, [d] (diagonal) or [d, d] (symmetrised).
 
     Raises ValueError if the shapes do not fit.

@@ -143,8 +143,8 @@ def test_levels_above_the_schedule_are_cut(x64):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: cosine_grid(RF, 0), "at least 1 step"),
-        (lambda: shifted(RF, uniform_grid(2), 0.0), "positive factor"),
+        (lambda: cosine_grid(RF, 0), "steps = 0: allowed: an integer of at least 1"),
+        (lambda: shifted(RF, uniform_grid(2), 0.0), "shift = 0.0: allowed: a number above 0"),
         (lambda: resolution_shift(0, 4), "at least 1"),
         (lambda: as_grid([1.0]), "at least two times"),
         (lambda: as_grid([0.5, 0.5, 0.0]), "must decrease, but times 0 and 1 are 0.5 and 0.5"),

@@ -241,10 +241,10 @@ def test_powered_cosine(x64):
 
 
 def test_unknown_names_raise():
-    with pytest.raises(ValueError, match="unknown ramp 'square'; known: linear, cosine"):
+    with pytest.raises(ValueError, match="shape = square: allowed: linear or cosine"):
         weights.ramp("square", 1.0)
     for make in (lambda of: weights.ramp("linear", 1.0, of=of), lambda of: weights.powered_cosine(1.0, 1.0, of=of)):
-        with pytest.raises(ValueError, match="unknown of 'w'; known: scale, omega"):
+        with pytest.raises(ValueError, match="of = w: allowed: scale or omega"):
             make("w")
 
 

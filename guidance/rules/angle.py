@@ -5,13 +5,15 @@ import math
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import Cap, ranged
 from guidance.shapes import like, ratio, row_dot, row_norm, unit
 from guidance.types import Array, Rule
 
 SMALL = 1e-3  # of sin(gamma): below it the rotation is the linear rule, as in the paper
 
 
-def angle_domain(cap=math.pi / 3) -> Rule:
+@ranged
+def angle_domain(cap: Cap = math.pi / 3) -> Rule:
     """Angle domain guidance (ADG): D_c turned away from D_u by the angle a, in the plane of the two.
 
         gamma = angle(D_c, D_u),   a = min(max(omega, 0) gamma, cap),   e = D_c - (<D_c, D_u>/|D_u|^2) D_u

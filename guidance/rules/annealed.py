@@ -5,10 +5,10 @@ from jax.tree_util import Partial
 from guidance.rules.gains import eps_gap
 from guidance.rules.plus import cfg_plus_plus
 from guidance.rules.stacking import stack, stateless
-from guidance.types import Stage
+from guidance.types import Rule
 
 
-def annealed(network) -> Stage:
+def annealed(network) -> Rule:
     """x0 = D_u + w (D_c - D_u) and eps = eps_u, where w = network(t, |eps_c - eps_u|, lambda), all [batch].
 
     lambda in [0, 1] is the value of the weight (the paper samples with 0.4): 0 asks for a faithful prediction, 1 for

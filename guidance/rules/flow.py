@@ -4,14 +4,16 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.predictions import velocity_coefficients, x0_to
+from guidance.ranges import Index, ranged
 from guidance.rules.linear import cfg
 from guidance.rules.projected import along
 from guidance.rules.stacking import stack, stateless, with_gap
 from guidance.shapes import like
-from guidance.types import Stage
+from guidance.types import Rule, Stage
 
 
-def cfg_zero_star(steps=1) -> Stage:
+@ranged
+def cfg_zero_star(steps: Index = 1) -> Rule:
     """CFG-Zero*: `optimized_scale`, CFG, then `zero_init(steps)`. Two evaluations a step, the first ones included.
 
     Source: CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models, arXiv 2503.18886, Algorithm 1.
@@ -35,7 +37,8 @@ def _optimized_scale(branches, at):
     return with_gap(branches, (positive - along(positive, reference)) / like(slope, positive))
 
 
-def zero_init(steps=1) -> Stage:
+@ranged
+def zero_init(steps: Index = 1) -> Stage:
     """An outcome stage: on the first `steps` steps of a run the velocity is zero; x0 = -(b/a) x, and x for flows.
 
     The networks are evaluated all the same. Exact models have no zero velocity at t = 1 (it is x - E x_0 for rectified

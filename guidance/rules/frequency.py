@@ -1,15 +1,19 @@
 """Frequency-decoupled guidance: another weight for each band of a Laplacian pyramid."""
 
+from typing import Annotated, Any
+
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import Each, Finite, Number, ranged
 from guidance.rules.projected import along
 from guidance.shapes import like
 from guidance.types import Array, Rule
 
 
-def frequency_decoupled(factors=(0.25, 1.0), parallel=1.0) -> Rule:
+@ranged
+def frequency_decoupled(factors: Annotated[Any, Each(Number())] = (0.25, 1.0), parallel: Finite = 1.0) -> Rule:
     """Frequency-decoupled guidance (FDG): band k is guided by omega factors[k], lowest band first.
 
         guided = sum_k [ P_k D_c + omega factor_k (g_perp + parallel g_par) ],   g = P_k (D_c - D_u)

@@ -2,15 +2,17 @@
 
 import jax.numpy as jnp
 
+from guidance.ranges import NonNegative, ranged
 from guidance.rules.linear import cfg
 from guidance.rules.stacking import gain, stack, stateless
 from guidance.shapes import ratio, row_dot, row_norm, unit
-from guidance.types import Array, At, Branches, Stage
+from guidance.types import Array, At, Branches, Rule
 
 FAR = 1e6  # what |D_c - D_u|/|D_u| counts as where D_u is zero
 
 
-def power_law(exponent=0.9) -> Stage:
+@ranged
+def power_law(exponent: NonNegative = 0.9) -> Rule:
     """Power-law CFG: s_c + omega (s_c - s_u) |s_c - s_u|^exponent, in score space; exponent 0 is CFG.
 
     The score gap is alpha (D_c - D_u)/sigma^2, so omega <- omega (alpha |D_c - D_u|/sigma^2)^exponent. Costs as CFG.
@@ -25,7 +27,8 @@ def _power_law(exponent, branches, at):
     return gain(_power(size, exponent), branches)
 
 
-def gap_normalised(gamma=1.0) -> Stage:
+@ranged
+def gap_normalised(gamma: NonNegative = 1.0) -> Rule:
     """The rule of beta-CFG: eps_u + (1 + omega) (eps_c - eps_u)/|eps_c - eps_u|^gamma; gamma = 0 is CFG.
 
     The eps gap is alpha (D_c - D_u)/sigma. The paper's weight in time is `weights.beta`. omega = 0 is unguided only
@@ -45,7 +48,8 @@ def eps_gap(branches: Branches, at: At) -> Array:
     return row_norm(branches.positive - branches.reference) * ratio(at.schedule.alpha(at.t), at.schedule.sigma(at.t))
 
 
-def magnitude_aware(sensitivity=8.0) -> Stage:
+@ranged
+def magnitude_aware(sensitivity: NonNegative = 8.0) -> Rule:
     """MAMBO-G: omega <- omega exp(-sensitivity |D_c - D_u|/|D_u|): weak guidance where the branches are far apart.
 
     0 is CFG. We take x0 space; the published code takes whatever the network predicts. Two evaluations a step.

@@ -1,9 +1,11 @@
 """Linear rules: the guided prediction lies on the line through the two predictions."""
 
+from guidance.ranges import not_by_name
 from guidance.shapes import like
 from guidance.types import Array
 
 
+@not_by_name("it is the weight 0")
 def unguided(positive: Array, reference: Array, omega: Array) -> Array:
     """D_c, whatever the weight."""
     del reference, omega

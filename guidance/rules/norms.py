@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 
+from guidance.ranges import Share, not_by_name, ranged
 from guidance.rules.linear import cfg, scale_from_omega
 from guidance.rules.stacking import stack, stateless
 from guidance.shapes import like, ratio, row_norm
-from guidance.types import Array, Stage
+from guidance.types import Array, Rule, Stage
 
 
-def cfg_rescale(phi=0.7) -> Stage:
+@ranged
+def cfg_rescale(phi: Share = 0.7) -> Rule:
     """CFG, then `rescale(phi)`; the paper uses omega = 6.5. Two evaluations a step.
 
     Source: Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eqs. 15-16.
@@ -17,7 +19,8 @@ def cfg_rescale(phi=0.7) -> Stage:
     return stack(cfg, rescale(phi))
 
 
-def rescale(phi=0.7) -> Stage:
+@ranged
+def rescale(phi: Share = 0.7) -> Stage:
     """An outcome stage: x0 <- phi x0 std(D_c)/std(x0) + (1 - phi) x0, std over all axes of one sample.
 
     phi = 0 changes nothing, phi = 1 gives the result the standard deviation of D_c; where std(x0) = 0 the result is
@@ -33,7 +36,7 @@ def _rescale(phi, branches, at):
     return branches._replace(x0=like(phi * factor + (1 - phi), branches.x0) * branches.x0)
 
 
-def ep_cfg() -> Stage:
+def ep_cfg() -> Rule:
     """Energy-preserving CFG: CFG, then `energy`. Two evaluations a step.
 
     Source: EP-CFG: Energy-Preserving Classifier-Free Guidance, arXiv 2412.09966.
@@ -68,6 +71,7 @@ def mahiro(positive: Array, reference: Array, omega: Array) -> Array:
     return _mahiro(positive, reference, omega, per_sample=True)
 
 
+@not_by_name("a sample depends on the batch that it is in")
 def mahiro_batch(positive: Array, reference: Array, omega: Array) -> Array:
     """MaHiRo as published: the mean of the cosine also runs over the batch, which couples the samples."""
     return _mahiro(positive, reference, omega, per_sample=False)

@@ -1,12 +1,15 @@
 """CFG++: the guided clean prediction with the noise of the reference branch."""
 
+from typing import Annotated
+
 from guidance.predictions import eps_from_x0
+from guidance.ranges import Number, WeightIs
 from guidance.rules.stacking import stateless
 from guidance.shapes import like
-from guidance.types import Stage
+from guidance.types import Rule
 
 
-def cfg_plus_plus() -> Stage:
+def cfg_plus_plus() -> Annotated[Rule, WeightIs("lambda", Number(0, 1, "[]"))]:
     """CFG++: x0 = D_u + lambda (D_c - D_u) and eps = eps_u, where lambda is the value of the weight.
 
     The one rule whose knob is not our omega: lambda lies in [0, 1] (the paper's default is 0.6), 0 is unconditional,

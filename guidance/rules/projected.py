@@ -5,13 +5,15 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.predictions import eps_from_x0
+from guidance.ranges import Cap, Finite, ranged
 from guidance.rules.linear import cfg
 from guidance.rules.stacking import stack, stateless, with_gap
 from guidance.shapes import like, ratio, row_dot, row_norm, unit
-from guidance.types import Array, Stage
+from guidance.types import Array, Rule, Stage
 
 
-def momentum(beta) -> Stage:
+@ranged
+def momentum(beta: Finite) -> Stage:
     """A gap stage with memory: g <- (D_c - D_u) + beta m, m <- g, with m = 0 at the start of every sampling run.
 
     beta < 0 pushes away from the direction of the steps before. The gap of every step enters the memory, so the
@@ -27,7 +29,8 @@ def _momentum(beta, memory, branches, at):
     return gap, with_gap(branches, gap)
 
 
-def norm_cap(radius) -> Stage:
+@ranged
+def norm_cap(radius: Cap) -> Stage:
     """A gap stage: g <- g min(1, radius/|g|). Source: arXiv 2410.02416, section 4."""
     return stateless(_norm_cap, radius)
 
@@ -39,7 +42,8 @@ def _norm_cap(radius, branches, at):
     return with_gap(branches, like(factor, gap) * gap)
 
 
-def project(eta) -> Stage:
+@ranged
+def project(eta: Finite) -> Stage:
     """A gap stage: g <- g_perp + eta g_par, where g_par is the part of g along D_c.
 
     Source: arXiv 2410.02416, section 4; x0 space, as its authors advise.
@@ -60,7 +64,8 @@ def along(a: Array, b: Array) -> Array:
     return like(row_dot(a, direction), b) * direction
 
 
-def apg(eta=0.0, cap=15.0, beta=-0.5) -> Stage:
+@ranged
+def apg(eta: Finite = 0.0, cap: Cap = 15.0, beta: Finite = -0.5) -> Rule:
     """Adaptive projected guidance: momentum, then the cap, then the projection, then D_c + omega g.
 
     eta = 1, cap = inf, beta = 0 is CFG. Defaults: the paper's for SDXL; it uses cap 7.5, beta -0.75 for Stable
@@ -71,7 +76,7 @@ def apg(eta=0.0, cap=15.0, beta=-0.5) -> Stage:
     return stack(momentum(beta), norm_cap(cap), project(eta), cfg)
 
 
-def tcfg() -> Stage:
+def tcfg() -> Rule:
     """Tangential damping CFG: `tangential`, then CFG. Neutral at omega = 0. Two evaluations a step.
 
     Source: TCFG: Tangential Damping Classifier-free Guidance, arXiv 2503.18137.

@@ -14,10 +14,12 @@ cap, then projection.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import Each, Whole, ranged
 from guidance.types import Array, At, Branches, Rule, Stage
 
 
@@ -64,7 +66,8 @@ def with_gap(branches: Branches, gap: Array) -> Branches:
     return branches._replace(reference=branches.positive - gap)
 
 
-def channels(mask) -> Stage:
+@ranged
+def channels(mask: Annotated[Any, Each(Whole(0, 1))]) -> Stage:
     """Guides only the channels where `mask` [channels] is true; the others keep D_c. An outcome stage.
 
     DiT's habit of guiding three of its four latent channels is `channels(jnp.arange(4) < 3)`. Source: our choice; the

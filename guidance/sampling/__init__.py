@@ -20,6 +20,7 @@ from guidance.sampling.grids import (
     shifted,
     uniform_grid,
 )
+from guidance.sampling.grids import edm_grid as karras_grid
 from guidance.sampling.sample import Sampled, initial_noise, sample
 from guidance.sampling.solvers import as_solver, edm, edm_stochastic, exact_reverse, heun
 from guidance.sampling.steps import churned_ddim, ddim, ddpm, euler, transition
@@ -45,6 +46,7 @@ __all__ = [
     "exact_reverse",
     "heun",
     "initial_noise",
+    "karras_grid",
     "log_snr_grid",
     "noise_level_grid",
     "resolution_shift",

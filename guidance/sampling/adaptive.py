@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from guidance.ranges import Count, NonNegative, not_by_name, ranged
 from guidance.sampling.solvers import no_memory, where_needed
 from guidance.sampling.steps import ddim
 from guidance.shapes import like
@@ -46,7 +47,9 @@ class _Flow(NamedTuple):
     attempts: Array
 
 
-def adaptive(rtol=1e-6, atol=1e-6, max_attempts: int = 10_000) -> Solver:
+@not_by_name("its evaluations are counted for a batch, not for a sample")
+@ranged
+def adaptive(rtol: NonNegative = 1e-6, atol: NonNegative = 1e-6, max_attempts: Count = 10_000) -> Solver:
     """Dormand-Prince 5(4) with step control per sample: integrates from t to s to the given tolerances.
 
     A step is accepted when the root mean square over the sample of error/(atol + rtol |u|) is at most 1; so a sample

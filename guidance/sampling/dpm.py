@@ -11,16 +11,19 @@ The second-order members add alpha_s (1 - e^(-(1 + eta) h))/2 times an estimate 
 e^-h = alpha_t sigma_s / (alpha_s sigma_t), finite at both ends; see `guidance.sampling.solvers` for the conventions.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import NonNegative, Number, ranged
 from guidance.sampling.solvers import no_memory, where_needed
 from guidance.sampling.steps import decay, safe_sqrt
 from guidance.shapes import like, normal_like
 from guidance.types import Array, Guided, Schedule, Solver
+
+Fraction = Annotated[Any, Number(0, 1, "(]")]
 
 
 def half_log_snr(schedule: Schedule, t: Array) -> Array:
@@ -63,7 +66,8 @@ def dpmpp_2m() -> Solver:
     return Solver(Partial(_no_previous), Partial(_2m))
 
 
-def dpmpp_2m_sde(eta=1.0) -> Solver:
+@ranged
+def dpmpp_2m_sde(eta: NonNegative = 1.0) -> Solver:
     """SDE-DPM-Solver++(2M): the same slope for the reverse SDE; `eta` (a leaf) scales the noise, 0 is `dpmpp_2m`.
 
         x_s = (first-order step with noise) + alpha_s (1 - e^-(1 + eta) h)/2 (h/h_prev) (D_t - D_prev)
@@ -102,7 +106,8 @@ def _extrapolated(previous, carry, guided, base, weight, t, s, schedule):
 # ---- single step: the slope of D from an evaluation inside the step
 
 
-def dpmpp_2s(fraction=0.5) -> Solver:
+@ranged
+def dpmpp_2s(fraction: Fraction = 0.5) -> Solver:
     """DPM-Solver++(2S): the slope of D from an evaluation at lambda_m = lambda_t + r h, r = `fraction` in (0, 1].
 
         x_m = (DDIM step to t_m),  x_s = (DDIM step) + alpha_s (1 - e^-h)/(2 r) (D_m - D_t)
@@ -114,7 +119,8 @@ def dpmpp_2s(fraction=0.5) -> Solver:
     return Solver(Partial(no_memory), Partial(_2s, fraction))
 
 
-def dpmpp_2s_sde(eta=1.0, fraction=0.5) -> Solver:
+@ranged
+def dpmpp_2s_sde(eta: NonNegative = 1.0, fraction: Fraction = 0.5) -> Solver:
     """DPM-Solver++(2S) for the reverse SDE; eta (a leaf) scales the noise, 0 is `dpmpp_2s`.
 
     The midpoint lies on the noise path of the whole step. With r_m = e^(-eta r h) and r_s = e^(-eta (1 - r) h),

@@ -7,13 +7,17 @@ Every constructor raises ValueError where its finished array, in its own dtype, 
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance.ranges import Above, Count, Positive, Time, ranged
 from guidance.schedules import noise_level, times_of_noise_level
 from guidance.types import Array, Schedule
+
+Start = Annotated[Time, Above("t_min")]
 
 
 def checked(times: Array, change: str) -> Array:
@@ -35,45 +39,47 @@ def checked(times: Array, change: str) -> Array:
     return times
 
 
-def uniform_grid(steps: int, t_max: float = 1.0, t_min: float = 0.0) -> Array:
+@ranged
+def uniform_grid(steps: Count, t_max: Start = 1.0, t_min: Time = 0.0) -> Array:
     """Uniform in t: t_i = t_max + (t_min - t_max) i/steps, i = 0..steps. Raises ValueError on bad arguments."""
-    _check(steps, t_max, t_min)
     return checked(jnp.linspace(t_max, t_min, steps + 1), "take fewer steps, or t_max and t_min further apart")
 
 
-def log_snr_grid(schedule: Schedule, steps: int, t_max: float = 0.999, t_min: float = 0.001) -> Array:
+@ranged
+def log_snr_grid(schedule: Schedule, steps: Count, t_max: Start = 0.999, t_min: Time = 0.001) -> Array:
     """Uniform in log-SNR from t_max to t_min in steps - 1 steps, then one step to t = 0 (data)."""
-    _check(steps, t_max, t_min)
     ends = schedule.log_snr(jnp.asarray([t_max, t_min]))
     times = schedule.time(jnp.linspace(ends[0], ends[1], steps))
     return checked(jnp.append(times, 0), "lower t_max, raise t_min or take fewer steps")
 
 
+@ranged
 def edm_grid(
-    schedule: Schedule, steps: int, noise_max: float = 80.0, noise_min: float = 0.002, rho: float = 7.0
+    schedule: Schedule,
+    steps: Count,
+    noise_max: Annotated[Positive, Above("noise_min")] = 80.0,
+    noise_min: Positive = 0.002,
+    rho: Positive = 7.0,
 ) -> Array:
     """EDM's (Karras) noise levels, mapped to times: sigma_i^(1/rho) linear from noise_max to noise_min, then 0.
 
     Noise level means sigma/alpha. noise_max is lowered to the level of t = 1 where the schedule ends below it.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, eq. 5.
     """
-    if not noise_max > noise_min > 0:
-        raise ValueError(f"edm_grid needs noise_max > noise_min > 0, got {noise_max} and {noise_min}")
-    _check(steps, 1.0, 0.0)
     first = jnp.minimum(noise_max, _highest(schedule)) ** (1 / rho)
     levels = jnp.linspace(first, noise_min ** (1 / rho), steps) ** rho
     times = jnp.append(_times(schedule, levels), 0)
     return checked(times, "lower noise_max, change noise_min or take fewer steps")
 
 
-def cosine_grid(schedule: Schedule, steps: int, t_max: float = 1.0, t_min: float = 0.0) -> Array:
+@ranged
+def cosine_grid(schedule: Schedule, steps: Count, t_max: Start = 1.0, t_min: Time = 0.0) -> Array:
     """Uniform in the angle atan(sigma/alpha): the noise levels that uniform times of the cosine schedule visit.
 
     sigma/alpha = tan(theta_i), theta_i linear between the angles of t_max and t_min; `uniform_grid` for the cosine
     schedule itself.
     Source: Improved DDPM, arXiv 2102.09672 (without its offset); as a spacing for other schedules it is our choice.
     """
-    _check(steps, t_max, t_min)
     ends = jnp.asarray([t_max, t_min])
     angles = jnp.arctan2(schedule.sigma(ends), schedule.alpha(ends))
     inner = _times(schedule, jnp.tan(jnp.linspace(angles[0], angles[1], steps + 1)[1:-1]))
@@ -81,7 +87,8 @@ def cosine_grid(schedule: Schedule, steps: int, t_max: float = 1.0, t_min: float
     return checked(times, "take fewer steps, or t_max and t_min further apart")
 
 
-def shifted(schedule: Schedule, grid: Array, shift: float) -> Array:
+@ranged
+def shifted(schedule: Schedule, grid: Array, shift: Positive) -> Array:
     """`grid` with its noise levels rho = sigma/alpha multiplied by m = `shift`; more than 1 spends more on high noise.
 
         1/rho' - 1/rho_1 = (1/rho - 1/rho_1)/m,   rho_1 the level of t = 1
@@ -93,8 +100,6 @@ def shifted(schedule: Schedule, grid: Array, shift: float) -> Array:
     Raises ValueError for shift <= 0, and where times coincide in the grid's dtype.
     Source: Scaling Rectified Flow Transformers (SD3), arXiv 2403.03206, eq. 23. (FLUX's mu is log(shift).)
     """
-    if not shift > 0:
-        raise ValueError(f"a grid is shifted by a positive factor, got {shift}")
     one = jnp.ones((), grid.dtype)
     log_snr = schedule.log_snr(grid)
     share = schedule.alpha(one) / schedule.sigma(one) * jnp.exp(-log_snr / 2)  # rho/rho_1
@@ -140,10 +145,3 @@ def _times(schedule: Schedule, levels: Array) -> Array:
 def _highest(schedule: Schedule) -> Array:
     """The noise level of t = 1, cut at exp(LOG_SNR_MAX/2)."""
     return noise_level(schedule, jnp.ones(()))
-
-
-def _check(steps: int, t_max: float, t_min: float) -> None:
-    if steps < 1:
-        raise ValueError(f"a grid needs at least 1 step, got {steps}")
-    if not 0 <= t_min < t_max <= 1:
-        raise ValueError(f"a grid needs 0 <= t_min < t_max <= 1, got t_min {t_min} and t_max {t_max}")

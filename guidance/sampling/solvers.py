@@ -14,12 +14,14 @@ Conventions of every solver of this package.
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.mixtures import Mixture, reverse_sample
+from guidance.ranges import Above, Cap, NonNegative, ranged
 from guidance.sampling.steps import ddim, euler, safe_sqrt
 from guidance.schedules import times_of_noise_level
 from guidance.shapes import like, normal_like
@@ -101,7 +103,13 @@ def edm() -> Solver:
     return Solver(Partial(no_memory), Partial(_edm))
 
 
-def edm_stochastic(gamma, s_noise=1.0, noise_min=0.0, noise_max=math.inf) -> Solver:
+@ranged
+def edm_stochastic(
+    gamma: NonNegative,
+    s_noise: NonNegative = 1.0,
+    noise_min: NonNegative = 0.0,
+    noise_max: Annotated[Cap, Above("noise_min")] = math.inf,
+) -> Solver:
     """EDM's stochastic sampler: raises the noise level by the factor 1 + gamma, then steps as `edm`.
 
         rho' = (1 + gamma) rho,  x' = (alpha'/alpha) x + alpha' sqrt(rho'^2 - rho^2) S_noise z,  Heun from rho' to s

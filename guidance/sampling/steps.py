@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import Share, ranged
 from guidance.shapes import like, normal_like
 from guidance.types import Array, Guided, Schedule, Step
 
@@ -69,7 +70,8 @@ def _ddim(keys: Array, x: Array, guided: Guided, t: Array, s: Array, schedule: S
     return like(schedule.alpha(s), x) * guided.x0 + like(schedule.sigma(s), x) * guided.eps
 
 
-def churned_ddim(churn) -> Step:
+@ranged
+def churned_ddim(churn: Share) -> Step:
     """Churned DDIM with e = `churn` in [0, 1]; see `transition`. The knob is a leaf of the returned pytree.
 
     Written through eps, x_s = alpha_s x_0 + sigma_s ((1 - e^2 (1 - r_11)) eps + sqrt(1 - (..)^2) z), which equals

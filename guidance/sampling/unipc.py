@@ -11,11 +11,12 @@ polynomials in lambda. The corrector adds D_s with r = 1 to the list. phi_n(z) =
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import OneOf, Whole, ranged
 from guidance.sampling.dpm import half_log_snr
 from guidance.shapes import like
 from guidance.types import Array, Schedule, Solver
@@ -33,7 +34,8 @@ class _Memory(NamedTuple):
     count: Array  # evaluations so far, int32 scalar
 
 
-def unipc(order: int = 2, variant: str = "bh2") -> Solver:
+@ranged
+def unipc(order: Annotated[int, Whole(1, 3)] = 2, variant: Annotated[str, OneOf(("bh1", "bh2"))] = "bh2") -> Solver:
     """UniPC of order 1, 2 or 3 (static) with B(h) = e^-h - 1 ("bh2") or -h ("bh1"); one evaluation a step.
 
     UniC after UniP, in x_0-prediction; the corrected state replaces x_t once D_t is known, and eps is moved along by
@@ -44,10 +46,6 @@ def unipc(order: int = 2, variant: str = "bh2") -> Solver:
     Raises ValueError for another order or variant.
     Source: UniPC, arXiv 2302.04867, algorithms 1-2 and eq. 3-9.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"UniPC has orders 1, 2 and 3, got {order!r}")
-    if variant not in ("bh1", "bh2"):
-        raise ValueError(f"UniPC's variant must be 'bh1' or 'bh2', got {variant!r}")
     return Solver(Partial(_Begin(order)), Partial(_UniPC(variant)))
 
 

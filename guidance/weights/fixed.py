@@ -4,16 +4,20 @@ Knobs are leaves of the returned pytree, so a sweep over them compiles once. Pap
 every function here takes omega, which is 0 where nothing is guided.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance.ranges import Above, Cap, Extended, Finite, Index, NonNegative, Time, ranged
 from guidance.schedules import times_of_log_snr, times_of_noise_level
 from guidance.times import within
 from guidance.types import Array, Cond, Schedule, Weight
 
 
-def constant(omega) -> Weight:
+@ranged
+def constant(omega: Finite) -> Weight:
     """omega(s, t, c) = omega: plain classifier-free guidance."""
     return Partial(_constant, omega)
 
@@ -26,7 +30,8 @@ def _constant(omega, s, t, cond):
 # ---- limited interval
 
 
-def interval(omega, lo, hi) -> Weight:
+@ranged
+def interval(omega: Finite, lo: Time, hi: Annotated[Time, Above("lo")]) -> Weight:
     """omega where lo < t <= hi, else 0; t is the time at which the step starts.
 
     A time within 1e-6 of a bound counts as equal to it (see `guidance.times.within`), so that rounding moves no step.
@@ -43,7 +48,10 @@ def _interval(omega, lo, hi, s, t, cond):
     return jnp.where(within(t, lo, hi), jnp.asarray(omega, t.dtype), jnp.zeros_like(t))
 
 
-def interval_of_noise_levels(schedule: Schedule, omega, lo, hi, grid: Array | None = None) -> Weight:
+@ranged
+def interval_of_noise_levels(
+    schedule: Schedule, omega: Finite, lo: NonNegative, hi: Annotated[Cap, Above("lo")], grid: Array | None = None
+) -> Weight:
     """omega where lo < sigma/alpha <= hi, else 0; 0 <= lo < hi <= inf.
 
     With a `grid` the bounds are snapped to the nearest boundaries of its steps (see `snap`): published bounds are
@@ -53,7 +61,10 @@ def interval_of_noise_levels(schedule: Schedule, omega, lo, hi, grid: Array | No
     return _between(times_of_noise_level(schedule, jnp.stack([jnp.asarray(lo), jnp.asarray(hi)])), omega, grid)
 
 
-def interval_of_log_snr(schedule: Schedule, omega, lo, hi, grid: Array | None = None) -> Weight:
+@ranged
+def interval_of_log_snr(
+    schedule: Schedule, omega: Finite, lo: Extended, hi: Annotated[Extended, Above("lo")], grid: Array | None = None
+) -> Weight:
     """omega where lo <= log(alpha^2/sigma^2) < hi, else 0: half-open as in time; `grid` snaps the bounds.
 
     Source: as `interval_of_noise_levels`, with log-SNR = -2 log(sigma/alpha).
@@ -61,12 +72,19 @@ def interval_of_log_snr(schedule: Schedule, omega, lo, hi, grid: Array | None = 
     return _between(times_of_log_snr(schedule, jnp.stack([jnp.asarray(hi), jnp.asarray(lo)])), omega, grid)
 
 
-def interval_of_steps(grid: Array, omega, first: int, last: int) -> Weight:
+@ranged
+def interval_of_steps(
+    grid: Array, omega: Finite, first: Index, last: Annotated[Index, Above("first", equal=True)]
+) -> Weight:
     """omega on the steps first..last (both included, 0 is the step that starts at grid[0]), else 0.
 
     As the official code of the paper counts: [17, 22] of its 32 steps are the noise levels (0.19, 1.61].
     Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, official code.
     """
+    if last > grid.shape[0] - 2:
+        raise ValueError(
+            f"interval_of_steps: last = {last}: allowed: up to {grid.shape[0] - 2}, the last step of the grid"
+        )
     return interval(omega, grid[last + 1], grid[first])
 
 

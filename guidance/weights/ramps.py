@@ -9,11 +9,13 @@ Power-law guidance, whose strength depends on |D_c - D_u|, is a rule: `rules.pow
 
 import dataclasses
 import math
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax.scipy.special import betaln
 from jax.tree_util import Partial
 
+from guidance.ranges import Finite, Floor, Number, OneOf, Positive, ranged
 from guidance.types import Array, Weight
 
 # progress tau -> a profile of mean 1 over [0, 1]
@@ -26,9 +28,16 @@ RAMPS = {
     "lambda": lambda tau: 2 * (1 - jnp.abs(1 - 2 * tau)),
 }
 _OF = ("scale", "omega")
+Exponent = Annotated[Any, Number(1, math.inf, "[)")]
 
 
-def ramp(shape: str, omega, floor=-math.inf, of: str = "scale") -> Weight:
+@ranged
+def ramp(
+    shape: Annotated[str, OneOf(RAMPS)],
+    omega: Finite,
+    floor: Floor = -math.inf,
+    of: Annotated[str, OneOf(_OF)] = "scale",
+) -> Weight:
     """A ramp r(tau) of mean 1, tau = 1 - t, so that the time average over [0, 1] is that of the constant omega.
 
         linear 2 tau | cosine 1 - cos(pi tau) | inverse_linear 2 (1 - tau) | sine 1 + cos(pi tau)
@@ -42,8 +51,6 @@ def ramp(shape: str, omega, floor=-math.inf, of: str = "scale") -> Weight:
     are leaves. Raises ValueError for an unknown shape or `of`.
     Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040 (of="omega": our choice).
     """
-    _check("ramp", shape, RAMPS)
-    _check("of", of, _OF)
     return Partial(_Ramp(shape, of), omega, floor)
 
 
@@ -59,12 +66,16 @@ class _Ramp:
         return _applied(self.of, omega, floor, RAMPS[self.shape](1 - t))
 
 
-def clamp_linear(omega, floor) -> Weight:
+@ranged
+def clamp_linear(omega: Finite, floor: Floor) -> Weight:
     """scale = max(floor, 2 (1 + omega) (1 - t)): `ramp("linear", omega, floor)`, the clamped linear ramp."""
     return ramp("linear", omega, floor)
 
 
-def powered_cosine(omega, power, floor=-math.inf, of: str = "scale") -> Weight:
+@ranged
+def powered_cosine(
+    omega: Finite, power: Positive, floor: Floor = -math.inf, of: Annotated[str, OneOf(_OF)] = "scale"
+) -> Weight:
     """The profile (1 - cos(pi tau^power)) / 2 rises from 0 at noise to 1 at data, later for a larger power > 0.
 
     It is not normalised: omega is the weight at data, t = 0. `of` and `floor` as in `ramp`; omega, power and floor
@@ -72,7 +83,6 @@ def powered_cosine(omega, power, floor=-math.inf, of: str = "scale") -> Weight:
     Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040, powered cosine; of="omega" is the
     form of the code of Masked Diffusion Transformer, arXiv 2303.14389.
     """
-    _check("of", of, _OF)
     return Partial(_PoweredCosine(of), omega, power, floor)
 
 
@@ -88,7 +98,8 @@ class _PoweredCosine:
         return _applied(self.of, omega, floor, (1 - jnp.cos(jnp.pi * powered)) / 2)
 
 
-def beta(omega, a, b) -> Weight:
+@ranged
+def beta(omega: Finite, a: Exponent, b: Exponent) -> Weight:
     """scale = (1 + omega) Beta(tau; a, b), the density tau^(a-1) (1 - tau)^(b-1) / B(a, b): mean scale 1 + omega.
 
     Where the density vanishes (both ends, for a, b > 1) the prediction is the purely unconditional one, omega = -1.
@@ -108,7 +119,8 @@ def _beta(omega, a, b, s, t, cond):
     return (1 + omega) * jnp.exp(exponent) - 1
 
 
-def exponential(omega, rate) -> Weight:
+@ranged
+def exponential(omega: Finite, rate: Finite) -> Weight:
     """scale = (1 + omega) exp(rate (1 - t)): 1 + omega at noise, e^rate times as much at data.
 
     Its mean scale is (1 + omega) (e^rate - 1) / rate. A published rate: not found.
@@ -127,8 +139,3 @@ def _applied(of: str, omega, floor, profile: Array) -> Array:
     """The weight whose scale, or whose omega, follows the profile, at a scale of at least `floor`."""
     scale = (1 + omega) * profile if of == "scale" else 1 + omega * profile
     return jnp.maximum(floor, scale) - 1
-
-
-def _check(name: str, value: str, known) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")

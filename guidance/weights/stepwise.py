@@ -5,6 +5,7 @@ Each is a `table` over the steps of its grid; omega may be traced, so that a swe
 
 import jax.numpy as jnp
 
+from guidance.ranges import Finite, NonNegative, Share, ranged
 from guidance.times import EDGE
 from guidance.types import Array, Weight
 from guidance.weights.fixed import table
@@ -19,7 +20,8 @@ def time_mean(grid: Array, values: Array) -> Array:
     return jnp.sum(values * (grid[:-1] - grid[1:])) / (grid[0] - grid[-1])
 
 
-def triangle(grid: Array, omega, peak=0.5) -> Weight:
+@ranged
+def triangle(grid: Array, omega: Finite, peak: Share = 0.5) -> Weight:
     """The stage-wise schedule: weak at both ends, strong in the middle, with the time average of the constant omega.
 
         P = floor(N peak),  r_n = n/P for n < P,  (N-1-n)/(N-1-P) for n >= P
@@ -42,7 +44,8 @@ def triangle(grid: Array, omega, peak=0.5) -> Weight:
     return table(grid, scale * ((1 + omega) / time_mean(grid, scale)) - 1)
 
 
-def step_up(grid: Array, omega, switch=0.25, share=1 / 3) -> Weight:
+@ranged
+def step_up(grid: Array, omega: Finite, switch: Share = 0.25, share: NonNegative = 1 / 3) -> Weight:
     """Scale share (1 + omega) on the steps n < switch (N - 1), then 1 + omega: guidance that starts late.
 
     Not normalised. A share of the *scale*: below omega = 1/share - 1 the early weight is negative, towards the
@@ -53,7 +56,8 @@ def step_up(grid: Array, omega, switch=0.25, share=1 / 3) -> Weight:
     return table(grid, jnp.where(early, share * scale, scale) - 1)
 
 
-def step_down(grid: Array, omega, switch=0.25, share=1 / 3) -> Weight:
+@ranged
+def step_down(grid: Array, omega: Finite, switch: Share = 0.25, share: NonNegative = 1 / 3) -> Weight:
     """Scale 1 + omega on the steps n < switch (N - 1), then share (1 + omega): the mirror image of `step_up`."""
     early, scale = _early(grid, switch), 1 + omega
     return table(grid, jnp.where(early, scale, share * scale) - 1)

@@ -1,4 +1,4 @@
-"""Rules, weights, samplers and grids as text: what is read, what is refused, and that the tables are the library's."""
+"""Rules, weights, samplers and grids as text: what is read, what is refused, and what the library makes of it."""
 
 import inspect
 import math
@@ -14,59 +14,7 @@ from experiments.config import ConfigError
 from experiments.kinds import Refused
 from guidance import rules, sampling, schedules, weights
 from guidance.types import At
-
-AT_HAND = {"grid", "schedule"}  # what the job knows and a config does not say
-PREDICTIONS = {"positive", "reference", "omega"}
-
-# what a config cannot name, and why
-LEFT_OUT = {
-    rules: {
-        "annealed": "needs a network", "as_stage": "a helper", "effective_scale": "a measurement",
-        "mahiro_batch": "a sample depends on its batch", "omega_from_scale": "a helper", "once": "a helper",
-        "perp_neg": "needs negative conditions", "scale_from_omega": "a helper", "stack": "the comma",
-        "unguided": "the weight 0",
-    },
-    weights: {
-        "RAMPS": "names", "AnnealingNet": "a network", "GuidanceNet": "a network", "annealing": "of another rule",
-        "learned": "a file", "snap": "a helper", "table": "an array", "tabulated": "a helper", "time_mean": "a helper",
-        "times_of_log_snr": "a helper", "times_of_noise_level": "a helper",
-    },
-    sampling: {
-        "Sampled": "a type",
-        "adaptive": "a sample depends on its batch", "as_grid": "an array", "as_solver": "a helper",
-        "exact_reverse": "needs a mixture", "initial_noise": "a helper", "noise_level_grid": "an array",
-        "resolution_shift": "a helper", "sample": "a helper", "shifted": "sample.shift", "transition": "a helper",
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "module, known",
-    [
-        (rules, set(calls.RULES)),
-        (weights, set(calls.WEIGHTS)),
-        (sampling, set(calls.SAMPLERS) | {f"{name}_grid" for name in set(calls.GRIDS) - {"karras"}}),
-    ],
-    ids=["rules", "weights", "sampling"],
-)
-def test_everything_that_a_config_can_name_has_a_name(module, known):
-    assert known | LEFT_OUT[module].keys() == set(module.__all__)
-
-
-@pytest.mark.parametrize(
-    "name, knobs, maker",
-    [
-        *((name, knobs, getattr(rules, name)) for name, knobs in calls.RULES.items()),
-        *((name, knobs, getattr(weights, name)) for name, knobs in calls.WEIGHTS.items()),
-        *((name, knobs, getattr(sampling, name)) for name, knobs in calls.SAMPLERS.items()),
-        *((name, knobs, recipes.GRID_MAKERS[name]) for name, knobs in calls.GRIDS.items()),
-    ],
-)
-def test_the_tables_have_the_knobs_of_the_library(name, knobs, maker):
-    parameters = inspect.signature(maker).parameters
-    left = AT_HAND | (PREDICTIONS if name in recipes.PLAIN else {"steps"} if name in calls.GRIDS else set())
-    words = [p + ("" if q.default is inspect.Parameter.empty else "?") for p, q in parameters.items() if p not in left]
-    assert knobs.split() == words
+from tests.named import needed
 
 
 @pytest.mark.parametrize(
@@ -119,6 +67,29 @@ def test_calls_are_read(text, known, expected):
         "overlapping": (calls.seeds(), "0-9,5-6", "seed 5 is given twice"),
         "too large": (calls.seeds(), "0-2147483648", "2**31 - 1"),
         "a class by name": (calls.labels(), "cat", "no integer or range"),
+        "a word for a number": (calls.weight(), "constant(hello)", "omega = hello: allowed: a finite number"),
+        "words for numbers": (calls.weight(), "interval(1.5, a, b)", "lo = a: allowed: a number in [0, 1]"),
+        "bounds exchanged": (calls.weight(), "interval(1.5, 0.8, 0.2)", "hi = 0.2: allowed: above lo = 0.8"),
+        "an infinite weight": (calls.weight(), "constant(inf)", "omega = inf: allowed: a finite number"),
+        "no number": (calls.rules(), "apg(cap=nan)", "cap = nan: allowed: a number above 0 or inf"),
+        "a word as a cap": (calls.rules(), "apg(cap=big)", "cap = big: allowed: a number above 0 or inf"),
+        "a negative cap": (calls.rules(), "apg(cap=-3)", "cap = -3: allowed: a number above 0 or inf"),
+        "more than all": (calls.rules(), "cfg_rescale(phi=7)", "phi = 7: allowed: a number in [0, 1]"),
+        "steps below none": (calls.rules(), "cfg, zero_init(-1)", "steps = -1: allowed: an integer of at least 0"),
+        "half a step": (calls.rules(), "cfg, zero_init(0.5)", "steps = 0.5: allowed: an integer"),
+        "a mask of numbers": (calls.rules(), "cfg, channels((1, 2))", "a tuple, each an integer from 0 to 1"),
+        "a mask without end": (calls.rules(), "cfg, channels(1)", "a tuple, each an integer from 0 to 1"),
+        "churn below none": (calls.one("sampler", calls.SAMPLERS), "churned_ddim(-1)", "a number in [0, 1]"),
+        "churn above all": (calls.one("sampler", calls.SAMPLERS), "churned_ddim(5)", "a number in [0, 1]"),
+        "no such order": (
+            calls.one("sampler", calls.SAMPLERS),
+            "unipc(7)",
+            "order = 7: allowed: an integer from 1 to 3",
+        ),
+        "no such shape": (calls.weight(), "ramp(circle, 1)", "shape = circle: allowed: linear or cosine"),
+        "a grid from beyond": (calls.one("grid", calls.GRIDS), "uniform(t_max=2)", "t_max = 2: allowed: a number in"),
+        "a grid backwards": (calls.one("grid", calls.GRIDS), "edm(noise_min=90)", "noise_max = 80.0: allowed: above"),
+        "beyond all floats": (calls.weight(), f"constant({'9' * 400})", "allowed: a finite number"),
     }.values(),
 )
 def test_what_is_wrong_is_named(kind, text, words):
@@ -127,21 +98,48 @@ def test_what_is_wrong_is_named(kind, text, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "same", "shortest"),
+    [
+        ("apg", "apg(eta=0, cap=15, beta=-0.5)", "apg"),
+        ("apg(0.0, 2.5)", "apg(eta=0, cap=2.5, beta=-0.5)", "apg(cap=2.5)"),
+        ("apg(cap=inf)", "apg(eta=0, cap=inf, beta=-0.5)", "apg(cap=inf)"),
+        ("cfg()", "cfg", "cfg"),
+        (
+            "frequency_decoupled((1,))",
+            "frequency_decoupled(factors=(1,), parallel=1)",
+            "frequency_decoupled(factors=(1,))",
+        ),
+        (
+            "magnitude_aware(0.12345671)",
+            "magnitude_aware(sensitivity=0.12345671)",
+            "magnitude_aware(sensitivity=0.12345671)",
+        ),
+        ("channels((1, 0))", "channels(mask=(1, 0))", "channels(mask=(1, 0))"),
+    ],
+)
+def test_equal_calls_have_one_text_which_reads_back(text, same, shortest):
+    call = calls.parse("rule", text, calls.RULES)[0]
+    assert (calls.canonical(call, calls.RULES), calls.short(call, calls.RULES)) == (same, shortest)
+    for again in (same, shortest):
+        assert calls.canonical(calls.parse("rule", again, calls.RULES)[0], calls.RULES) == same
+
+
+def test_numbers_are_written_to_the_last_bit():
+    for value in (math.pi / 3, 0.1 + 0.2, 1e-30, 1e30, -2.5, -math.inf, 3, 3.0, 12345671e-8):
+        call = calls.parse("weight", f"ramp(cosine, 1, floor={calls.written(value)})", calls.WEIGHTS)[0]
+        assert call.knobs["floor"] == value
+    assert calls.written(3.0) == calls.written(3) == "3"
+
+
 def test_ranges_include_both_ends():
     assert calls.integers("0-2,7, 4-4") == [range(0, 3), range(7, 8), range(4, 5)]
     assert calls.labels().read("3,3,1") == "3,3,1", "a class may come twice"
 
 
-KNOBS = {
-    "shape": "cosine", "mask": (1, 0, 1), "beta": -0.5, "a": 2, "b": 2, "rate": -1, "power": 2, "floor": 1,
-    "lo": 0.2, "hi": 0.8,
-    "first": 1, "last": 2, "radius": 1.0, "eta": 0.5, "churn": 0.5, "gamma": 0.1, "omega": 1.5,
-}  # fmt: skip
-
-
-def text_of(name: str, knobs: str) -> str:
-    needed = [word for word in knobs.split() if not word.endswith("?")]
-    return f"{name}({', '.join(f'{word}={KNOBS[word]!r}' for word in needed)})"
+def text_of(member) -> str:
+    """The call with its needed knobs inside their ranges."""
+    return f"{member.name}({', '.join(f'{name}={value!r}' for name, value in needed(member).items())})"
 
 
 def settings(**given) -> types.SimpleNamespace:
@@ -158,7 +156,7 @@ PROBLEM = types.SimpleNamespace(schedule=schedules.rectified_flow(), conditions=
 
 @pytest.mark.parametrize("name", calls.RULES)
 def test_every_rule_works_at_its_defaults(name):
-    text = text_of(name, calls.RULES[name])
+    text = text_of(calls.RULES[name])
     stack = text if name in calls.COMBINATIONS else f"{text}, cfg"
     rule = recipes.rule(settings(rule=calls.rules().read(stack)))
     rng = np.random.default_rng(0)
@@ -170,20 +168,20 @@ def test_every_rule_works_at_its_defaults(name):
 
 @pytest.mark.parametrize("name", calls.WEIGHTS)
 def test_every_weight_is_the_librarys(name):
-    text = text_of(name, calls.WEIGHTS[name])
+    text = text_of(calls.WEIGHTS[name])
     grid = recipes.grid(settings(), PROBLEM.schedule)
     weight = recipes.weight(settings(weight=calls.weight().read(text)), PROBLEM, grid)
     at_hand = {"schedule": PROBLEM.schedule, "grid": grid}
     maker = getattr(weights, name)
     given = {k: v for k, v in at_hand.items() if k in inspect.signature(maker).parameters}
-    same = maker(**given, **{k: KNOBS[k] for k in calls.WEIGHTS[name].split() if not k.endswith("?")})
+    same = maker(**given, **needed(calls.WEIGHTS[name]))
     arguments = grid[1:], grid[:-1], jnp.zeros(4, jnp.int32)
     np.testing.assert_array_equal(weight(*arguments), same(*arguments))
 
 
 @pytest.mark.parametrize("name", calls.SAMPLERS)
 def test_every_sampler_takes_a_step(name):
-    solver = sampling.as_solver(recipes.solver(settings(sampler=text_of(name, calls.SAMPLERS[name]))))
+    solver = sampling.as_solver(recipes.solver(settings(sampler=text_of(calls.SAMPLERS[name]))))
     assert solver.init(jnp.zeros((1, 2))) is not None
 
 
@@ -209,16 +207,10 @@ def test_karras_is_edm():
 @pytest.mark.parametrize(
     "build, given, words",
     [
-        (recipes.solver, {"sampler": "unipc(7)"}, "sample.sampler = 'unipc(7)'"),
-        (
-            lambda s: recipes.grid(s, PROBLEM.schedule),
-            {"grid": "uniform(t_max=2)"},
-            "sample.grid = 'uniform(t_max=2)'",
-        ),
         (
             lambda s: recipes.weight(s, PROBLEM, jnp.linspace(1, 0, 5)),
-            {"weight": "ramp(circle, 1)"},
-            "sample.weight = 'ramp(circle, 1)': unknown",
+            {"weight": "interval_of_steps(1, 2, 9)"},
+            "sample.weight = 'interval_of_steps(1, 2, 9)': ",
         ),
         (lambda s: recipes.weight(s, PROBLEM, None), {"weight": "no.safetensors"}, "no.safetensors does not exist"),
     ],
