@@ -21,6 +21,8 @@ USAGE = (
     "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]"
 )
 FLAGS = ("config", "workdir", "mesh")
+SHORT = reprlib.Repr()  # of a list its beginning, of a path all
+SHORT.maxstring = SHORT.maxother = 4096
 
 
 class ConfigError(Exception):
@@ -184,7 +186,7 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str
         try:
             checked[name] = field.kind.read(values[name])
         except Refused as error:
-            refusals.append(f"{name} = {reprlib.repr(values[name])}: {error}")
+            refusals.append(f"{name} = {SHORT.repr(values[name])}: {error}")
         except (ValueError, TypeError, OverflowError):
             refusals.append(_refusal(name, values[name], field.kind.allowed))
     if refusals:
@@ -204,7 +206,7 @@ def _nested(values: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 
 def _refusal(name: str, value: Any, allowed: str) -> str:
-    return f"{name} = {reprlib.repr(value)}: allowed: {allowed}"
+    return f"{name} = {SHORT.repr(value)}: allowed: {allowed}"
 
 
 def _unknown(name: str, fields: Mapping[str, Field]) -> str:

@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from experiments import tensors
+from experiments.border import existing, one_line
+from guidance.words import listed
 
 
 def main(arguments: list[str]) -> int:
@@ -25,12 +27,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--key", help="the set of weights to take from a file that keeps several")
     options = parser.parse_args(arguments)
     try:
+        if pathlib.Path(options.target).is_dir():
+            raise FileNotFoundError(f"{options.target} is a folder; expected the .safetensors file to write")
+        if not pathlib.Path(options.target).parent.is_dir():
+            raise FileNotFoundError(f"{options.target}: its folder does not exist")
         arrays = read_torch(options.source, options.key)
         digest = tensors.sha256(options.source)
         origin = {"origin": pathlib.Path(options.source).name, "origin_sha256": digest}
         tensors.write_safetensors(options.target, arrays, origin)
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"{options.target}: {len(arrays)} arrays, {sum(a.size for a in arrays.values()):,} numbers")
     print(f"origin {origin['origin']}, sha256 {digest}")
@@ -43,9 +49,7 @@ def read_torch(path, key: str | None = None) -> dict[str, np.ndarray]:
     Raises ModuleNotFoundError where PyTorch is not installed, FileNotFoundError, and ValueError for a file that is
     broken, holds anything but tensors, or keeps several sets of weights of which `key` names none.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file of PyTorch tensors")
+    path = existing(path, "a file of PyTorch tensors")
     try:
         import torch
     except ModuleNotFoundError:
@@ -69,9 +73,7 @@ def _chosen(path, held, key: str | None, tensor_type) -> dict:
         return held
     if key in sets:
         return sets[key]
-    known = (
-        f"it keeps the sets {', '.join(map(str, sets))}: say --key" if sets else "it keeps no sets of tensors by name"
-    )
+    known = f"it keeps the sets {listed(sets)}: say --key" if sets else "it keeps no sets of tensors by name"
     raise ValueError(f"{path}: {known}" if key is None else f"{path} has no set of tensors {key!r}; {known}")
 
 

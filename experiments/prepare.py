@@ -5,7 +5,7 @@
 Downloads each set and writes it as array_record. This is the one command that needs TensorFlow:
 pip install 'learn-to-guide[prepare]'. Sets whose owners want to be asked first (imagenet2012) are read from
 FOLDER/downloads/manual. Exit codes: 0 done, 1 a download or builder that failed,
-2 a name or package that is missing; the last two with one line on stderr.
+2 a name, archive or package that is missing; the last two with one line on stderr.
 """
 
 import argparse

@@ -8,13 +8,13 @@ same bytes whether the parts came from one run or from several that were killed.
 import os
 import pathlib
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from experiments.data.npz import read  # of a part, too
+
 Arrays = dict[str, np.ndarray]
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, KeyError, NotImplementedError)
 
 
 def write(path: pathlib.Path, arrays: Arrays) -> None:
@@ -28,18 +28,6 @@ def write(path: pathlib.Path, arrays: Arrays) -> None:
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def read(path: pathlib.Path, wanted: Callable[[str], bool] = lambda name: True) -> Arrays:
-    """The arrays of a part whose names are wanted, checked against their sums; nothing is unpickled.
-
-    Raises ValueError, in one line, if they are damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files if wanted(name)}
-    except BROKEN as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())})") from None
 
 
 def assemble(path: pathlib.Path, parts: Sequence[pathlib.Path], names: Sequence[str], count: int) -> None:

@@ -1,54 +1,106 @@
-"""The one module that knows safetensors: arrays with names, as published weights are kept.
+"""Files of weights: arrays with names. The one module that knows safetensors.
 
 Files are the user's: whatever is missing or not what it should be becomes FileNotFoundError or ValueError with a
 one-line message that names the path. Nothing is unpickled.
 """
 
+import errno
 import hashlib
+import os
 import pathlib
+import re
+import sys
 from collections.abc import Mapping
 
 import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from experiments.border import existing, reading
+from experiments.data import npz
+from guidance.words import listed
 
-def read_safetensors(path) -> dict[str, np.ndarray]:
+WHOLE = "a whole .safetensors file"
+# those that numpy has, with ml_dtypes
+DTYPES = ("F16", "BF16", "F32", "F64", "BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
+# what wrappers put before the names of a network's arrays: torch's parallel and compiled modules, and their holders
+WRAPPERS = ("module", "_orig_mod", "model", "ema")
+COUNTERS = ("n_averaged",)  # scalars that wrappers keep beside the arrays: torch.optim.swa_utils.AveragedModel
+
+Arrays = dict[str, np.ndarray]
+
+
+def read_weights(path) -> Arrays:
+    """The arrays of a .safetensors or .npz file under the names that a network has for them; see `unwrapped`.
+
+    Prints which prefix was left out, if one was. Raises as `read_safetensors`.
+    """
+    arrays, note = unwrapped(read_safetensors(path) if str(path).endswith(".safetensors") else npz.read(path))
+    if note:
+        print(f"{path}: {note}", file=sys.stderr)
+    return arrays
+
+
+def unwrapped(arrays: Arrays) -> tuple[Arrays, str]:
+    """The arrays without the prefix of a wrapper that all names share (WRAPPERS, one inside another), and a note.
+
+    Where a file keeps two sets, all names below one of two wrappers, `ema` is taken if it is one of them.
+    """
+    wrapper, left_out = "", 0
+    names = {name: name for name in arrays if name not in COUNTERS}
+    while names:
+        heads = {name.partition(".")[0] if "." in name else "" for name in names}
+        if not heads <= set(WRAPPERS) or len(heads) > 1 and "ema" not in heads:
+            break
+        head = "ema" if "ema" in heads else heads.pop()
+        kept = {name.removeprefix(f"{head}."): own for name, own in names.items() if name.startswith(f"{head}.")}
+        left_out += len(names) - len(kept)
+        names, wrapper = kept, f"{wrapper}{head}."
+    if not wrapper:
+        return dict(arrays), ""
+    beside = f"; {left_out} arrays beside them are left out" if left_out else ""
+    return {name: arrays[own] for name, own in names.items()}, f"taking the names after {wrapper!r}{beside}"
+
+
+def read_safetensors(path) -> Arrays:
     """All arrays of a .safetensors file by name, in the dtypes of the file (bfloat16 as that of ml_dtypes).
 
-    Raises FileNotFoundError, or ValueError if the file is cut short or is not of that format.
+    Raises FileNotFoundError, or ValueError if the file is cut short, is not of that format, or has a dtype that numpy
+    lacks (float8).
     """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    with reading(existing(path, "a .safetensors file"), WHOLE), safetensors.safe_open(path, "numpy") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        foreign = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in DTYPES]
+        arrays = {} if foreign else {name: file.get_tensor(name) for name in kinds}
+    if foreign:
+        raise ValueError(f"{path}: {listed(foreign, 3)}; expected {', '.join(DTYPES)}")
+    return arrays
 
 
 def read_metadata(path) -> dict[str, str]:
     """The text that a .safetensors file carries beside its arrays, {} for none. Raises as `read_safetensors`."""
-    with _opened(path) as file:
+    with reading(existing(path, "a .safetensors file"), WHOLE), safetensors.safe_open(path, "numpy") as file:
         return dict(file.metadata() or {})
 
 
 def write_safetensors(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes `arrays`, and text beside them; a file appears only when it is whole."""
+    """Writes `arrays`, and text beside them; a file appears only when it is whole. Raises OSError."""
     path = pathlib.Path(path)
     unfinished = path.with_name(path.name + ".unfinished")
     # safetensors writes the memory as it lies, and would scramble a transposed array
     whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
-    save_file(whole, unfinished, metadata=dict(metadata))
-    unfinished.replace(path)
+    try:
+        save_file(whole, unfinished, metadata=dict(metadata))
+        unfinished.replace(path)
+    except safetensors.SafetensorError as error:  # of the system's errors it has the text alone
+        found = re.search(r"\(os error ([0-9]+)\)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def sha256(path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with pathlib.Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _opened(path):
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a .safetensors file")
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole .safetensors file ({' '.join(str(error).split())})") from None

@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -203,6 +204,34 @@ def test_preparing_says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert prepare.main(["cifar10"]) == 2
     assert "pip install 'learn-to-guide[prepare]'" in capsys.readouterr().err
+
+
+def test_preparing_without_the_archives_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    root = tmp_path / "sets"
+    for name in ("imagenet256", "imagenet2012"):
+        assert prepare.main([name, f"--folder={root}"]) == 2
+        archives = "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
+        said = (
+            f"error: {root}/downloads/manual lacks {archives}, of which {name} is made; they come from image-net.org\n"
+        )
+        assert capsys.readouterr().err == said
+    manual = root / "downloads" / "manual"
+    assert not root.exists()
+    manual.mkdir(parents=True)
+    (manual / "ILSVRC2012_img_val.tar").touch()
+    assert prepare.main(["imagenet256", f"--folder={root}"]) == 2
+    assert "lacks ILSVRC2012_img_train.tar, of" in capsys.readouterr().err
+
+
+def test_a_builder_that_fails_leaves_no_empty_folders(tmp_path, monkeypatch, capsys):
+    def builder(name, data_dir, file_format):
+        (pathlib.Path(data_dir) / "downloads" / "extracted").mkdir(parents=True)
+        raise RuntimeError("no network\nat all")
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.SimpleNamespace(builder=builder))
+    assert prepare.main(["cifar10", f"--folder={tmp_path}/sets"]) == 1
+    assert capsys.readouterr().err == "error: cifar10 was not prepared: no network at all\n"
+    assert os.listdir(tmp_path) == []
 
 
 def test_preparing_without_tensorflow_is_one_line(tmp_path, monkeypatch, capsys):

@@ -247,7 +247,7 @@ def test_half_written_and_spoilt_npz_name_the_file(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError) as raised:
             data.open_source(str(path))
-        one_line(raised, path, "not an .npz file")
+        one_line(raised, path, "not a whole .npz file")
 
 
 @pytest.mark.parametrize(

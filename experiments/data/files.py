@@ -4,14 +4,16 @@ import gzip
 import math
 import pathlib
 import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.border import existing, reading
+from experiments.data.npz import DEFLATED
+
 IDX_UINT8 = 0x08  # the only element type that MNIST and its relatives use
+CLASSES = 100_000  # or as many as there are images: more are a label gone wrong, and networks have a row for each
 
 
 class Labelled(NamedTuple):
@@ -28,29 +30,23 @@ def read_idx(path) -> np.ndarray:
     Raises FileNotFoundError, or ValueError if the file is not that.
     Source: the description of the MNIST file format by LeCun, Cortes and Burges.
     """
-    path = _existing(path, "an idx file (.gz or plain)")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a readable gzip file: {error}") from None
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != IDX_UINT8 or len(raw) < 4 + 4 * raw[3]:
+    path = existing(path, "an idx file (.gz or plain)")
+    zipped = path.suffix == ".gz"
+    kind = "a readable gzip file" if zipped else "a readable file"
+    with reading(path, kind), gzip.open(path) if zipped else path.open("rb") as file:
+        head = file.read(4)
+        rank = head[3] if head[:3] == bytes([0, 0, IDX_UINT8]) and len(head) == 4 else 0
+        sizes = file.read(4 * rank)
+        shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])
+        announced = math.prod(shape)
+        possible = announced <= path.stat().st_size * (DEFLATED if zipped else 1)
+        raw = file.read(announced + 1) if possible and shape else b""  # one more: to see that nothing follows
+    if not shape or len(shape) != rank:
         raise ValueError(f"{path} is not an idx file of uint8 (expected it to start with bytes 0 0 8)")
-    start = 4 + 4 * raw[3]
-    shape = struct.unpack(f">{raw[3]}I", raw[4:start])
-    if len(raw) - start != math.prod(shape):
-        raise ValueError(f"{path} announces shape {shape} but holds {len(raw) - start} bytes")
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
-
-
-def read_npz(path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file by name, never unpickled. Raises FileNotFoundError or ValueError."""
-    path = _existing(path, "an .npz file of arrays")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        # TypeError: a lone .npy array is not a context manager; NotImplementedError: an unknown compression
-        raise ValueError(f"{path} is not an .npz file of plain arrays ({' '.join(str(error).split())})") from None
+    if len(raw) != announced:
+        held = "more" if len(raw) > announced else f"{len(raw)} bytes" if possible else "fewer bytes"
+        raise ValueError(f"{path} announces shape {shape} but holds {held}")
+    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def mnist(folder) -> tuple[Labelled, Labelled]:
@@ -108,10 +104,3 @@ def _mnist_part(folder: pathlib.Path, part: str) -> Labelled:
 def _plain_or_gz(path: pathlib.Path) -> pathlib.Path:
     """`path` itself if it is there, else `path`.gz."""
     return path if path.exists() else path.with_name(path.name + ".gz")
-
-
-def _existing(path, expected: str) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected {expected}")
-    return path

@@ -10,6 +10,7 @@ here needs it already. Its bytes are a function of what is written: a shard writ
 """
 
 import json
+import math
 import os
 import pathlib
 import threading
@@ -18,8 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.border import existing, one_line, reading
+from experiments.data.files import CLASSES
+
 LAYOUT = "uncompressed,group_size:1"  # noise does not compress; one record a group: random access reads that alone
 NUMBER, LABEL = np.dtype("<f4"), np.dtype("<i4")
+FILES = 99_999  # at most: their names have five digits
 
 
 class About(NamedTuple):
@@ -33,10 +38,15 @@ class About(NamedTuple):
     views: int
     shape: tuple[int, int, int]  # h, w, channels
     classes: int | None
+    names: tuple[str, ...] | None = None  # of the classes, in the order of the labels
 
     def rows(self) -> list[range]:
         """Which images are in which file."""
         return [range(start, min(start + self.shard, self.count)) for start in range(0, self.count, self.shard)]
+
+    def record(self) -> int:
+        """Bytes of an image's record."""
+        return LABEL.itemsize + NUMBER.itemsize * math.prod((self.views, 2, *self.shape))
 
 
 def shard_path(folder, about: About, k: int) -> pathlib.Path:
@@ -52,7 +62,10 @@ def describe(folder, about: About) -> None:
     _array_record()
     path = pathlib.Path(folder) / "latents.json"
     if path.exists():
-        differing = [name for name, a, b in zip(About._fields, _about(path), about, strict=True) if a != b]
+        held = _about(path)
+        if held.names is None:  # written before names were kept, when the order was alphabetical
+            held = held._replace(names=about.names and tuple(sorted(about.names)))
+        differing = [name for name, a, b in zip(About._fields, held, about, strict=True) if a != b]
         if differing:
             raise ValueError(f"{path} is of another {' and '.join(differing)}; encode into a new folder")
         return
@@ -84,9 +97,7 @@ class Latents:
     """
 
     def __init__(self, folder) -> None:
-        path = pathlib.Path(folder) / "latents.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; expected what configs/encode.py writes")
+        path = existing(pathlib.Path(folder) / "latents.json", "what configs/encode.py writes")
         self.about = _about(path)
         self.name, self.classes = str(folder), self.about.classes
         self.paths = [shard_path(folder, self.about, k) for k in range(len(self.about.rows()))]
@@ -96,6 +107,9 @@ class Latents:
                 f"{folder}: {len(missing)} of {len(self.paths)} files are missing, the first is {missing[0]}; "
                 "the command that wrote the others goes on there"
             )
+        for file, rows in zip(self.paths, self.about.rows(), strict=True):
+            if file.stat().st_size < len(rows) * self.about.record():  # before anything of these sizes is allocated
+                raise ValueError(f"{file} is too small for {len(rows)} records of {self.about.record()} bytes")
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
@@ -108,9 +122,8 @@ class Latents:
         k, row = divmod(int(i), self.about.shard)
         raw = self._record(k, row)
         shape = (self.about.views, 2, *self.about.shape)
-        expected = LABEL.itemsize + NUMBER.itemsize * int(np.prod(shape))
-        if len(raw) != expected:
-            raise ValueError(f"{self.paths[k]}: record {row} has {len(raw)} bytes; expected {expected}")
+        if len(raw) != self.about.record():
+            raise ValueError(f"{self.paths[k]}: record {row} has {len(raw)} bytes; expected {self.about.record()}")
         example = {"image": np.frombuffer(raw, NUMBER, offset=LABEL.itemsize).reshape(shape)}
         if self.classes is not None:
             example["label"] = int(np.frombuffer(raw, LABEL, count=1)[0])
@@ -122,29 +135,41 @@ class Latents:
                 self._readers[k] = self._open(k)
             try:
                 return self._readers[k].read([row])[0]
-            except (RuntimeError, IndexError, ValueError) as error:
-                message = " ".join(str(error).split())[:200]
+            except Exception as error:  # array_record has no one exception
+                message = one_line(error)[:200]
                 raise ValueError(f"{self.paths[k]}: record {row} cannot be read ({message})") from None
 
     def _open(self, k: int):
         path, expected = self.paths[k], len(self.about.rows()[k])
-        reader = _array_record().ArrayRecordReader(str(path))
-        found = reader.num_records() if reader.ok() else 0
+        module = _array_record()
+        with reading(path, "a whole array_record file"):
+            reader = module.ArrayRecordReader(str(path))
+            found = reader.num_records() if reader.ok() else 0
         if found != expected:
             raise ValueError(f"{path} is not a whole file of {expected} records; delete it and encode again")
         return reader
 
 
 def _about(path: pathlib.Path) -> About:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        about = About(**held)
-        about = about._replace(shape=tuple(about.shape))
-        if len(about.shape) != 3 or min(about.count, about.shard, about.views, *about.shape) < 1:
-            raise ValueError(f"sizes {about.count}, {about.shard}, {about.views}, {about.shape}")
-        return about
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not what configs/encode.py writes ({' '.join(str(error).split())})") from None
+    with reading(path, "what configs/encode.py writes"):
+        about = About(**json.loads(path.read_text(encoding="utf-8")))
+        about = about._replace(shape=tuple(about.shape), names=about.names and tuple(about.names))
+        _check(about)
+    return about
+
+
+def _check(about: About) -> None:
+    """Raises ValueError for sizes that no folder of latents has."""
+    sizes = (about.count, about.shard, about.views, *about.shape)
+    if len(about.shape) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"sizes {about.count}, {about.shard}, {about.views}, {about.shape}")
+    if -(-about.count // about.shard) > FILES:
+        raise ValueError(f"{about.count} images in files of {about.shard}: more than {FILES} files")
+    classes, most = about.classes, max(CLASSES, about.count)
+    if classes is not None and not (type(classes) is int and 0 < classes <= most):
+        raise ValueError(f"{classes!r} classes; expected 1 to {most}")
+    if about.names is not None and len(about.names) != classes:
+        raise ValueError(f"{len(about.names)} names of {classes} classes")
 
 
 def _array_record():

@@ -1,32 +1,63 @@
-"""One picture: encoded bytes -> uint8 [H, W, C], its centre, its mirror image."""
+"""One picture: encoded bytes -> uint8 [H, W, C], its centre, its mirror image.
+
+`decode` is the one decoder, of training images and of those that metrics are computed from; docs/pictures.md has its
+decisions as a table.
+"""
 
 import io
-import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+from experiments.border import one_line
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL knows others, some of which run programs
 MODES = {1: "L", 3: "RGB"}
-# what PIL raises on bytes that are no picture, or only part of one
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+DEEP = ("I", "F")  # how the modes begin that have more than 8 bits a channel
 
 
 def decode(raw: bytes, channels: int) -> np.ndarray:
-    """The picture in `raw` (PNG, JPEG, ...) as uint8 [H, W, channels], transparency laid on white.
+    """The picture in `raw` (PNG, JPEG, ...) as uint8 [H, W, channels]: upright, transparency laid on white.
 
-    Raises ValueError, in one line, for bytes that cannot be decoded and for more than 8 bits a channel.
+    Upright: turned and mirrored as its EXIF orientation says. Palettes, CMYK and YCbCr become RGB, colour becomes grey
+    by ITU-R 601 and grey three equal channels, 1, 2 and 4 bits span 0..255. Of several pictures in a file the first is
+    read, and a colour profile is not applied.
+    Raises ValueError, in one line, for bytes that cannot be decoded and for more than 8 bits a channel, which would be
+    cut.
     """
     try:
-        with Image.open(io.BytesIO(raw)) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"its mode is {picture.mode}; expected at most 8 bits a channel")
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
+            if _is_deep(picture):
+                raise ValueError(f"mode {picture.mode} of more than 8 bits a channel; expected at most 8")
+            picture = _upright(picture)
             if picture.has_transparency_data:
-                pixels = on_white(np.asarray(picture.convert("RGBA")))
-                picture = Image.fromarray(pixels)
+                picture = Image.fromarray(on_white(np.asarray(picture.convert("RGBA"))))
             return _with_channels(np.asarray(picture.convert(MODES[channels])))
-    except BROKEN as error:
-        raise ValueError(f"not a readable picture ({' '.join(str(error).split())})") from None
+    except Exception as error:  # decoders of damaged bytes fail in ways that PIL does not list
+        raise ValueError(f"not a readable picture ({one_line(error)})") from None
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether a channel has more than 8 bits. PIL opens 16-bit colour under the modes of 8 bits, and would cut it: the
+    depth is in what it tells its decoder, "RGB;16B" of PNG and TIFF, ("RGB", 65535) of PPM."""
+    if picture.mode.startswith(DEEP):
+        return True
+    if picture.format == "BMP" or not picture.tile:  # 16 bits of a BMP are those of a pixel
+        return False
+    said = picture.tile[0].args
+    said = said if isinstance(said, tuple) else (said,)
+    if picture.tile[0].codec_name == "ppm":
+        return said[-1] > 255
+    return any(isinstance(one, str) and ";16" in one for one in said)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()  # whose errors are of the pixels
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # an EXIF block that cannot be read turns nothing, here as in every viewer
+        return picture
 
 
 def on_white(image: np.ndarray) -> np.ndarray:

@@ -3,16 +3,14 @@
 import dataclasses
 import difflib
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.data import files, pictures, published
-
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error)
+from experiments.border import one_line
+from experiments.data import files, folders, npz, pictures, published
+from guidance.words import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +18,8 @@ class Source:
     """source[i], 0 <= i < len(source), is {"image": uint8 [H, W, 1 or 3]} with "label" (int) or "captions" (of str).
 
     classes: labels are in [0, classes); None: unlabelled. size: images are cut to their centres, [size, size, C]
-    (`pictures.centre_crop`); None: they are as they are. `read(i)` fetches; what it fetches is checked on the way out.
+    (`pictures.centre_crop`); None: they are as they are. names: of the classes, in the order of the labels, where they
+    have some. `read(i)` fetches; what it fetches is checked on the way out.
     Indexing may be done from several threads. Raises IndexError outside the range, and ValueError, naming the source
     and the index, for an example that cannot be read or is not as described here.
     """
@@ -30,6 +29,7 @@ class Source:
     read: Callable[[int], dict[str, Any]]
     classes: int | None = None
     size: int | None = None
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -40,8 +40,8 @@ class Source:
         try:
             example = self.read(int(i))
             self._check(example)
-        except UNREADABLE as error:
-            raise ValueError(f"{self.name}[{i}]: {' '.join(str(error).split())}") from None
+        except Exception as error:  # its places fail in ways of their own: archives, array_record, decoders
+            raise ValueError(f"{self.name}[{i}]: {one_line(error)}") from None
         if self.size is not None:
             example["image"] = pictures.centre_crop(example["image"], self.size)
         return example
@@ -64,9 +64,9 @@ def open_source(
     unless told.
 
     A path: an .npz with `images` or `arr_0` and perhaps `labels`, `arr_1` or `captions`; a folder of the four idx
-    files of MNIST; a folder or .zip of pictures, read with `channels` 1 or 3 and labelled by sub-folder in
-    alphabetical order if there is more than one. Split "train" or "test" of idx files, a sub-folder's name of
-    pictures. `classes`: how many labels there are, where labels of a path stay below the true number.
+    files of MNIST; a folder or .zip of pictures, read with `channels` 1 or 3 and labelled by sub-folder
+    (`folders.classes`). Split "train" or "test" of idx files, a sub-folder's name of pictures. `classes`: how many
+    labels there are, where labels of a path stay below the true number.
 
     Raises FileNotFoundError or ValueError, in one line, naming what is missing and how to get it.
     """
@@ -83,6 +83,8 @@ def open_source(
         return from_arrays(str(path), *files.mnist(path)[part], classes=classes)
     if path.is_dir() or path.suffix == ".zip":
         return _from_pictures(path, split, classes, channels)
+    if path.is_file():
+        raise ValueError(f"{path} is neither a folder nor an .npz or .zip")
     close = difflib.get_close_matches(name, published.SETS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"published sets: {', '.join(published.SETS)}"
     raise FileNotFoundError(f"{name} is neither a folder, .npz or .zip nor a published set; {hint}")
@@ -122,8 +124,9 @@ def from_arrays(
         raise ValueError(f"{name}: images are {images.dtype} {images.shape}; expected uint8 [n, H, W, C], C 1, 3 or 4")
     if labels is not None:
         labels, classes = _checked_labels(name, np.asarray(labels), len(images), classes)
-    if captions is not None and len(captions) != len(images):
-        raise ValueError(f"{name}: {len(images)} images but {len(captions)} captions")
+    found = None if captions is None else (np.shape(captions) or ("no list of",))[0]
+    if found not in (None, len(images)):
+        raise ValueError(f"{name}: {len(images)} images but {found} captions")
 
     def read(i):
         image = pictures.on_white(images[i]) if images.shape[-1] == 4 else images[i]
@@ -140,7 +143,11 @@ def from_arrays(
 def _checked_labels(name: str, labels: np.ndarray, count: int, classes: int | None) -> tuple[np.ndarray, int]:
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: labels are {labels.dtype} {labels.shape}; expected integers [{count}]")
-    classes = int(labels.max()) + 1 if classes is None else classes
+    if classes is None:
+        largest = int(labels.argmax())
+        classes, most = int(labels[largest]) + 1, max(files.CLASSES, count)
+        if classes > most:
+            raise ValueError(f"{name}[{largest}]: label {classes - 1} is the largest; expected labels below {most}")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise ValueError(f"{name}[{wrong[0]}]: label {labels[wrong[0]]} is outside 0..{classes - 1}")
@@ -148,54 +155,28 @@ def _checked_labels(name: str, labels: np.ndarray, count: int, classes: int | No
 
 
 def _from_npz(path: pathlib.Path, classes: int | None) -> Source:
-    arrays = files.read_npz(path)
+    arrays = npz.read(path)
     images = arrays.get("images", arrays.get("arr_0"))
     if images is None:
-        raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected images or arr_0")
+        raise ValueError(f"{path} holds {listed(arrays) or 'nothing'}; expected images or arr_0")
     return from_arrays(str(path), images, arrays.get("labels", arrays.get("arr_1")), arrays.get("captions"), classes)
 
 
 def _from_pictures(path: pathlib.Path, split: str | None, classes: int | None, channels: int) -> Source:
-    names, fetch = _in_zip(path) if path.suffix == ".zip" else _in_folder(path)
-    if split is not None:
-        names = [name for name in names if name.startswith(f"{split}/")]
-    if not names:
-        where = path if split is None else path / split
-        raise FileNotFoundError(f"{where} holds no picture; expected {', '.join(pictures.SUFFIXES)}")
-    parents = [name.rpartition("/")[0] for name in names]
-    folders = sorted(set(parents))
-    if len(folders) > 1 and "" in folders:
-        raise ValueError(f"{path} has pictures beside sub-folders ({names[parents.index('')]}); expected one or other")
-    if classes is not None and len(folders) > classes:
-        raise ValueError(f"{path} has {len(folders)} sub-folders of pictures; expected at most {classes}")
-    number = {parent: i for i, parent in enumerate(folders)}
+    folder = folders.opened(path)
+    pictured = folders.in_split(folder, split)
+    number, names = folders.classes(folder, split)
+    if classes is not None and len(names) > classes:
+        raise ValueError(f"{path} has {len(names)} sub-folders of pictures; expected at most {classes}")
 
     def read(i):
+        name = pictured[i]
         try:
-            example = {"image": pictures.decode(fetch(names[i]), channels)}
-        except UNREADABLE as error:
-            raise ValueError(f"{names[i]}: {error}") from None
-        return example | {"label": number[parents[i]]} if len(folders) > 1 else example
+            example = {"image": pictures.decode(folder.fetch(name), channels)}
+        except Exception as error:  # of a file system, an archive or a decoder
+            raise ValueError(f"{name}: {error}") from None
+        return example | {"label": number[name.rpartition("/")[0]]} if number else example
 
-    return Source(str(path), len(names), read, (classes or len(folders)) if len(folders) > 1 else None)
-
-
-def _in_folder(path: pathlib.Path):
-    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    return _of_pictures(names), lambda name: (path / name).read_bytes()
-
-
-def _in_zip(path: pathlib.Path):
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a .zip of pictures")
-    try:
-        archive = zipfile.ZipFile(path)  # reads of its members take turns by themselves
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable zip archive: {error}") from None
-    return _of_pictures(archive.namelist()), archive.read
-
-
-def _of_pictures(names) -> list[str]:
-    """Sorted, so that every host sees one order; without hidden files and those that macOS adds to archives."""
-    pictured = (name for name in names if name.lower().endswith(pictures.SUFFIXES))
-    return sorted(name for name in pictured if not any(p.startswith((".", "__MACOSX")) for p in name.split("/")))
+    if not number:
+        return Source(str(path), len(pictured), read)
+    return Source(str(path), len(pictured), read, classes or len(names), names=None if classes else names)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import data, mesh, tensors
+from experiments import mesh, tensors
 from experiments.fid import BadInput
 from guidance.nets import inception, lenet
 
@@ -175,8 +175,7 @@ def clean(images: np.ndarray, side: int) -> np.ndarray:
 def _given(weights, name: str) -> dict[str, np.ndarray]:
     if weights is None:
         raise BadInput(f"--weights: --features {name} needs a .safetensors or .npz with its published weights")
-    read = tensors.read_safetensors if str(weights).endswith(".safetensors") else data.read_npz
-    return read(weights)
+    return tensors.read_weights(weights)
 
 
 def _none(resizer, name: str) -> None:

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.data import npz
 from experiments.fid import BadInput
-from experiments.fid.images import Images, members, open_images, read_arrays
+from experiments.fid.images import Images, open_images, refusing
 from guidance.metrics import Gaussian, GaussianStats
+from guidance.words import listed
 
 KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -59,11 +61,12 @@ def read_reference(path) -> Reference:
     path = pathlib.Path(path)
     if not path.is_file():
         return Reference(str(path), None, {}, open_images(path), {})
-    found = members(path)
-    arrays = read_arrays(path, ("mu", "sigma", "mu_s", "sigma_s", "about"))
+    with refusing():
+        found = npz.headers(path)
+        arrays = npz.read(path, ("mu", "sigma", "mu_s", "sigma_s", "about").__contains__)
     stats = {name: _gaussian(path, arrays, *keys) for name, keys in KEYS.items() if keys[0] in arrays}
     if not stats and "arr_0" not in found:
-        raise BadInput(f"{path} holds {', '.join(sorted(found))}; expected mu and sigma, or images as arr_0")
+        raise BadInput(f"{path} holds {listed(sorted(found)) or 'nothing'}; expected mu and sigma, or images as arr_0")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     images = open_images(path) if "arr_0" in found else None

@@ -83,7 +83,7 @@ def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, st
         net, params = imported.random_autoencoder(dtype)
         return net, params, "random"
     net = vae.AutoencoderKL(dtype=dtype)
-    return net, vae.from_diffusers(net, tensors.read_safetensors(path)), tensors.sha256(path)
+    return net, vae.from_diffusers(net, tensors.read_weights(path)), tensors.sha256(path)
 
 
 def _encoder(net: vae.AutoencoderKL, mirrored: bool):

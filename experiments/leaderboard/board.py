@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from experiments import families, progress, records
+from experiments.config import ConfigError
 from experiments.jobs.evaluate import Ledger
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate, images, learned, page
@@ -24,8 +25,11 @@ def run(config, workdir) -> None:
     """
     ledger = Ledger(workdir / "evaluations.jsonl")
     columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
-    with progress.waiting("preparing the problems"):
-        units = [unit for name in config.columns for unit in columns[name](config)]
+    try:
+        with progress.waiting("preparing the problems"):
+            units = [unit for name in config.columns for unit in columns[name](config)]
+    except (FileNotFoundError, ValueError) as error:  # what a user's files are not
+        raise ConfigError(str(error)) from error
 
     def work(unit):
         done = []

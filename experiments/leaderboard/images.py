@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import data, families
+from experiments import data, families, tensors
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.problems import images, mnist
@@ -76,7 +76,7 @@ def mnist_units(config) -> list[field.Unit]:
 def pair_units(config) -> list[field.Unit]:
     """The last epoch of the unconditional model: alone, and guided by each earlier epoch."""
     strong, *weaker = (_epoch(config.problem.epochs, epoch) for epoch in (STRONG, *WEAK))
-    classifier = lenet.from_torch(data.read_npz(config.problem.classifier))
+    classifier = lenet.from_torch(tensors.read_weights(config.problem.classifier))
     _, test = data.mnist(config.problem.data)
     look = jax.jit(lambda x: lenet.read(classifier, jnp.clip(x + 0.5, 0, 1)))  # the model's pixels start at -1/2
     instrument = images.meter(look, data.to_unit(test.images) - 0.5, test.labels)
@@ -145,7 +145,7 @@ def _sampler(problem, guide, step):
 
 
 def _epoch(folder, epoch: str):
-    arrays = data.read_npz(pathlib.Path(folder) / f"mnist_ddpm_cnn_epoch{epoch}.npz")
+    arrays = tensors.read_weights(pathlib.Path(folder) / f"mnist_ddpm_cnn_epoch{epoch}.npz")
     return predictions.in_chunks(ddpm_cnn.denoiser(ddpm_cnn.from_torch(arrays)), CHUNK)
 
 

@@ -1,6 +1,8 @@
-"""The command line of `experiments.parity`; see there. Exit code 1 if a small network is further off than allowed."""
+"""The command line of `experiments.parity`; see there. Exit code 1 if a small network is further off than allowed, 2
+for a command that cannot work, with one line on stderr."""
 
 import argparse
+import importlib.util
 import pathlib
 import sys
 
@@ -17,10 +19,19 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(parity.NAMES):
         parser.error(f"unknown network {', '.join(sorted(unknown))}; known: {', '.join(parity.NAMES)}")
+    if options.write and not options.write.is_dir():
+        parser.error(f"--write {options.write}: no such folder")
+    references = {name: parity.reference(name) for name in options.names or parity.NAMES}
+    needed = dict.fromkeys(["torch", *(reference.package for reference in references.values())])
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        print(
+            f"error: the references need {', '.join(missing)}: pip install 'learn-to-guide[parity]'", file=sys.stderr
+        )
+        return 2
     worst = 0.0
     print(f"{'network':<22}{'output':<34}relative error")
-    for name in options.names or parity.NAMES:
-        reference = parity.reference(name)
+    for name, reference in references.items():
         for label, config in (reference.full if options.full else {f"{name}, small": reference.small}).items():
             case = reference.theirs(config)
             if options.write and not options.full:

@@ -26,11 +26,16 @@ class Pool(NamedTuple):
 
 
 def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
-    """Sorts by label. Raises ValueError if a class is empty."""
+    """Sorts by label. Raises ValueError if a class is empty, or a label none of theirs."""
+    present = np.unique(labels)
+    strange = present[(present < 0) | (present >= classes)]
+    if len(strange):
+        raise ValueError(f"label {strange[0]} is outside 0..{classes - 1}")
+    if len(present) < classes:  # said before anything is made for each of them
+        empty = int(np.argmax(np.append(present, classes) != np.arange(len(present) + 1)))
+        raise ValueError(f"class {empty} has no image in this split")
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels, minlength=classes)
-    if counts.min() == 0:
-        raise ValueError(f"class {int(counts.argmin())} has no image in this split")
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return Pool(jnp.asarray(images[order]), jnp.asarray(labels[order]), jnp.asarray(starts), jnp.asarray(counts))
 

@@ -86,7 +86,7 @@ def decoder(settings, channels: int) -> Partial:
 
 def _field(name: str, path, make: Callable[[Arrays], Any]) -> Any:
     try:
-        return make(tensors.read_safetensors(path))
+        return make(tensors.read_weights(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"problem.{name} = {path}: {error}") from None
 
@@ -135,13 +135,14 @@ def _network(settings, arrays: Arrays) -> tuple[DiT, tuple[int, int, int], dict]
 
 
 def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
-    if name not in arrays or np.ndim(arrays[name]) != rank:
+    if name not in arrays or np.ndim(arrays[name]) != rank or 0 in arrays[name].shape:
         raise ValueError(f"no DiT or SiT in a layout that is known: no array {name} of {rank} axes")
     return arrays[name].shape
 
 
 def _blocks(arrays: Arrays, pattern: str) -> int:
-    return 1 + max((int(found[1]) for found in (re.match(pattern, name) for name in arrays) if found), default=-1)
+    """How many blocks there are names of: never more than names, whatever their numbers."""
+    return len({found[1] for found in (re.match(pattern, name) for name in arrays) if found})
 
 
 def _published_heads(width: int) -> int:
@@ -154,7 +155,7 @@ def _published_heads(width: int) -> int:
 def _side(arrays: Arrays, original: bool, patch: int) -> int:
     if not original:
         raise ValueError("problem.side is needed: files in diffusers' layout do not say how large their latents are")
-    tokens = arrays[published_dit.POSITION].shape[1]
+    _, tokens, _ = _shape(arrays, published_dit.POSITION, 3)
     return math.isqrt(tokens) * patch
 
 
@@ -173,7 +174,7 @@ def _decoder(settings, arrays: Arrays, channels: int) -> Partial:
     levels = _blocks(arrays, at.replace(".", r"\.") + r"\.(\d+)\.")
     names = ["encoder.conv_in.weight", "post_quant_conv.weight"]
     names += [f"{at}.{i}.resnets.0.conv1.weight" for i in range(levels)]
-    missing = [name for name in names if name not in arrays or np.ndim(arrays[name]) != 4]
+    missing = [name for name in names if name not in arrays or np.ndim(arrays[name]) != 4 or 0 in arrays[name].shape]
     if missing or not levels:
         raise ValueError(
             f"no autoencoder in a layout that is known: no array {(missing or [f'{at}.0.'])[0]} of 4 axes"

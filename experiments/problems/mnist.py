@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments import data
+from experiments import data, tensors
 from experiments.problems import Problem, images
 from guidance import predictions, schedules
 from guidance.nets import flow_vit, lenet
@@ -72,8 +72,9 @@ def load(model, classifier, folder) -> Mnist:
 
     Raises FileNotFoundError or ValueError, in one line, naming the field, the path and what was expected there.
     """
-    model_params = _field("problem.model", lambda: flow_vit.from_torch(data.read_npz(model)), model)
-    classifier_params = _field("problem.classifier", lambda: lenet.from_torch(data.read_npz(classifier)), classifier)
+    read = tensors.read_weights
+    model_params = _field("problem.model", lambda: flow_vit.from_torch(read(model)), model)
+    classifier_params = _field("problem.classifier", lambda: lenet.from_torch(read(classifier)), classifier)
     train, test = _field("problem.data", lambda: data.mnist(folder), folder)
     if train.images.shape[1:] != IMAGE_SHAPE or test.images.shape[1:] != IMAGE_SHAPE:
         raise ValueError(f"problem.data = {folder}: images of shape {train.images.shape[1:]}, expected {IMAGE_SHAPE}")

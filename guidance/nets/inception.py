@@ -255,8 +255,8 @@ def from_torch(arrays: dict[str, np.ndarray]) -> dict:
     """The params of InceptionV3 from the arrays of the published torch module, by their torch names.
 
     kernel = w g / sqrt(v + 1e-3), bias = b - m g / sqrt(v + 1e-3), folded in float64. Counters of batches are ignored.
-    Raises one ValueError listing every missing and every unexpected name, every wrong shape and every dtype that is
-    not floating. Source: github.com/mseitzer/pytorch-fid, state_dict of its fid_inception_v3.
+    Raises one ValueError listing missing names, unexpected names, wrong shapes and dtypes that are not
+    floating. Source: github.com/mseitzer/pytorch-fid, state_dict of its fid_inception_v3.
     """
     arrays = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
     shapes = torch_shapes()

@@ -13,27 +13,32 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from guidance.words import listed
+
 Shapes = dict[str, tuple[int, ...]]
 
 
 def check_arrays(what: str, arrays: Mapping[str, np.ndarray], shapes: Shapes) -> None:
     """Compares `arrays` with the names and shapes that the network called `what` has.
 
-    Raises one ValueError, on one line, that lists every missing name, unexpected name, wrong shape, array that is not
-    of real floating point numbers (float16, bfloat16, float32, ..) and array with a NaN or an infinity.
+    Raises one ValueError, on one line, that lists missing names, unexpected names, wrong shapes, arrays that are not
+    of real floating point numbers (float16, bfloat16, float32, ..) and arrays with a NaN or an infinity: the first
+    few of each, and how many there are beside them.
     """
-    faults = [f"missing {name} {shapes[name]}" for name in sorted(shapes.keys() - arrays.keys())]
-    faults += [f"unexpected {name}" for name in sorted(arrays.keys() - shapes.keys())]
+    missing = [f"missing {name} {shapes[name]}" for name in sorted(shapes.keys() - arrays.keys())]
+    unexpected = [f"unexpected {name}" for name in sorted(arrays.keys() - shapes.keys())]
+    faults = []
     for name in sorted(shapes.keys() & arrays.keys()):
         array = np.asarray(arrays[name])
         if array.shape != shapes[name]:
             faults.append(f"{name} has shape {array.shape}, expected {shapes[name]}")
-        if not jnp.issubdtype(array.dtype, jnp.floating):
+        if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize > 8:  # longer ones JAX lacks
             faults.append(f"{name} has dtype {array.dtype}, expected floating point numbers")
         elif not np.all(np.isfinite(array)):
             faults.append(f"{name} holds NaN or infinity")
-    if faults:
-        raise ValueError(f"{what} weights: {'; '.join(faults)}")
+    kinds = [listed(kind, between="; ") for kind in (missing, unexpected, faults) if kind]
+    if kinds:
+        raise ValueError(f"{what} weights: {'; '.join(kinds)}")
 
 
 def dense(weight: np.ndarray, bias: np.ndarray) -> dict:
@@ -129,7 +134,7 @@ def assemble(what: str, rows: Sequence[Row], arrays: Mapping[str, np.ndarray], o
         elif not np.array_equal(made[row.path], array):
             faults.append(f"{', '.join(row.names)} should be a copy of the first block's and is not")
     if faults:
-        raise ValueError(f"{what} weights: {'; '.join(faults)}")
+        raise ValueError(f"{what} weights: {listed(faults, between='; ')}")
     return traverse_util.unflatten_dict(made, sep="/")
 
 

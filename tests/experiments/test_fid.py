@@ -165,17 +165,17 @@ def test_folders_that_are_refused(tmp_path):
     def opened():
         return list(images.open_images(tmp_path).blocks(8))
 
-    with pytest.raises(BadInput, match="holds no images"):
+    with pytest.raises(BadInput, match="holds no picture"):
         opened()
     Image.fromarray(pictures(0, 1)[0]).save(tmp_path / "a.png")
     Image.fromarray(pictures(0, 1, side=5)[0, :4]).save(tmp_path / "b.png")
     with pytest.raises(BadInput, match=r"sizes 3x3 \(a.png\) and 5x4 \(b.png\)"):
         opened()
-    Image.fromarray(np.zeros((3, 3, 4), np.uint8), "RGBA").save(tmp_path / "b.png")
-    with pytest.raises(BadInput, match="b.png has mode RGBA"):
+    Image.fromarray(np.zeros((3, 3), np.uint16)).save(tmp_path / "b.png")
+    with pytest.raises(BadInput, match=r"b.png: .*mode I;16 of more than 8 bits a channel"):
         opened()
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
-    with pytest.raises(BadInput, match=r"b.png is not a readable image [^\n]*$"):
+    with pytest.raises(BadInput, match=r"b.png: not a readable picture [^\n]*$"):
         opened()
 
 

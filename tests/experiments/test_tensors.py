@@ -1,5 +1,6 @@
 """Files of weights: safetensors in and out, what is refused, and the conversion of PyTorch files."""
 
+import errno
 import os
 import sys
 import types
@@ -7,8 +8,11 @@ import types
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 
 from experiments import convert, tensors
+from guidance.nets import published
+from guidance.words import listed
 
 ARRAYS = {
     "matrix": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not as it lies in memory
@@ -27,6 +31,75 @@ def test_arrays_come_back_in_their_dtypes(tmp_path):
         np.testing.assert_array_equal(back[name], array)
     assert tensors.read_metadata(tmp_path / "a.safetensors") == {"origin": "here"}
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def named(prefix: str, value: float = 0) -> dict[str, np.ndarray]:
+    return {f"{prefix}{name}": np.full(2, value, np.float32) for name in ("in.weight", "model.bias", "scale")}
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "ema.", "module._orig_mod.", "ema.model."])
+def test_names_in_a_wrapper_are_recognised_and_said(tmp_path, capsys, wrapper):
+    path = tmp_path / "a.safetensors"
+    tensors.write_safetensors(path, named(wrapper), {})
+    assert tensors.read_weights(path).keys() == named("").keys()
+    assert capsys.readouterr().err == f"{path}: taking the names after {wrapper!r}\n"
+    np.savez(tmp_path / "a.npz", **named(wrapper))
+    assert tensors.read_weights(tmp_path / "a.npz").keys() == named("").keys()
+
+
+def test_names_without_a_wrapper_are_left_alone(tmp_path, capsys):
+    for arrays in (named(""), named("blocks."), named("module.") | {"other": np.zeros(1)}, {}):
+        assert tensors.unwrapped(arrays) == (arrays, "")
+    tensors.write_safetensors(tmp_path / "a.safetensors", named(""), {})
+    tensors.read_weights(tmp_path / "a.safetensors")
+    assert capsys.readouterr().err == ""
+
+
+def test_of_two_sets_the_average_is_taken_and_said():
+    both = named("model.", 1) | named("ema.module.", 2)
+    arrays, note = tensors.unwrapped(both)
+    assert arrays.keys() == named("").keys() and all((array == 2).all() for array in arrays.values())
+    assert note == "taking the names after 'ema.module.'; 3 arrays beside them are left out"
+    undecided = named("model.") | named("module.")
+    assert tensors.unwrapped(undecided) == (undecided, "")
+
+
+def test_the_counter_of_an_average_is_no_array():
+    """torch.optim.swa_utils.AveragedModel keeps n_averaged beside module."""
+    arrays, note = tensors.unwrapped(named("module.") | {"n_averaged": np.asarray(7)})
+    assert arrays.keys() == named("").keys() and note == "taking the names after 'module.'"
+
+
+def test_lists_of_names_are_short():
+    assert listed([]) == "" and listed("abc") == "a, b, c" and listed(range(8)) == "0, 1, 2, 3, 4, 5, 6, 7"
+    assert listed(range(415), 3) == "0, 1, 2 and 412 more"
+    shapes = {f"expected.{i}": (1,) for i in range(5000)}
+    arrays = {f"found.{i}": np.zeros(1) for i in range(3000)}
+    with pytest.raises(ValueError, match=r"and 4992 more; unexpected found.0; .* and 2992 more$") as error:
+        published.check_arrays("Net", arrays, shapes)
+    assert len(_one_line(error)) < 1000
+
+
+def test_a_full_disk_is_the_systems_error(tmp_path, monkeypatch):
+    """safetensors has an exception of its own, with the text of the system's."""
+
+    def full(arrays, path, metadata):
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        tensors.write_safetensors(tmp_path / "a.safetensors", ARRAYS, {})
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def test_converting_into_no_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "a.pt").write_bytes(b"")
+    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "no" / "b.safetensors")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/no/b.safetensors: its folder does not exist\n"
+    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is a folder; expected the .safetensors file to write\n"
 
 
 def _one_line(error) -> str:

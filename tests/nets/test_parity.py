@@ -5,6 +5,7 @@ The numbers in golden/ are those of diffusers 0.42.1 and pytorch-fid 0.3.0 with 
 """
 
 import functools
+import importlib.util
 import pathlib
 
 import chex
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import parity, tensors
+from experiments.parity import __main__ as command
 from guidance.nets import published_dit, vae
 from guidance.nets.dit import DiT, dit_denoiser, sit_denoiser
 from guidance.nets.embeddings import positions
@@ -47,6 +49,20 @@ def test_equals_a_live_run(name):
     chex.assert_trees_all_equal(live.inputs, stored.inputs)
     for other in (stored.outputs, reference.ours(reference.small, live.weights, live.inputs)):
         assert max(parity.errors(other, live.outputs).values()) < parity.TOLERANCE
+
+
+def test_without_its_packages_the_command_is_one_line(monkeypatch, capsys, tmp_path):
+    find = importlib.util.find_spec
+    absent = ("torch", "diffusers", "pytorch_fid")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else find(name))
+    assert command.main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    needed = "torch, diffusers, pytorch_fid"
+    assert said.err == f"error: the references need {needed}: pip install 'learn-to-guide[parity]'\n"
+    with pytest.raises(SystemExit):
+        command.main([f"--write={tmp_path}/nowhere"])
+    assert f"--write {tmp_path}/nowhere: no such folder" in capsys.readouterr().err
 
 
 def test_outputs_of_other_names_or_shapes_are_no_parity():
