@@ -286,7 +286,7 @@ def test_latents_larger_than_their_files(tmp_path):
     folder = put_about(tmp_path / "latents", shape=(10**5, 10**5, 10**3))
     for k in range(2):
         (folder / f"0000{k}-of-00002.array_record").write_bytes(bytes(100))
-    assert "00000-of-00002.array_record is too small for 2 records" in said_at_once(data.Latents, folder)
+    assert "00000-of-00002.array_record is not a whole file of 2 records" in said_at_once(data.Latents, folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"count": 3}', b"\xff\xfe", b"null"])

@@ -109,7 +109,7 @@ class Latents:
             )
         for file, rows in zip(self.paths, self.about.rows(), strict=True):
             if file.stat().st_size < len(rows) * self.about.record():  # before anything of these sizes is allocated
-                raise ValueError(f"{file} is too small for {len(rows)} records of {self.about.record()} bytes")
+                raise ValueError(_not_whole(file, len(rows)))
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
@@ -146,8 +146,12 @@ class Latents:
             reader = module.ArrayRecordReader(str(path))
             found = reader.num_records() if reader.ok() else 0
         if found != expected:
-            raise ValueError(f"{path} is not a whole file of {expected} records; delete it and encode again")
+            raise ValueError(_not_whole(path, expected))
         return reader
+
+
+def _not_whole(path: pathlib.Path, records: int) -> str:
+    return f"{path} is not a whole file of {records} records; delete it and encode again"
 
 
 def _about(path: pathlib.Path) -> About:

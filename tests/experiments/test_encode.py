@@ -175,8 +175,7 @@ def test_corrupt_shards_are_named(copy):
         with pytest.raises(ValueError, match="00001-of-00003.array_record is not a whole file of 8 records") as error:
             data.Latents(copy)[10]
         assert "\n" not in str(error.value)
-    about = data.Latents(copy).about
-    latents.write_shard(path, np.zeros((8, 1, 2, 2, 2, 4), np.float32), range(8))
-    with pytest.raises(ValueError, match="record 2 has 132 bytes; expected 260"):
+    latents.write_shard(path, np.zeros((8, 1, 2, 2, 2, 16), np.float32), range(8))
+    with pytest.raises(ValueError, match="record 2 has 516 bytes; expected 260"):
         data.Latents(copy)[10]
-    assert about.rows()[1] == range(8, 16)
+    assert data.Latents(copy).about.rows()[1] == range(8, 16)
