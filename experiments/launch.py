@@ -9,8 +9,10 @@ import ctypes
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from experiments.config import ConfigError
@@ -33,7 +35,8 @@ def start() -> None:
     Open MPI, Kubernetes, TPU pods). GUIDANCE_HEARTBEAT: seconds of silence after which a process counts as dead and
     the others end with an error (default 100). Raises ConfigError for settings that cannot work.
     """
-    asked = os.environ.get("GUIDANCE_PROCESSES", "auto" if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 else "1")
+    alone = os.environ.get("SLURM_STEP_NUM_TASKS", "1") in ("", "0", "1")
+    asked = os.environ.get("GUIDANCE_PROCESSES", "1" if alone else "auto")
     _give_cpu_devices_threads()
     if asked == "1":
         return
@@ -49,12 +52,45 @@ def start() -> None:
     heartbeat = int(_setting("GUIDANCE_HEARTBEAT", asked, r"[1-9]\d*", "seconds", default="100"))
     import jax
 
+    waits = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": heartbeat}
     try:
-        jax.distributed.initialize(**explicit, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat)
+        if not jax.distributed.is_initialized():
+            jax.distributed.initialize(**explicit, **waits)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"GUIDANCE_PROCESSES={asked}: the processes did not find each other: {error}") from error
     global _process, _processes
     _process, _processes = jax.process_index(), jax.process_count()
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """`start`, and afterwards this process speaks for itself again; what jax has joined stays joined for the next."""
+    global _process, _processes, _stop
+    before, threads = (_process, _processes, _stop), os.environ.get("PJRT_NPROC")
+    try:
+        start()
+        yield
+    finally:
+        _process, _processes, _stop = before
+        if threads is None:
+            os.environ.pop("PJRT_NPROC", None)
+
+
+def command(main: Callable[[list[str]], int]) -> int:
+    """Runs `main` on the arguments of this process, which is a command of its own and not somebody's notebook.
+
+    Ctrl-C ends it without a page of Python, and so does a reader that has seen enough (`--help | head`).
+    """
+    keep_freed_memory()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more as it ends
+        return 128 + signal.SIGPIPE
+    return code
 
 
 def keep_freed_memory() -> None:

@@ -10,19 +10,21 @@ that cannot work (one line on stderr, before anything heavy is imported), 143 or
 """
 
 import errno
-import os
-import pathlib
 import sys
-import warnings
 from collections.abc import Callable
 
-from experiments import launch, progress, records
+from experiments import folders, launch, progress
 from experiments.config import ConfigError, parse, usage
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
     """Runs what the command line asks for and returns the exit code. `ready` is called before the job, once processes
-    have found each other and devices are laid out."""
+    have found each other and devices are laid out.
+
+    A program that calls it is afterwards as it was: its signals, output, warnings and the layout of its devices.
+    """
     try:
         if {"-h", "--help"} & set(arguments):
             print(usage(arguments))
@@ -33,39 +35,38 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
             print(catalogue.listing())
             return 0
         request = parse(arguments)
-        launch.start()
-        locks = []
-        launch.first(lambda: locks.append(records.claim(request.workdir, request.config)))
+        with (
+            launch.joined(),
+            folders.claimed(request.workdir, request.config) as claim,
+            progress.short_warnings(),
+            progress.listening(),
+        ):
+            return _run(claim, request.mesh, ready)
     except (ConfigError, launch.Elsewhere) as error:
         return _fail(error, 2)
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    progress.listen_for_stop()
-    try:
-        return _run(*request, ready)
-    finally:
-        for lock in locks:
-            os.close(lock)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        room = "make room, then the same command resumes"
+        return _fail(f"{error.strerror}: {error.filename or request.workdir}; {room}", 1)
 
 
-def _run(config, workdir: pathlib.Path, layout, ready) -> int:
+def _run(claim: folders.Claim, layout, ready) -> int:
     from experiments import checkpoints, jobs, mesh  # heavy: only now that the config is known to be sound
 
     try:
-        mesh.use(**layout)
-        ready()
-        jobs.run(config, workdir)
+        with mesh.laid_out(**layout):
+            ready()
+            jobs.run(claim.config, claim.workdir)
     except ConfigError as error:
-        records.release(workdir)
-        return _fail(error, 2)
+        return _fail(claim.given_up(error, "refused"), 2)
     except progress.Stopped as stopped:
         print("stopped and saved; the same command resumes", file=sys.stderr)
         return stopped.exit_code
-    except (checkpoints.CheckpointError, progress.Diverged, launch.Elsewhere) as error:
+    except progress.Diverged as error:
+        return _fail(claim.given_up(error, "diverged"), 1)
+    except (checkpoints.CheckpointError, launch.Elsewhere) as error:
         return _fail(error, 1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return _fail(f"{error.strerror}: {error.filename or workdir}; make room, then the same command resumes", 1)
     return 0
 
 
@@ -75,5 +76,4 @@ def _fail(error, code: int) -> int:
 
 
 if __name__ == "__main__":
-    launch.keep_freed_memory()  # of the whole process: not for those who call main from theirs
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(launch.command(main))

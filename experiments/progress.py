@@ -1,5 +1,6 @@
 """What a person sees while a job runs, how they stop it, and the metrics that it leaves line by line."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,29 +26,52 @@ _stop_signal: int | None = None
 
 
 class Stopped(Exception):
-    """Raised by a job after it has saved, because `stop_requested`; `main` ends the process with `exit_code`."""
+    """Raised by a job after it has saved, because `stop_requested`; `main` returns `exit_code`."""
 
-    @property
-    def exit_code(self) -> int:
-        return 128 + (_stop_signal or signal.SIGTERM)
+    def __init__(self):
+        super().__init__()
+        self.exit_code = 128 + (_stop_signal or signal.SIGTERM)
 
 
 class Diverged(Exception):
     """Raised by a job whose loss is not finite any more, after it has saved what it had; the message is one line."""
 
 
-def listen_for_stop() -> None:
-    """From now on SIGTERM and the first Ctrl-C ask the job to save and stop; a second one ends it at once.
+@contextmanager
+def listening() -> Iterator[None]:
+    """As long as it lasts SIGTERM and the first Ctrl-C ask the job to save and stop; a second one does what it did
+    before, which for a command is to end it at once. Afterwards no request and no handler is left.
 
     Several processes must stop at the same update: there SIGTERM stays with jax, which lets them agree, Ctrl-C ends
-    the process at once, and processes but the first show nothing.
+    the process at once, and processes but the first show nothing. Signals reach the main thread only: in another one
+    there is nothing to listen to.
     """
     if launch.several():
-        if not launch.primary():
-            _hush()
+        with contextlib.nullcontext() if launch.primary() else _hushed():
+            yield
         return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _request_stop)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    global _stop_signal
+    requested, _stop_signal = _stop_signal, None
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(number, frame):
+        del frame
+        global _stop_signal
+        _stop_signal = number
+        signal.signal(number, before[number])
+        os.write(2, b"\nstopping after the next save; once more to stop at once\n")  # print may be in use
+
+    try:
+        for number in before:
+            signal.signal(number, request)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _stop_signal = requested
 
 
 def stop_requested() -> bool:
@@ -54,18 +79,26 @@ def stop_requested() -> bool:
     return launch.stop_agreed() if launch.several() else _stop_signal is not None
 
 
-def _hush() -> None:
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Warnings without the place in the code that gave them, as long as it lasts."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
     global SHOW_AFTER
-    SHOW_AFTER = 1e9
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
-
-
-def _request_stop(number, frame) -> None:
-    del frame
-    global _stop_signal
-    _stop_signal = number
-    signal.signal(number, signal.SIG_DFL)
-    os.write(2, b"\nstopping after the next save; once more to stop at once\n")  # print may be in use by what we broke
+    shown, SHOW_AFTER = SHOW_AFTER, 1e9
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        SHOW_AFTER = shown
 
 
 def track(items: Iterable, description: str, total: int | None = None, start: int = 0) -> Iterator:

@@ -1,4 +1,4 @@
-"""What a run leaves behind in its folder: config.json, evaluations.jsonl, results.json and the table for people.
+"""What a run leaves behind in its folder: evaluations.jsonl, results.json and the table for people.
 
 results.json is a list of rows; each has exactly the fields of `Row`:
 
@@ -15,7 +15,6 @@ results.json is a list of rows; each has exactly the fields of `Row`:
     floor           what true data score against true data; null where there is no such number
 """
 
-import fcntl
 import json
 import math
 import os
@@ -25,22 +24,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ml_collections import config_dict
-
 from experiments import launch
-from experiments.config import ConfigError, flat
-from experiments.fields import PROBLEMS
-
-# fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
-RESUMABLE = ("job", "figures", "sample.")
-# fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
-GROWING = {
-    **dict.fromkeys(("learn.objectives", "learn.gammas", "learn.intervals"), "more of them"),
-    **dict.fromkeys(("eval.omegas", "eval.intervals", "eval.clamp", "eval.others"), "more of them"),
-    "seeds": "a larger number",
-    "eval.steps": "larger ones besides",
-    "learn.rules": "others besides, but cfg",
-}
 
 
 class Row(NamedTuple):
@@ -184,78 +168,6 @@ def table(rows: Sequence[Row]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in (header, rule, *lines)
     )
-
-
-def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
-    """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
-
-    A folder that already belongs to a run is taken over only by the same config (so that the run resumes), the fields
-    of RESUMABLE excepted; those of GROWING may hold more than they did. A field that is younger than the folder had
-    its default there. Raises ConfigError naming a field that differs, or what is in the way.
-    """
-    workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: {error.strerror}; allowed: a folder that can be written") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _agree(workdir, config)
-        write_atomically(workdir / "config.json", json.dumps(_jsonable(config.to_dict()), indent=2) + "\n")
-    except BlockingIOError:
-        os.close(lock)
-        raise ConfigError(f"--workdir={workdir}: another run is using it; allowed: a folder of its own") from None
-    except Exception:
-        os.close(lock)
-        raise
-    return lock
-
-
-def release(workdir: pathlib.Path) -> None:
-    """Gives up a folder in which nothing was done, so that the next command there may have another config."""
-    if launch.primary() and {path.name for path in pathlib.Path(workdir).iterdir()} <= {".lock", "config.json"}:
-        (pathlib.Path(workdir) / "config.json").unlink(missing_ok=True)
-
-
-def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
-    stored, present = _stored(workdir), _jsonable(flat(config))
-    usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}
-    for name in sorted(stored.keys() | present.keys()) if stored else ():
-        before, now = stored.get(name, usual.get(name)), present.get(name)
-        grows = name in GROWING and "eval.steps" in present  # not a leaderboard, which has seeds as well
-        if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):
-            continue
-        more = f"{GROWING[name]}, " if grows else ""
-        raise ConfigError(
-            f"--workdir={workdir}: {name} = {now!r} here, {before!r} in its config.json; "
-            f"allowed: the same command, {more}or a new folder"
-        )
-
-
-def _grown(name: str, before: Any, now: Any) -> bool:
-    """Whether a field of GROWING only gained what leaves earlier results as they are."""
-    if name == "seeds":
-        return now > before
-    if name == "eval.steps":  # rollouts start from those at fewer steps
-        return sorted(now)[: len(before)] == sorted(before)
-    if name == "learn.rules" and "cfg" not in before and "cfg" in now:  # those of other rules start from those of CFG
-        return False
-    return all(entry in now for entry in before)
-
-
-def _stored(workdir: pathlib.Path) -> dict[str, Any]:
-    path = workdir / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        return flat(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); allowed: a new folder") from error
-
-
-def _jsonable(values: Any) -> Any:
-    return json.loads(json.dumps(values))
 
 
 def _plain(value: Any) -> Any:

@@ -11,14 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 
+from experiments import drawing
 from guidance import analysis, guides, metrics, mixtures, sampling, schedules, weights
 from guidance.types import Array
-
-matplotlib.use("Agg")  # files only: no display is needed
-import matplotlib.pyplot as plt  # noqa: E402
 
 # Assumption 3.1 of the source: a conditional mixture of narrow modes, an unconditional law N(0, I) that is a stand-in,
 # not the mixture of all conditionals; rectified flow. The numbers are ours: a weak and a strong mode of equal norm.
@@ -129,7 +126,7 @@ _MODES = "tab:blue"
 
 def picture(measured: Measured):
     """Upper row: the clouds of omega = 0 and of the shown omega in each stage; lower row: a measure of each stage."""
-    figure, panels = plt.subplots(2, 3, figsize=(13.2, 8.6), constrained_layout=True)
+    figure, panels = drawing.subplots(2, 3, figsize=(13.2, 8.6), layout="constrained")
     bounds = [float(t) for t in analysis.stage_times(measured.decided[SHOWN], measured.grid)]
     middle = int(np.argmin(np.abs(np.asarray(measured.grid) - np.mean(bounds))))
     _direction_shift(panels[0][0], measured, int(np.argmin(np.abs(np.asarray(measured.grid) - bounds[0]))))
@@ -234,7 +231,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     figure = picture(measure(options.samples, options.steps))
     figure.savefig(options.out, dpi=80, pil_kwargs={"optimize": True})
-    plt.close(figure)
     print(f"wrote {options.out}")
     return 0
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from experiments import tensors
+from experiments import drawing, launch, tensors
 from guidance import schedules, weights
 from guidance.types import Schedule, Weight
 
@@ -218,14 +218,9 @@ def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray,
 
 def plot(path, target) -> None:
     """Draws omega over t, a line for each of a few conditions and a thick one for the mean of all."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # files only: no display is needed
-    import matplotlib.pyplot as plt
-
     weight, about = read(path)
     t, omega = curves(weight, about)
-    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
     for label in np.unique(np.linspace(0, omega.shape[1] - 1, min(SHOWN, omega.shape[1])).astype(int)):
         axes.plot(t, omega[:, label], lw=1, label=f"class {label}" if about.net["condition"] == "label" else None)
     axes.plot(t, omega.mean(axis=1), color="black", lw=2.4, label=f"mean of {omega.shape[1]}")
@@ -236,7 +231,6 @@ def plot(path, target) -> None:
     axes.grid(alpha=0.2)
     axes.legend(fontsize=7, frameon=False)
     figure.savefig(target, dpi=130, bbox_inches="tight")
-    plt.close(figure)
 
 
 def main(arguments: list[str]) -> int:
@@ -274,4 +268,4 @@ def _line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(launch.command(main))

@@ -5,6 +5,7 @@ has those of experiments.main.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
@@ -55,7 +56,8 @@ def parser() -> Parser:
     return top
 
 
-def run(options, rest: list[str]) -> dict:
+def run(options, rest: list[str], around: contextlib.ExitStack) -> dict:
+    """What the command prints; processes and devices that it needs are left to `around`."""
     wanted = [] if options.command == "ref" else options.metrics.split(",")
     unknown = [name for name in wanted if name not in METRICS]
     if unknown:
@@ -67,6 +69,8 @@ def run(options, rest: list[str]) -> dict:
         raise BadInput(f"--out {options.out}: its folder does not exist")
     job = generate.command(options, rest) if options.command == "gen" else None
     samples = job and generate.folder(job)
+    if job:
+        around.enter_context(generate.on_its_devices(job))
     from experiments.fid import measure, networks  # heavy: only now that the options are known to be sound
     from experiments.fid.images import open_images
     from experiments.fid.references import read_reference
@@ -93,22 +97,24 @@ def main(arguments: list[str]) -> int:
         options, rest = parser().parse_known_args(arguments)
         if rest and options.command != "gen":
             parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        result = json.dumps(run(options, rest), indent=2, allow_nan=False)
-        if options.command != "ref" and options.out and launch.primary():
-            write_atomically(pathlib.Path(options.out), result + "\n")
+        with contextlib.ExitStack() as around:
+            result = json.dumps(run(options, rest, around), indent=2, allow_nan=False)
+            if options.command != "ref" and options.out and launch.primary():
+                write_atomically(pathlib.Path(options.out), result + "\n")
+            if launch.primary():
+                print(result)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except generate.Ended as ended:
         return ended.args[0]
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error.strerror}: {error.filename or options.out}", file=sys.stderr)
         return 1
-    if launch.primary():
-        print(result)
     return 0
 
 
 if __name__ == "__main__":
-    launch.keep_freed_memory()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(launch.command(main))

@@ -3,12 +3,11 @@
 import contextlib
 import json
 import pathlib
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments import config, main
+from experiments import config, launch, main
 from experiments.fid import BadInput
 
 
@@ -34,12 +33,25 @@ def folder(arguments: list[str]) -> pathlib.Path:
     return request.workdir / request.config.sample.into
 
 
+@contextlib.contextmanager
+def on_its_devices(arguments: list[str]) -> Iterator[None]:
+    """The processes and the devices of the job, for as long as what it sampled is measured. Raises BadInput."""
+    try:
+        request = config.parse(arguments)
+        with launch.joined():
+            from experiments import mesh  # imports jax, which processes must not use before they have joined
+
+            with mesh.laid_out(**request.mesh):
+                yield
+    except config.ConfigError as error:
+        raise BadInput(str(error)) from None
+
+
 def run(arguments: list[str], ready: Callable[[], Any]) -> Any:
     """Samples what is not there yet, and returns what `ready` does: it is called first, on the devices of the job.
 
-    What the job prints goes to stderr; signals mean afterwards what they did before. Raises Ended.
+    What the job prints goes to stderr. Raises Ended.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     made = []
 
     def begin():
@@ -50,8 +62,6 @@ def run(arguments: list[str], ready: Callable[[], Any]) -> Any:
 
     with contextlib.redirect_stdout(sys.stderr):
         code = main.main(arguments, begin)
-    for number, handler in before.items():
-        signal.signal(number, handler)
     if code:
         raise Ended(code)
     return made[0]

@@ -5,11 +5,9 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 
+from experiments import drawing
 from experiments.jobs.candidates import FAMILIES, TWICE, UNGUIDED
 from experiments.problems import shares
-
-matplotlib.use("Agg")  # files only: no display is needed
-import matplotlib.pyplot as plt  # noqa: E402
 
 COLUMNS = 4  # panels in a row
 COLOURS = {
@@ -19,11 +17,6 @@ COLOURS = {
 OF_RULES = [matplotlib.colormaps["tab20"].colors[i] for i in (8, 10, 12, 16, 18, 9, 11, 13, 17, 19)]
 OF_RULES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
 RULED = [name for name in FAMILIES if f"best {name}" not in COLOURS]
-
-
-def close(figure) -> None:
-    """Frees a figure that has been saved."""
-    plt.close(figure)
 
 
 def number(value, error) -> str:
@@ -68,7 +61,7 @@ def _panels(count: int, width: float, height: float, **more):
     """(figure, its `count` panels in rows of up to COLUMNS); width and height of one in inches."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    figure, panels = plt.subplots(
+    figure, panels = drawing.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="compressed", **more
     )
     for axes in panels.flat[count:]:
@@ -110,7 +103,7 @@ def sweep(problem, rows):
     metric = problem.tuned[0]
     own = [row for row in rows if row.metric == metric]
     steps = sorted({row.steps for row in own})
-    figure, panels = plt.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.4), squeeze=False)
+    figure, panels = drawing.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.4), squeeze=False)
     for axes, n in zip(panels[0], steps, strict=True):
         here = [row for row in own if row.steps == n]
         points = sorted(
@@ -140,7 +133,7 @@ def sweep(problem, rows):
 
 def selection(problem, scores):
     """The score of every checkpoint of the learned weights against its update; the one that is kept is marked."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
     lines = {}
     for entry in scores:
         lines.setdefault((entry["task"], entry["seed"]), []).append((entry["update"], entry["score"]))
@@ -158,7 +151,7 @@ def selection(problem, scores):
 def quality_against_nfe(problem, rows):
     """The leading metric against network evaluations per sample, a line for each method over the numbers of steps."""
     metric = problem.tuned[0]
-    figure, axes = plt.subplots(figsize=(5.2, 3.6))
+    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
     curves = {}
     for row in rows:
         if row.metric == metric and row.method not in FAMILIES:

@@ -28,7 +28,6 @@ def run(problem, config, workdir) -> None:
     for name, (figure, caption) in pictures.items():
         path = workdir / f"{name}.png"
         figure.savefig(path, dpi=130, bbox_inches="tight")
-        figures.close(figure)
         paths.append((path, caption))
     report = workdir / "report.html"
     records.write_atomically(report, _page(problem, config, rows, paths))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import launch, mesh, progress, recipes, shards, tensors
+from experiments import drawing, launch, mesh, progress, recipes, shards, tensors
 from experiments.calls import LEARNED, integers
 from experiments.config import ConfigError, flat
 from experiments.jobs import draws, train
@@ -252,18 +252,15 @@ def _draw(problem, parts, path: pathlib.Path) -> None:
 
 
 def _scatter(problem, parts, path: pathlib.Path) -> None:
-    import matplotlib.pyplot as plt
-
     held = _first(parts, 4000)
     groups = [held["arr_0"][held["arr_1"] == label] for label in np.asarray(problem.conditions)]
     # one array for all classes, filled up with what no picture shows
     filled = np.full((len(groups), max(map(len, groups)), *problem.shape), np.nan, np.float32)
     for row, group in zip(filled, groups, strict=True):
         row[: len(group)] = group
-    figure, axes = plt.subplots(figsize=(5, 5))
+    figure, axes = drawing.subplots(figsize=(5, 5))
     problem.picture(axes, filled)
     figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
 
 
 def _first(parts, count: int) -> shards.Arrays:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import checkpoints, launch, loop, mesh
+from experiments import checkpoints, drawing, launch, loop, mesh
 from experiments.config import ConfigError
 from experiments.problems.images import COLUMNS, ROWS
 from guidance import averages, guides, sampling
@@ -154,18 +154,15 @@ def _loss(problem, base, params, batch: Batch):
 
 def _picture(problem, path, params) -> None:
     """Unguided samples of the first conditions, to see how the training goes."""
-    import matplotlib.pyplot as plt
-
     conditions, n = problem.conditions[:COLUMNS], ROWS
     samples = mesh.local(_sample(problem, params, jnp.repeat(conditions, n)))
     samples = samples.reshape(len(conditions), n, *problem.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)
-        figure, axes = plt.subplots(figsize=(6, 4))
+        figure, axes = drawing.subplots(figsize=(6, 4))
         problem.picture(axes, samples)
         figure.savefig(path, dpi=90, bbox_inches="tight")
-        plt.close(figure)
 
     launch.first(write)
 

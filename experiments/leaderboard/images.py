@@ -10,10 +10,9 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import data, families, tensors
+from experiments import data, drawing, families, tensors
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.problems import images, mnist
@@ -108,7 +107,7 @@ def draw(workdir, config) -> tuple[str, str]:
     problem = mnist.build(config)
     grid = sampling.uniform_grid(PICTURE_STEPS)
     rows = {"unguided": field.unguided, **{name: field.by_rule(rule) for name, rule in families.RULES.items()}}
-    figure, axes = plt.subplots(figsize=(9, 0.75 * len(rows)))
+    figure, axes = drawing.subplots(figsize=(9, 0.75 * len(rows)))
     shown = []
     for name, guide in rows.items():
         omega = 1.0 if name == "cfg_plus_plus" else STRONG_OMEGA
@@ -119,7 +118,6 @@ def draw(workdir, config) -> tuple[str, str]:
     axes.imshow(np.concatenate(shown), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=14 + 28 * np.arange(len(rows)), yticklabels=list(rows))
     figure.savefig(workdir / "mnist.png", dpi=90, bbox_inches="tight")
-    plt.close(figure)
     return "mnist.png", f"What each rule makes of the same noise at omega = {STRONG_OMEGA:g} (lambda = 1 for CFG++)."
 
 

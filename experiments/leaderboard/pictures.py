@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import families
+from experiments import drawing, families
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
@@ -34,7 +33,6 @@ def draw(workdir, rows, config) -> list[tuple[str, str]]:
         ("paths", paths, f"Paths of twelve samples of one class from noise to data, omega = {STRONG:g}."),
     ):  # fmt: skip
         figure.savefig(workdir / f"{name}.png", dpi=110, bbox_inches="tight")
-        plt.close(figure)
         captions.append((f"{name}.png", caption))
     return captions
 
@@ -46,7 +44,7 @@ def _plane(rows, nfe):
     for row in own:
         if row.metric in ("mode_share_error", "variance_ratio"):
             value.setdefault(row.method, {}).setdefault(row.metric, []).append(row.value)
-    figure, axes = plt.subplots(figsize=(7.5, 5.5))
+    figure, axes = drawing.subplots(figsize=(7.5, 5.5))
     for method, found in value.items():
         x, y = np.mean(found["mode_share_error"]), np.median(found["variance_ratio"])
         learned = method.startswith("learned")
@@ -69,7 +67,7 @@ def _two_modes(group, index, config):
     """Small multiples: one panel for each rule."""
     truth = jax.tree.map(lambda a: a[index], group.truth)
     columns, panels = 5, len(families.RULES) + 1
-    figure, grid = plt.subplots(-(-panels // columns), columns, figsize=(13, 3.1 * -(-panels // columns)))
+    figure, grid = drawing.subplots(-(-panels // columns), columns, figsize=(13, 3.1 * -(-panels // columns)))
     for axes in grid.flat:
         axes.axis("off")
     for axes, (name, x) in zip(grid.flat, rule_samples(group, index).items(), strict=False):
@@ -100,12 +98,11 @@ def gallery(folder) -> list[str]:
     mild, strong = (rule_samples(group, index, omega) for omega in (1.0, STRONG))
     folder.mkdir(exist_ok=True)
     for name in families.RULES:
-        figure, panels = plt.subplots(1, 2, figsize=(5.2, 2.7))
+        figure, panels = drawing.subplots(1, 2, figsize=(5.2, 2.7))
         for axes, x, words in zip(panels, (mild[name], strong[name]), _words(name), strict=True):
             two_mode_panel(axes, truth, words, x)
         figure.tight_layout()
         figure.savefig(folder / f"{name}.png", dpi=60)
-        plt.close(figure)
     return list(families.RULES)
 
 
@@ -135,7 +132,7 @@ def _paths(group, index):
     """A few trajectories for some rules that differ."""
     truth, model = jax.tree.map(lambda a: a[index], (group.truth, group.model))
     shown = ("cfg", "angle_domain", "apg", "cfg_rescale", "cfg_zero_star")
-    figure, panels = plt.subplots(1, len(shown) + 1, figsize=(15, 2.9))
+    figure, panels = drawing.subplots(1, len(shown) + 1, figsize=(15, 2.9))
     times, n = sampling.uniform_grid(40), 12
     x = sampling.initial_noise(jax.random.key(2), SCHEDULE, times, (2,), jnp.arange(n))
     for axes, name in zip(panels, ("unguided", *shown), strict=True):

@@ -25,12 +25,13 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 # A small training loop as the jobs write it: keys from seed and step, metrics before checkpoint, polling for a stop.
 LOOP = """
-import pathlib, sys, time
+import contextlib, pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np, optax
 from experiments import checkpoints, progress
 
 folder, pause = pathlib.Path(sys.argv[1]), float(sys.argv[2])
-progress.listen_for_stop()
+listening = contextlib.ExitStack()
+listening.enter_context(progress.listening())
 optimizer = optax.adam(1e-2)
 
 @jax.jit

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments import fields, main, records
+from experiments import fields, folders, main
 from experiments.config import ConfigError, flat, load, parse, usage
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -35,11 +35,11 @@ def test_fields_with_a_default_need_not_be_in_a_config_file():
 
 def test_samples_may_change_on_a_folder_that_belongs_to_a_run(tmp_path):
     for overrides in ({}, {"sample.steps": "7", "job": "sample"}):
-        os.close(records.claim(tmp_path, load(MIXTURE, overrides)))
+        os.close(folders.claim(tmp_path, load(MIXTURE, overrides)))
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["sample"]  # a run from before there were samples
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    os.close(records.claim(tmp_path, load(MIXTURE)))
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
 
 
 def test_presets_differ_and_the_default_is_under():
@@ -258,13 +258,13 @@ def test_names_known_without_jax_are_those_of_the_library():
 
 def test_a_folder_belongs_to_one_config(tmp_path):
     config = load(MIXTURE)
-    os.close(records.claim(tmp_path, config))
+    os.close(folders.claim(tmp_path, config))
     assert json.loads((tmp_path / "config.json").read_text())["eval"]["steps"] == list(config.eval.steps)
-    os.close(records.claim(tmp_path, load(MIXTURE, {"job": "report", "figures": "false"})))
+    os.close(folders.claim(tmp_path, load(MIXTURE, {"job": "report", "figures": "false"})))
     with pytest.raises(
         ConfigError, match=r"learn.delta = 0.2 here, 0.1 in its config.json; allowed: the same command"
     ):
-        records.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"}))
+        folders.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"}))
 
 
 @pytest.mark.parametrize(
@@ -283,38 +283,51 @@ def test_a_folder_belongs_to_one_config(tmp_path):
     ],
 )
 def test_a_run_may_grow_where_earlier_results_stay(tmp_path, name, before, now, allowed):
-    os.close(records.claim(tmp_path, load(MIXTURE, {name: before})))
+    os.close(folders.claim(tmp_path, load(MIXTURE, {name: before})))
     if allowed is None:
-        os.close(records.claim(tmp_path, load(MIXTURE, {name: now})))
+        os.close(folders.claim(tmp_path, load(MIXTURE, {name: now})))
         with pytest.raises(ConfigError, match=name):
-            records.claim(tmp_path, load(MIXTURE, {name: before}))
+            folders.claim(tmp_path, load(MIXTURE, {name: before}))
         return
     with pytest.raises(ConfigError, match=rf"{name} = .* here, .* in its config.json; allowed: .*{allowed}"):
-        records.claim(tmp_path, load(MIXTURE, {name: now}))
+        folders.claim(tmp_path, load(MIXTURE, {name: now}))
 
 
 def test_a_folder_serves_one_run_at_a_time(tmp_path):
-    lock = records.claim(tmp_path, load(MIXTURE))
+    lock = folders.claim(tmp_path, load(MIXTURE))
     with pytest.raises(ConfigError, match="another run is using it"):
-        records.claim(tmp_path, load(MIXTURE))
+        folders.claim(tmp_path, load(MIXTURE))
     os.close(lock)
-    os.close(records.claim(tmp_path, load(MIXTURE)))
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
 
 
 def test_a_folder_in_which_nothing_was_done_may_have_another_config(tmp_path):
-    os.close(records.claim(tmp_path, load(MIXTURE)))
-    records.release(tmp_path)
-    os.close(records.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"})))
-    (tmp_path / "metrics.jsonl").touch()
-    records.release(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = folders.before(tmp_path)
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
+    assert not folders.release(tmp_path, before, "refused")
+    os.close(folders.claim(tmp_path, load(MIXTURE, {"learn.delta": "0.2"})))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert folders.release(tmp_path, before, "diverged")
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes.txt", "diverged"}
     with pytest.raises(ConfigError, match="learn.delta = 0.1 here, 0.2 in its config.json"):
-        records.claim(tmp_path, load(MIXTURE))
+        folders.claim(tmp_path / "diverged", load(MIXTURE))
+
+
+def test_a_run_that_grew_in_vain_has_the_config_that_it_had(tmp_path):
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
+    before = folders.before(tmp_path)
+    os.close(folders.claim(tmp_path, load(MIXTURE, {"eval.omegas": "0,0.25,0.5,1,1.5,2,3,4.5,6.5,99"})))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert not folders.release(tmp_path, before, "diverged")
+    assert (tmp_path / "config.json").read_text() == before.config and (tmp_path / "metrics.jsonl").exists()
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
 
 
 def test_a_folder_that_is_a_file_or_holds_a_broken_config_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file: File exists"):
-        records.claim(tmp_path / "file", load(MIXTURE))
+        folders.claim(tmp_path / "file", load(MIXTURE))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
-        records.claim(tmp_path, load(MIXTURE))
+        folders.claim(tmp_path, load(MIXTURE))

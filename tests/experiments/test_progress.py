@@ -65,9 +65,9 @@ def test_a_long_call_says_what_it_waits_for(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_to_stop_and_a_second_one_stops(number):
     job = (
-        "import time; from experiments import progress; progress.listen_for_stop(); print('ready', flush=True)\n"
-        "while not progress.stop_requested(): time.sleep(.01)\n"
-        "print(progress.Stopped().exit_code, flush=True); time.sleep(60)"
+        "import time\nfrom experiments import progress\nwith progress.listening():\n    print('ready', flush=True)\n"
+        "    while not progress.stop_requested(): time.sleep(.01)\n"
+        "    print(progress.Stopped().exit_code, flush=True); time.sleep(60)"
     )
     run = subprocess.Popen(
         [sys.executable, "-c", job], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

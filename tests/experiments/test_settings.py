@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import problems, records, tensors, weight_files
+from experiments import folders, problems, records, tensors, weight_files
 from experiments.config import ConfigError, flat, load
 from experiments.data import latents
 from experiments.fid import measure as fid
@@ -75,14 +75,14 @@ def test_a_missing_file_is_one_line(source, tmp_path, capsys):
 
 
 def test_a_younger_field_had_its_default_in_an_older_folder(tmp_path):
-    os.close(records.claim(tmp_path, load(MIXTURE)))
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     del stored["learn"]["select_every"], stored["eval"]["batch"]
     path.write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match="learn.select_every = 5 here"):
-        records.claim(tmp_path, load(MIXTURE, {"learn.select_every": "5"}))
-    os.close(records.claim(tmp_path, load(MIXTURE)))
+        folders.claim(tmp_path, load(MIXTURE, {"learn.select_every": "5"}))
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
 
 
 # ---- samples

@@ -23,7 +23,6 @@ def test_no_text_overlaps_and_nothing_is_cut_off():
     for i, box in enumerate(boxes):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
         assert not any(box.overlaps(other) for other in boxes[i + 1 :]), titles[i].get_text()
-    stages.plt.close(figure)
 
 
 def test_measures_start_where_they_must():
