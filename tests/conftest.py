@@ -40,21 +40,21 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
 
 
-@pytest.fixture(autouse=True)
-def _keys_are_used_once(request):
-    """A random key consumed twice raises KeyReuseError, unless the test is marked `key_reuse`."""
-    jax.config.update("jax_debug_key_reuse", request.node.get_closest_marker("key_reuse") is None)
-    yield
-    jax.config.update("jax_debug_key_reuse", False)
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """XLA optimises only the tests marked `compute`: for the others, compiling is most of the time.
+    """A random key consumed twice raises KeyReuseError, unless the test is marked `key_reuse`. XLA optimises only the
+    tests marked `compute`: for the others, compiling is most of the time.
 
-    A hook and not a fixture, to come before the fixtures of modules: they compile as the test that first needs them.
+    A hook and not a fixture, to come before the fixtures of modules: they run as the test that first needs them.
     """
+    jax.config.update("jax_debug_key_reuse", item.get_closest_marker("key_reuse") is None)
     jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("compute") is None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    del item
+    jax.config.update("jax_debug_key_reuse", False)
 
 
 @pytest.fixture

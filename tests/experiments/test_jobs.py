@@ -42,8 +42,12 @@ def leaves(workdir) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """A whole run. Training and learning use every key once; then all weights meet the same noise, on purpose."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    assert main(command(workdir)) == 0
+    with jax.debug_key_reuse(True):
+        assert main(command(workdir, job="train")) == main(command(workdir, job="learn")) == 0
+    with jax.debug_key_reuse(False):
+        assert main(command(workdir)) == 0
     return workdir
 
 
