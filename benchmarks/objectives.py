@@ -49,7 +49,7 @@ def dit_model(net, params) -> Model:
 
 def arguments(model: Model, n: int, m: int) -> tuple[Any, ...]:
     """(denoise, params, opt_state, real [n, m, ...], cond [n], key)."""
-    params = NET.init(jax.random.key(2), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    params = NET.init(jax.random.key(2), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=jnp.zeros(1, jnp.int32))
     real = jax.random.uniform(jax.random.key(1), (n, m, *model.shape))
     return model.denoise, params, OPTIMIZER.init(params), real, jnp.arange(n) % CLASSES, jax.random.key(0)
 
@@ -82,6 +82,6 @@ def through_sampler(model: Model, m: int, steps: int, remat: str) -> Callable:
 
 def _update(loss) -> Callable:
     def update(denoise, params, opt_state, real, cond, key):
-        return learning.update(OPTIMIZER, functools.partial(loss, denoise, real, cond), params, opt_state, key)
+        return learning.update(key, OPTIMIZER, functools.partial(loss, denoise, real, cond), params, opt_state)
 
     return update

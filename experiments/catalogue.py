@@ -16,7 +16,7 @@ from guidance import guides, rules, sampling, weights
 
 FAMILIES = (
     ("rules", rules, "How the predictions are combined; used as `guides.guided(rule, weight, null)`."),
-    ("weights", weights, "How much and when: functions (s, t, cond) -> omega."),
+    ("weights", weights, "How much and when: functions (*, t, s, cond) -> omega."),
     ("guides", guides, "Rules with their weights and branches, as samplers take them."),
     ("sampling", sampling, "Grids of times and steps between them, for `sampling.sample`."),
 )

@@ -57,7 +57,7 @@ def constants(omegas, steps: int) -> Array:
 
 def triangles(omegas, grid: Array) -> Array:
     """Rows of the paper's remedy of equal mean: weak, strong, weak; [runs, steps]."""
-    rise = weights.ramp("lambda", 1.0, of="omega")(grid[1:], grid[:-1], None)
+    rise = weights.ramp("lambda", 1.0, of="omega")(t=grid[:-1], s=grid[1:], cond=None)
     return jnp.outer(jnp.asarray(omegas, float), rise)
 
 

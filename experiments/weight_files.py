@@ -95,7 +95,9 @@ def read(path) -> tuple[Weight, About]:
     try:
         net = weights.GuidanceNet(**about.net)
         zero = jnp.zeros(1)
-        shapes = jax.eval_shape(net.init, jax.random.key(0), zero, zero, jnp.zeros(1, jnp.int32))
+        shapes = jax.eval_shape(
+            net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32)
+        )
         schedule = schedules.by_name(about.schedule)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: what it says of its network cannot be built ({_line(error)})") from None
@@ -211,7 +213,7 @@ def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray,
 
     def at(t):
         times = jnp.broadcast_to(t, labels.shape)
-        return weight(jnp.maximum(times - gap, 0), times, labels)
+        return weight(t=times, s=jnp.maximum(times - gap, 0), cond=labels)
 
     return np.asarray(t), np.asarray(jax.vmap(at)(t))
 

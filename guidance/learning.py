@@ -72,7 +72,7 @@ def draw_steps(key: Array, shape: tuple[int, ...], settings: OneStep) -> tuple[A
 
 
 def guided_particles(
-    key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, s: Array, t: Array, churn
+    key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, *, t: Array, s: Array, churn
 ) -> Particles:
     """Noises each clean sample to t and takes one guided step to s.
 
@@ -89,10 +89,10 @@ def guided_particles(
         both_branches(model.denoise, x_t, t_each, jax.tree.map(each, cond), model.null)
     )
     at = At(x_t, t_each, s_each, model.schedule)
-    guided = once(model.rule, positive, reference, each(weight(s, t, cond)), at)
+    guided = once(model.rule, positive, reference, each(weight(t=t, s=s, cond=cond)), at)
     eps = eps_from_x0(model.schedule, x_t, guided.x0, t_each) if guided.eps is None else guided.eps
     z = jax.random.normal(churn_key, flat.shape, flat.dtype)
-    y = churned(model.schedule, guided.x0, eps, t_each, s_each, churn, z)
+    y = churned(model.schedule, guided.x0, eps, z, t=t_each, s=s_each, churn=churn)
     return Particles(y.reshape(x0.shape), guided.x0.reshape(x0.shape))
 
 
@@ -107,7 +107,7 @@ def _own_particles(steps_key, particle_key, model, weight, x0, cond, settings) -
     """A step (s, t) for each of x0 [n, ...], its m copies [n, m, ...], and the copies noised to t and guided to s."""
     s, t = draw_steps(steps_key, x0.shape[:1], settings)
     copies = jnp.broadcast_to(x0[:, None], (x0.shape[0], settings.particles, *x0.shape[1:]))
-    return s, copies, guided_particles(particle_key, model, weight, copies, cond, s, t, settings.churn)
+    return s, copies, guided_particles(particle_key, model, weight, copies, cond, t=t, s=s, churn=settings.churn)
 
 
 def self_consistency(
@@ -177,7 +177,7 @@ def per_condition_consistency(
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
     s, t = draw_steps(steps_key, real.shape[:1], settings)
     half = real.shape[1] // 2
-    guided = guided_particles(particle_key, model, weight, real[:, :half], cond, s, t, settings.churn)
+    guided = guided_particles(particle_key, model, weight, real[:, :half], cond, t=t, s=s, churn=settings.churn)
     x_s = _noised(noise_key, model.schedule, real[:, half:], s)
     return grouped_mismatch(guided.y, x_s, settings.beta, settings.lam)
 
@@ -193,7 +193,9 @@ def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, co
     half = x0.shape[0] // 2
     s_each, t_each = jnp.repeat(s, half), jnp.repeat(t, half)
     first = jax.tree.map(lambda c: c[:half], cond)
-    guided = guided_particles(particle_key, model, weight, x0[:half, None], first, s_each, t_each, settings.churn)
+    guided = guided_particles(
+        particle_key, model, weight, x0[:half, None], first, t=t_each, s=s_each, churn=settings.churn
+    )
     x_s = _noised(noise_key, model.schedule, x0[None, half:], s)
     return grouped_mismatch(jnp.swapaxes(guided.y, 0, 1), x_s, settings.beta, settings.lam)
 
@@ -205,11 +207,11 @@ def score_matching(key: Array, model: Model, weight: Weight, x0: Array, cond: Co
     """
     steps_key, particle_key = jax.random.split(key)
     s, t = draw_steps(steps_key, x0.shape[:1], settings)
-    guided = guided_particles(particle_key, model, weight, x0[:, None], cond, s, t, settings.churn)
+    guided = guided_particles(particle_key, model, weight, x0[:, None], cond, t=t, s=s, churn=settings.churn)
     return jnp.mean(jnp.sum((guided.x0 - x0[:, None]).reshape(x0.shape[0], -1) ** 2, axis=-1))
 
 
-def update(optimizer: optax.GradientTransformation, loss, params, opt_state, key: Array):
+def update(key: Array, optimizer: optax.GradientTransformation, loss, params, opt_state):
     """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"})."""
     return _applied(optimizer, params, opt_state, *jax.value_and_grad(loss)(params, key))
 

@@ -300,7 +300,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 1)
 
 
-def bridge(schedule: Schedule, t: Array, s: Array) -> tuple[Array, Array, Array]:
+def bridge(schedule: Schedule, *, t: Array, s: Array) -> tuple[Array, Array, Array]:
     """(A, B, V) of p(x_s | x_t, x_0) = N(A x_t + B x_0, V I), s <= t, exact at s = 0, at s = t and where alpha_t = 0.
 
     The churn-1 `transition` of the samplers, on purpose derived a second time: ground truth shares no code with them.
@@ -317,18 +317,18 @@ def bridge(schedule: Schedule, t: Array, s: Array) -> tuple[Array, Array, Array]
     return q * sigma_ratio, alpha_s * lost, sigma_s**2 * lost
 
 
-def reverse_kernel(mixture: Mixture, schedule: Schedule, x: Array, t: Array, s: Array, cond: Array) -> Law:
+def reverse_kernel(mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Array) -> Law:
     """p(x_s | x_t, cond) = E[p(x_s | x_t, x_0) | x_t, cond] for each sample, s <= t, exact for steps of any size.
 
     Each posterior mode N(mu, T) goes to N(A x_t + B mu, B^2 T + V I), with (A, B, V) from `bridge`.
     """
-    a, b, v = (_per_mode(coefficient) for coefficient in bridge(schedule, t, s))
+    a, b, v = (_per_mode(coefficient) for coefficient in bridge(schedule, t=t, s=s))
     law = posterior(mixture, schedule, x, t, cond)
     return law._replace(means=a * x[:, None] + b * law.means, variances=b**2 * law.variances + v)
 
 
 def reverse_sample(
-    key: Array, mixture: Mixture, schedule: Schedule, x: Array, t: Array, s: Array, cond: Array
+    key: Array, mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Array
 ) -> Array:
     """Exact draws x_s ~ p(x_s | x_t, cond), [n, d]. key: one key, or one per sample [n]."""
-    return law_sample(key, reverse_kernel(mixture, schedule, x, t, s, cond))
+    return law_sample(key, reverse_kernel(mixture, schedule, x, t=t, s=s, cond=cond))

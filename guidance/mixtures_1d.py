@@ -78,7 +78,7 @@ def _line(law: Law) -> tuple[Array, Array]:
     return law.means[..., 0], jnp.sqrt(law.variances[..., 0])
 
 
-def flow_map(mixture: Mixture, schedule: Schedule, x: Array, t: Array, s: Array, cond: Array) -> Array:
+def flow_map(mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Array) -> Array:
     """X_{t->s}(x) = F_s^-1(F_t(x)): the probability-flow ODE of p(. | cond) from x [n, 1] at t [n] to s [n]; [n, 1].
 
     Goes either way in time. Differentiable in x, t, s and the mixture, to any order (implicit function theorem).

@@ -1,7 +1,8 @@
 """The protocols: the few types that every part of the project speaks. Read this file first.
 
 Conventions. Time `t` lies in [0, 1]: 0 is data, 1 is noise, x_t = alpha(t) x_0 + sigma(t) eps; a step goes from `t`
-down to `s < t`. Batch axis first; `t`, `s` and `omega` have shape [batch]. `omega = 0` is unguided:
+down to `s < t`. Batch axis first; `t`, `s` and `omega` have shape [batch]. Whatever takes both times takes them by
+keyword, so that they cannot be exchanged; random keys come first. `omega = 0` is unguided:
 
     guided = D_c + omega (D_c - D_u)          scale = 1 + omega (what diffusers and the Imagen paper print)
 
@@ -22,8 +23,8 @@ State = Any  # a pytree; () for guides without memory
 # (x [batch, ...], t [batch], cond) -> x0-prediction [batch, ...]. Every network is wrapped into this, once.
 Denoise = Callable[[Array, Array, Cond], Array]
 
-# (s [batch], t [batch], cond) -> omega [batch]
-Weight = Callable[[Array, Array, Cond], Array]
+# (*, t [batch], s [batch], cond) -> omega [batch], for the step from t down to s
+Weight = Callable[..., Array]
 
 # (x0 [batch, ...], cond) -> reward [batch]
 Reward = Callable[[Array, Cond], Array]
@@ -90,19 +91,19 @@ class Guide(NamedTuple):
     """A rule with its weight and its branches; the counterpart of optax.GradientTransformation.
 
     init: x [batch, ...] -> state.
-    apply: (state, denoise, schedule, x, t, s, cond) -> (state, Guided).
+    apply: (state, denoise, schedule, x, *, t, s, cond) -> (state, Guided).
     """
 
     init: Callable[[Array], State]
     apply: Callable[..., tuple[State, Guided]]
 
 
-# (keys [batch], x_t, Guided, t [batch], s [batch], Schedule) -> x_s. Deterministic steps ignore the keys.
-Step = Callable[[Array, Array, Guided, Array, Array, Schedule], Array]
+# (keys [batch], x_t, Guided, *, t [batch], s [batch], schedule) -> x_s. Deterministic steps ignore the keys.
+Step = Callable[..., Array]
 
-# (carry, x, t [batch], s [batch]) -> (carry, Guided): asks the guide at (x, t) for a step to s. The carry holds the
+# (carry, x, *, t [batch], s [batch]) -> (carry, Guided): asks the guide at (x, t) for a step to s. The carry holds the
 # guide's state and the count of network evaluations; solvers hand it on and never look inside.
-Evaluate = Callable[[State, Array, Array, Array], tuple[State, Guided]]
+Evaluate = Callable[..., tuple[State, Guided]]
 
 
 class Solver(NamedTuple):
@@ -111,7 +112,7 @@ class Solver(NamedTuple):
     A `Step` is the common special case, one evaluation and no memory; whatever takes a solver takes a step.
 
     init: x [batch, ...] -> memory; () for solvers without.
-    apply: (memory, carry, keys [batch], evaluate, x, t [batch], s [batch], schedule) -> (memory, carry, x_s).
+    apply: (keys [batch], memory, carry, evaluate, x, *, t [batch], s [batch], schedule) -> (memory, carry, x_s).
     """
 
     init: Callable[[Array], State]

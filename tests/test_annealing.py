@@ -137,7 +137,7 @@ def test_a_few_updates_lower_the_loss_and_find_that_lambda_matters():
     @jax.jit
     def train(params):
         def body(carry, key):
-            params, state, _ = learning.update(optimizer, loss, *carry, key)
+            params, state, _ = learning.update(key, optimizer, loss, *carry)
             return (params, state), None
 
         (params, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), jax.random.split(jax.random.key(0), 60))

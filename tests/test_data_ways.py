@@ -28,7 +28,7 @@ def test_the_way_through_sampling():
 
     grid = uniform_grid(50)  # times from 1 (noise) to 0 (data)
     x_1 = initial_noise(start_key, SCHEDULE, grid, (1,), jnp.arange(n))  # one key per sample id
-    weight = weights.constant(1.0)  # how much: (s, t, cond) -> omega
+    weight = weights.constant(1.0)  # how much: (*, t, s, cond) -> omega
     guide = guides.cfg(weight, DATA.null)  # rule + weight + branches
     step = ddim()  # one update x_t -> x_s
 
@@ -70,10 +70,10 @@ def _learn(denoise):
         return learning.self_consistency(loss_key, model, weight, x0, cond, OneStep())  # one guided step against truth
 
     def body(carry, key):
-        params, opt_state, _ = learning.update(optimizer, loss, *carry, key)
+        params, opt_state, _ = learning.update(key, optimizer, loss, *carry)
         return (params, opt_state), None
 
-    params = net.init(jax.random.key(1), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    params = net.init(jax.random.key(1), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=jnp.zeros(1, jnp.int32))
     keys = jax.random.split(jax.random.key(2), 150)
     (params, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), keys)
     return weights.learned(net, params, SCHEDULE, gap_min=OneStep().delta)
@@ -96,7 +96,9 @@ def test_the_way_through_learning():
 
     t = jnp.linspace(0.6, 0.9, 7)
     exact, repaired = _learn(WELL_TRAINED), _learn(UNDER_TRAINED)
-    omega_exact, omega_repaired = (float(jnp.mean(w(t - 0.1, t, jnp.zeros(7, int)))) for w in (exact, repaired))
+    omega_exact, omega_repaired = (
+        float(jnp.mean(w(t=t, s=t - 0.1, cond=jnp.zeros(7, int)))) for w in (exact, repaired)
+    )
     assert omega_exact < 0.15
     assert omega_repaired > 0.5  # a perfect repair would be 1
     learned_guide = guides.cfg(repaired, DATA.null)

@@ -24,7 +24,7 @@ def _setting():
 
 @jax.jit
 def _jitted(guide, denoise, schedule, x):
-    state, out = guide.apply(guide.init(x), denoise, schedule, x, T, S, LABELS)
+    state, out = guide.apply(guide.init(x), denoise, schedule, x, t=T, s=S, cond=LABELS)
     assert state == ()
     return out
 

@@ -25,7 +25,7 @@ def _setting():
 
 
 def _apply(guide, denoise, x, labels=LABELS):
-    apply = jax.jit(lambda guide, x: guide.apply(guide.init(x), denoise, RF, x, T, S, labels)[1])
+    apply = jax.jit(lambda guide, x: guide.apply(guide.init(x), denoise, RF, x, t=T, s=S, cond=labels)[1])
     return apply(guide, x)
 
 
@@ -37,7 +37,7 @@ def _counts(out):
     return {name: int(n) for name, n in out.nfe.items()}
 
 
-def _everything(null):
+def everything(null):
     weak = Partial(lambda x, t, cond: 0.9 * x)
     logits = Partial(lambda x0: -jnp.sum((x0[:, None, :] - oracles.toy2().means[None]) ** 2, axis=-1))
     return {
@@ -52,7 +52,7 @@ def _everything(null):
     }
 
 
-NAMES = sorted(_everything(4))
+NAMES = sorted(everything(4))
 
 
 @pytest.mark.parametrize("name, schedule", paired(NAMES))
@@ -65,7 +65,7 @@ def test_sampling_is_finite_counted_and_differentiable(name, schedule):
         out = sampling.sample(jax.random.key(1), denoise, guide, sampling.ddim(), schedule, grid, x, labels)
         return jnp.sum(out.x0), out.nfe
 
-    guide = _everything(toy.null)[name]
+    guide = everything(toy.null)[name]
     x = sampling.initial_noise(jax.random.key(0), schedule, grid, (2,), jnp.arange(4))
     (value, nfe), gradient = jax.jit(jax.value_and_grad(total, argnums=1, has_aux=True))(guide, x)
     chex.assert_tree_all_finite((value, gradient))
@@ -168,9 +168,9 @@ def test_each_sample_stops_for_itself():
     x, labels = jnp.ones((2, 2)), jnp.asarray([0, 1])
     guide = guides.early_stopping(rules.cfg, TWO, 4, 0.99)
     t, s = jnp.full(2, 0.9), jnp.full(2, 0.8)
-    state, _ = guide.apply(guide.init(x), agreeing, RF, x, t, s, labels)
+    state, _ = guide.apply(guide.init(x), agreeing, RF, x, t=t, s=s, cond=labels)
     assert state[1].tolist() == [True, False]
-    _, out = guide.apply(state, agreeing, RF, x, t, s, labels)
+    _, out = guide.apply(state, agreeing, RF, x, t=t, s=s, cond=labels)
     positive = agreeing(x, t, labels)
     chex.assert_trees_all_close(out.x0[0], positive[0])
     chex.assert_trees_all_close(out.x0[1], 3 * positive[1], rtol=1e-6)

@@ -39,13 +39,15 @@ def test_l2g_10_the_guided_step_is_affine_in_omega(x64):
     @jax.jit
     def at(omega, churn):
         weight = weights.constant(omega)
-        return learning.guided_particles(jax.random.key(0), oracles.hg_model(), weight, particles, cond, s, t, churn)
+        return learning.guided_particles(
+            jax.random.key(0), oracles.hg_model(), weight, particles, cond, t=t, s=s, churn=churn
+        )
 
     for churn in (0.0, 0.6, 1.0):
         zero, one, other = (at(omega, churn) for omega in (0.0, 1.0, 2.7))
         line = lambda a, b: a + 2.7 * (b - a)  # noqa: E731
         chex.assert_trees_all_close(other, jax.tree.map(line, zero, one), atol=1e-12)
-        slope = transition(RF, s, t, churn)[1][:, None, None] * (one.x0 - zero.x0)
+        slope = transition(RF, t=t, s=s, churn=churn)[1][:, None, None] * (one.x0 - zero.x0)
         chex.assert_trees_all_close(one.y - zero.y, slope, atol=1e-12)
 
 
@@ -59,8 +61,10 @@ def test_gradient_is_the_analytic_affine_one(x64):
 
     @jax.jit
     def particles(omegas):
-        weight = lambda s, t, cond: omegas  # noqa: E731
-        return learning.guided_particles(jax.random.key(0), oracles.hg_model(), weight, copies, cond, s, t, 0.5).y
+        weight = lambda *, t, s, cond: omegas  # noqa: E731
+        return learning.guided_particles(
+            jax.random.key(0), oracles.hg_model(), weight, copies, cond, t=t, s=s, churn=0.5
+        ).y
 
     gradient = jax.jit(jax.grad(lambda omegas: grouped_mismatch(particles(omegas), x_s, beta, lam)))(omegas)
     y, x = np.asarray(particles(omegas)), np.asarray(x_s)
@@ -157,7 +161,7 @@ def test_a_step_on_the_reward_term_raises_the_mean_reward():
         s, t = jnp.full(64, 0.3), jnp.full(64, 0.6)
         particles = jnp.repeat(x0[:, None], 4, axis=1)
         guided = learning.guided_particles(
-            jax.random.key(1), oracles.hg_model(), weights.constant(omega), particles, cond, s, t, 1.0
+            jax.random.key(1), oracles.hg_model(), weights.constant(omega), particles, cond, t=t, s=s, churn=1.0
         )
         return jnp.mean(_reward(guided.x0.reshape(256, -1), None))
 
@@ -212,7 +216,7 @@ def test_per_condition_consistency_has_its_closed_form_mean(churn, omega):
     """Points: y ~ N(alpha_s c + omega B c, s^2), x_s ~ N(alpha_s c, s^2). At omega = 0 the laws agree exactly."""
     s, t = 0.4, 0.6
     values = _per_condition_losses(omega, oracles.traced(oracles.steps_at(s, t, churn, beta=1.0)))
-    b = float(transition(RF, jnp.asarray(s), jnp.asarray(t), churn)[1])
+    b = float(transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=churn)[1])
     shifts = omega * b * np.asarray(POINTS_AT)
     repulsion = _folded(0.0, s * 2**0.5)
     expected = np.mean([_folded(shift, s * 2**0.5) for shift in shifts]) - 0.5 * repulsion
@@ -226,7 +230,7 @@ def test_marginal_consistency_has_its_closed_form_mean(omega):
     """The same data pooled: mixtures of three Gaussians on both sides, all labels equally often."""
     s, t = 0.4, 0.6
     values = _marginal_losses(omega, oracles.traced(oracles.steps_at(s, t, 1.0, beta=1.0)))
-    b = float(transition(RF, jnp.asarray(s), jnp.asarray(t), 1.0)[1])
+    b = float(transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=1.0)[1])
     c = np.asarray(POINTS_AT, np.float64)
     x, y = (1 - s) * c, (1 - s) * c + omega * b * c
     mean_distance = lambda a, b: np.mean([_folded(p - q, s * 2**0.5) for p in a for q in b])  # noqa: E731
@@ -256,7 +260,7 @@ def test_group_objectives_compare_independent_samples(name):
         return learning.per_condition_consistency(key, model, weight, x0[None], jnp.zeros(1, int), config)
 
     values = jax.jit(jax.vmap(loss))(jax.random.split(jax.random.key(2), 8000))
-    a, b, noise = (float(c) for c in transition(RF, jnp.asarray(s), jnp.asarray(t), churn))
+    a, b, noise = (float(c) for c in transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=churn))
     var_t, var_s = (1 - t) ** 2 * v + t**2, (1 - s) ** 2 * v + s**2
     var_y = (a + b * (1 - t) * v / var_t) ** 2 * var_t + noise
     expected = _folded(0.0, (var_y + var_s) ** 0.5) - 0.5 * _folded(0.0, (2 * var_y) ** 0.5)
@@ -334,7 +338,7 @@ def test_update_is_one_optimiser_step():
     optimizer = optax.sgd(0.25)
     params = {"a": jnp.asarray([3.0, 4.0])}
     loss = lambda params, key: jnp.sum(params["a"] ** 2) / 2  # noqa: E731
-    params, _, metrics = learning.update(optimizer, loss, params, optimizer.init(params), jax.random.key(0))
+    params, _, metrics = learning.update(jax.random.key(0), optimizer, loss, params, optimizer.init(params))
     chex.assert_trees_all_close(params["a"], jnp.asarray([2.25, 3.0]))
     assert float(metrics["loss"]) == 12.5 and float(metrics["gradient_norm"]) == 5.0
 
@@ -349,7 +353,7 @@ def test_updates_find_the_l2_optimum():
         return learning.l2(key, oracles.hg_model(), weights.constant(params), x0, cond, oracles.steps_at(0.5, 0.6))
 
     def body(carry, key):
-        params, state, _ = learning.update(optimizer, loss, *carry, key)
+        params, state, _ = learning.update(key, optimizer, loss, *carry)
         return (params, state), None
 
     start = (jnp.asarray(0.0), optimizer.init(jnp.asarray(0.0)))

@@ -44,7 +44,7 @@ class Spied:
         self.weighed, self.denoised = [], []
         self.model = learning.Model(self.denoise, LINE, NULL)
 
-    def weight(self, s, t, cond):
+    def weight(self, *, t, s, cond):
         self.weighed.append(tuple(map(np.asarray, (s, t, cond))))
         return omega(s, t, cond)
 

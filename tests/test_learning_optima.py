@@ -81,7 +81,7 @@ L2_CASES = [
 @pytest.mark.parametrize("s, t, churn, expected", L2_CASES)
 def test_l2g_1_formula_of_the_l2_optimum(s, t, churn, expected, x64):
     """L2G-1: omega* = A alpha_t/B = (alpha_s - B)/B, from the coefficients of our own transition."""
-    a, b, _ = (float(c) for c in transition(RF, jnp.asarray(s), jnp.asarray(t), churn))
+    a, b, _ = (float(c) for c in transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=churn))
     assert a * (1 - t) / b == pytest.approx(expected, abs=1e-9)
     assert (1 - s - b) / b == pytest.approx(expected, abs=1e-9)
     assert oracles.omega_l2(RF, s, t, churn) == pytest.approx(expected, abs=1e-9)
@@ -137,7 +137,7 @@ def test_l2g_6_weak_repulsion_overguides(s, t, churn, expected):
 @functools.partial(jax.jit, static_argnames=("particles", "beta", "lam"))
 def _optima_with_shared_noise(s, t, churn, particles, beta, lam):
     """A local variant with the fault of L2G-7: x_s and x_t are noised by the same eps."""
-    a, b, v = transition(RF, s, t, churn)
+    a, b, v = transition(RF, t=t, s=s, churn=churn)
 
     def one(key):
         data_key, eps_key, churn_key = jax.random.split(key, 3)

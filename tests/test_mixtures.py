@@ -109,14 +109,14 @@ def test_posterior_and_reverse_kernel_obey_bayes(form, name):
 
         p_t = mixtures.log_density(mixture, schedule, x, t, cond)
         for earlier in (jnp.zeros_like(t), s):
-            kernel = mixtures.reverse_kernel(mixture, schedule, x, t, earlier, cond)
+            kernel = mixtures.reverse_kernel(mixture, schedule, x, t=t, s=earlier, cond=cond)
             forward = (schedule.alpha(t) / schedule.alpha(earlier))[:, None]
             spread = schedule.sigma(t) ** 2 - forward[:, 0] ** 2 * schedule.sigma(earlier) ** 2
             right = mixtures.log_density(mixture, schedule, y, earlier, cond) + gaussian(x, forward * y, spread)
             np.testing.assert_allclose(mixtures.law_log_density(kernel, y) + p_t, right, rtol=1e-8)
         law = mixtures.posterior(mixture, schedule, x, t, cond)
         chex.assert_trees_all_close(
-            law, mixtures.reverse_kernel(mixture, schedule, x, t, jnp.zeros_like(t), cond), atol=1e-12
+            law, mixtures.reverse_kernel(mixture, schedule, x, t=t, s=jnp.zeros_like(t), cond=cond), atol=1e-12
         )
         np.testing.assert_allclose(mixtures.law_mean(law), mixtures.denoise(mixture, schedule)(x, t, cond), rtol=1e-12)
 
@@ -160,18 +160,18 @@ def test_the_two_ends_of_time(form):
         schedule = schedules.by_name(name)
         denoise = mixtures.denoise(mixture, schedule)
         np.testing.assert_allclose(denoise(x, zero, cond), x, rtol=1e-5, atol=1e-5)
-        still = mixtures.reverse_kernel(mixture, schedule, x, half, half, cond)
+        still = mixtures.reverse_kernel(mixture, schedule, x, t=half, s=half, cond=cond)
         np.testing.assert_allclose(still.means - x[:, None], np.zeros_like(still.means), atol=1e-5)
         np.testing.assert_allclose(still.variances, np.zeros_like(still.variances), atol=1e-6)
         for t, s in ((zero, zero), (one, zero), (one, half), (one, one)):
-            drawn = mixtures.reverse_sample(jax.random.key(0), mixture, schedule, x, t, s, cond)
+            drawn = mixtures.reverse_sample(jax.random.key(0), mixture, schedule, x, t=t, s=s, cond=cond)
             assert np.isfinite(drawn).all()
     for name in ("rectified_flow", "cosine"):  # alpha = 0 at t = 1: x says nothing
         schedule = schedules.by_name(name)
         np.testing.assert_allclose(
             mixtures.denoise(mixture, schedule)(x, one, cond), mixtures.moments(mixture, cond)[0], rtol=1e-5, atol=1e-6
         )
-        kernel = mixtures.reverse_kernel(mixture, schedule, x, one, half, cond)
+        kernel = mixtures.reverse_kernel(mixture, schedule, x, t=one, s=half, cond=cond)
         chex.assert_trees_all_close(
             mixtures.law_log_density(kernel, x), mixtures.log_density(mixture, schedule, x, half, cond), rtol=1e-5
         )
@@ -182,7 +182,7 @@ def test_bridge_keeps_the_marginals_and_has_the_published_values():
         s, t = (jnp.array(v) for v in zip((0.5, 0.6), (0.3, 0.5), (0.4, 0.9), (0.01, 0.99), strict=True))
         for name in NAMES:
             schedule = schedules.by_name(name)
-            a, b, v = mixtures.bridge(schedule, t, s)
+            a, b, v = mixtures.bridge(schedule, t=t, s=s)
             np.testing.assert_allclose(a * schedule.alpha(t) + b, schedule.alpha(s), rtol=1e-12)
             np.testing.assert_allclose(a**2 * schedule.sigma(t) ** 2 + v, schedule.sigma(s) ** 2, rtol=1e-12)
         published = [  # KER-5, churn 1
@@ -190,7 +190,7 @@ def test_bridge_keeps_the_marginals_and_has_the_published_values():
             (0.25714286, 0.57142857, 0.07346939),
             (0.03292181, 0.59670782, 0.15912209),
         ]
-        actual = mixtures.bridge(schedules.by_name("rectified_flow"), t[:3], s[:3])
+        actual = mixtures.bridge(schedules.by_name("rectified_flow"), t=t[:3], s=s[:3])
         np.testing.assert_allclose(np.stack(actual, -1), published, atol=1e-8)
 
 
@@ -250,7 +250,7 @@ def test_reverse_chain_carries_the_marginal_to_the_data(name, form):
         jnp.full(n, times[0]),
     )
     for key, t, s in zip(keys[2:], times, [*times[1:], jnp.zeros(())], strict=True):
-        x = step(key, mixture, schedule, x, jnp.full(n, t), jnp.full(n, s), cond)
+        x = step(key, mixture, schedule, x, t=jnp.full(n, t), s=jnp.full(n, s), cond=cond)
         a, sig = float(schedule.alpha(s)), float(schedule.sigma(s))
         for c in range(3):
             mean, covariance = (np.asarray(m)[0] for m in mixtures.moments(mixture, jnp.array([c])))
@@ -269,10 +269,10 @@ def test_draws_in_three_dimensions_have_the_given_covariance():
     np.testing.assert_allclose(mixtures.moments(mixture, cond[:1])[1][0], covariance, rtol=1e-4, atol=1e-5)
     schedule = schedules.by_name("rectified_flow")
     noise = jax.random.normal(jax.random.key(0), (n, 3))
-    backwards = (mixture, schedule, noise, jnp.ones(n), jnp.zeros(n), cond)
+    ends = {"t": jnp.ones(n), "s": jnp.zeros(n)}
     for x in (
         mixtures.sample(jax.random.key(1), mixture, cond),
-        mixtures.reverse_sample(jax.random.key(2), *backwards),
+        mixtures.reverse_sample(jax.random.key(2), mixture, schedule, noise, **ends, cond=cond),
     ):
         squares = np.einsum("nd,ne->nde", x, x)
         assert (np.abs(squares.mean(0) - covariance) < 5 * oracles.standard_error(squares)).all()

@@ -204,7 +204,7 @@ def _laws(grid, omega):
         mean, variance = 0.0, grid[0] ** 2
         path = [(mean, variance)]
         for t, s in zip(grid[:-1], grid[1:], strict=True):
-            a, b, _ = (float(c) for c in transition(RF, jnp.asarray(s), jnp.asarray(t), 0.0))
+            a, b, _ = (float(c) for c in transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=0.0))
             k_c, k_u = ((1 - t) * v / ((1 - t) ** 2 * v + t**2) for v in (VARIANCE, NULL_VARIANCE))
             slope = (1 + omega) * k_c - omega * k_u
             offset = (1 + omega) * (m - k_c * (1 - t) * m)

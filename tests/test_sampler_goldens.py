@@ -169,7 +169,7 @@ def _prediction(model: _Model, x, alpha, sigma, timestep):
 class _Ask:
     model: _Model
 
-    def __call__(self, times, stamps, state, denoise, schedule, x, t, s, cond):
+    def __call__(self, times, stamps, state, denoise, schedule, x, *, t, s, cond):
         timestep, alpha, sigma = (a[0] for a in (jnp.interp(t, times, stamps), schedule.alpha(t), schedule.sigma(t)))
         x0, eps = _prediction(self.model, x, alpha, sigma, timestep)
         x0 = _limited(self.model.limits, x0)

@@ -125,7 +125,11 @@ def test_ddim_converges_to_the_gaussian_flow_with_order_1(name, x64):
 def _moments_after(schedule, grid, churn, mean, variance, m, v):
     """The recursion of mean and variance under the kernel with D = m + k (x - alpha m): affine, so exact."""
     grid = jnp.asarray(grid)
-    steps = (*transition(schedule, grid[1:], grid[:-1], churn), schedule.alpha(grid[:-1]), schedule.sigma(grid[:-1]))
+    steps = (
+        *transition(schedule, t=grid[:-1], s=grid[1:], churn=churn),
+        schedule.alpha(grid[:-1]),
+        schedule.sigma(grid[:-1]),
+    )
     for a, b, noise, alpha, sigma in zip(*(np.asarray(column, np.float64) for column in steps), strict=True):
         k = alpha * v / (alpha**2 * v + sigma**2)
         mean = (a + b * k) * mean + b * (m - k * alpha * m)

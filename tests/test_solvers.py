@@ -190,7 +190,7 @@ def test_unknown_unipc(order, variant, message):
 
 
 def _fixed_guide(x0, eps):
-    def apply(state, denoise, schedule, x, t, s, cond):
+    def apply(state, denoise, schedule, x, *, t, s, cond):
         return state, Guided(x0, eps, {"positive": jnp.ones((), jnp.int32)})
 
     return Guide(lambda x: (), apply)
@@ -214,7 +214,7 @@ def test_a_guide_sees_evaluations_in_order():
     step is x0 = 3.
     """
 
-    def apply(n, denoise, schedule, x, t, s, cond):
+    def apply(n, denoise, schedule, x, *, t, s, cond):
         n = n + 1
         x0 = jnp.full_like(x, n)
         return n, Guided(x0, (x - (1 - t[:, None]) * x0) / t[:, None], {"positive": jnp.ones((), jnp.int32)})

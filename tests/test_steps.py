@@ -26,7 +26,7 @@ def test_ker_1_marginals_are_kept(name, churn, x64):
     """KER-1: A alpha_t + B = alpha_s and A^2 sigma_t^2 + V = sigma_s^2."""
     schedule = SCHEDULES[name]()
     s, t = (jnp.asarray(column) for column in zip(*PAIRS, strict=True))
-    a, b, v = transition(schedule, s, t, churn)
+    a, b, v = transition(schedule, t=t, s=s, churn=churn)
     # 1e-12 of the values, which are below one but for the EDM schedule
     chex.assert_trees_all_close(a * schedule.alpha(t) + b, schedule.alpha(s), atol=1e-12)
     chex.assert_trees_all_close(a**2 * schedule.sigma(t) ** 2 + v, schedule.sigma(s) ** 2, rtol=1e-12, atol=1e-12)
@@ -48,7 +48,7 @@ def test_ker_2_the_printed_square_breaks_the_variance(x64):
     assert error(power=1) < 1e-12
     for s, t in PAIRS[:3]:
         for e in CHURNS:
-            a, _, v = transition(RF, jnp.asarray(s), jnp.asarray(t), e)
+            a, _, v = transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=e)
             chex.assert_trees_all_close((a, v), jax.tree.map(jnp.asarray, coefficients(s, t, e, 1)), atol=1e-12)
 
 
@@ -60,16 +60,16 @@ def test_ker_3_churn_1_is_the_ddpm_posterior(name, x64):
     k, var_s, var_t = schedule.alpha(t) / schedule.alpha(s), schedule.sigma(s) ** 2, schedule.sigma(t) ** 2
     u = var_t - k**2 * var_s
     expected = (k * var_s / var_t, schedule.alpha(s) * u / var_t, u * var_s / var_t)
-    chex.assert_trees_all_close(transition(schedule, s, t, 1.0), expected, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(transition(schedule, t=t, s=s, churn=1.0), expected, rtol=1e-10, atol=1e-12)
     # the ground truth of the mixtures derives the same kernel on its own
     chex.assert_trees_all_close(
-        transition(schedule, s, t, 1.0), mixtures.bridge(schedule, t, s), rtol=1e-10, atol=1e-12
+        transition(schedule, t=t, s=s, churn=1.0), mixtures.bridge(schedule, t=t, s=s), rtol=1e-10, atol=1e-12
     )
 
 
 def test_ker_4_churn_0_is_euler(x64):
     """KER-4: x_s = x_t - (t - s) v with v = (x_t - x0)/t, and no noise."""
-    a, b, v = transition(RF, jnp.asarray(0.4), jnp.asarray(0.9), 0.0)
+    a, b, v = transition(RF, t=jnp.asarray(0.9), s=jnp.asarray(0.4), churn=0.0)
     chex.assert_trees_all_close((a, b, v), jax.tree.map(jnp.asarray, (1 - 0.5 / 0.9, 0.5 / 0.9, 0.0)), atol=1e-15)
 
 
@@ -86,7 +86,7 @@ def test_ker_4_churn_0_is_euler(x64):
     ],
 )
 def test_ker_5_reference_coefficients(s, t, churn, expected, x64):
-    got = transition(RF, jnp.asarray(s), jnp.asarray(t), churn)
+    got = transition(RF, t=jnp.asarray(t), s=jnp.asarray(s), churn=churn)
     chex.assert_trees_all_close(got, jax.tree.map(jnp.asarray, expected), atol=1e-7)
 
 
@@ -96,10 +96,10 @@ def test_transition_is_finite_at_the_ends(name, churn):
     """At s = 0 the clean prediction is taken as it is; at t = 1 nothing overflows, and gradients neither."""
     schedule = SCHEDULES[name]()
     s, t = jnp.asarray([0.0, 0.5, 0.0]), jnp.asarray([0.5, 1.0, 1.0])
-    a, b, v = transition(schedule, s, t, churn)
+    a, b, v = transition(schedule, t=t, s=s, churn=churn)
     chex.assert_tree_all_finite((a, b, v))
     chex.assert_trees_all_close((a[0], b[0], v[0]), jax.tree.map(jnp.float32, (0.0, 1.0, 0.0)), atol=1e-6)
-    gradient = jax.grad(lambda e: sum(jnp.sum(c) for c in transition(schedule, s, t, e)))(churn)
+    gradient = jax.grad(lambda e: sum(jnp.sum(c) for c in transition(schedule, t=t, s=s, churn=e)))(churn)
     chex.assert_tree_all_finite(gradient)
 
 
@@ -123,16 +123,16 @@ def test_steps_follow_the_transition(name, churn, x64):
     eps = (x - schedule.alpha(t)[:, None] * x0) / schedule.sigma(t)[:, None]
     guided = Guided(x0, eps, {})
     z = jax.vmap(lambda key: jax.random.normal(key, (4,), x.dtype))(keys.copy())
-    a, b, v = (c[:, None] for c in transition(schedule, s, t, churn))
-    got = churned_ddim(churn)(jax.random.clone(keys), x, guided, t, s, schedule)
+    a, b, v = (c[:, None] for c in transition(schedule, t=t, s=s, churn=churn))
+    got = churned_ddim(churn)(jax.random.clone(keys), x, guided, t=t, s=s, schedule=schedule)
     chex.assert_trees_all_close(got, a * x + b * x0 + jnp.sqrt(v) * z, rtol=1e-9, atol=1e-11)
     if churn == 0.0:
-        chex.assert_trees_all_close(ddim()(None, x, guided, t, s, schedule), got, rtol=1e-12, atol=1e-12)
+        chex.assert_trees_all_close(ddim()(None, x, guided, t=t, s=s, schedule=schedule), got, rtol=1e-12, atol=1e-12)
 
 
 def test_ddim_keeps_the_noise_that_the_guide_names():
     """x_s = alpha_s x0 + sigma_s eps with the two members of Guided taken apart (as CFG++ needs)."""
     _, x, x0 = _point()
     guided = Guided(x0, jnp.ones_like(x), {})
-    got = ddim()(None, x, guided, jnp.full(3, 0.7), jnp.full(3, 0.25), RF)
+    got = ddim()(None, x, guided, t=jnp.full(3, 0.7), s=jnp.full(3, 0.25), schedule=RF)
     chex.assert_trees_all_close(got, 0.75 * x0 + 0.25, rtol=1e-6)

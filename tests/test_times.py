@@ -14,7 +14,7 @@ from guidance.sampling.solvers import _raised
 from guidance.times import EDGE, within
 
 ROUNDING = 2e-7  # of float32 times, with room
-_omega = jax.jit(lambda weight, t: weight(t, t, jnp.zeros(t.shape, int)))
+_omega = jax.jit(lambda weight, t: weight(t=t, s=t, cond=jnp.zeros(t.shape, int)))
 
 
 def exactly(steps, lo, hi):
@@ -74,7 +74,7 @@ def test_nothing_above_zero_counts_as_zero():
 def test_learned_and_typed_intervals_guide_the_same_steps():
     """The comparison of the tables: the same bounds, the same steps; a bound that no step meets moves nothing."""
     net = weights.GuidanceNet(condition="none", width=4, depth=2, time_width=4)
-    params = net.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), None)
+    params = net.init(jax.random.key(0), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=None)
     for steps, lo, hi in [(50, 0.0, 0.2), (25, 0.2, 0.8), (20, 0.05, 0.15), (10, 0.25, 0.61)]:
         learned = weights.learned(net, params, schedules.cosine(), interval=(lo, hi))
         grid = uniform_grid(steps)

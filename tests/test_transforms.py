@@ -47,18 +47,18 @@ NET = weights.GuidanceNet(condition="label", num_classes=4, width=8, depth=2, ti
 
 
 def _net_params():
-    return NET.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    return NET.init(jax.random.key(0), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=jnp.zeros(1, jnp.int32))
 
 
 def _learned(s, t):
-    return weights.learned(NET, _net_params(), COSINE, gap_min=0.1)(s, t, LABELS)
+    return weights.learned(NET, _net_params(), COSINE, gap_min=0.1)(t=t, s=s, cond=LABELS)
 
 
 def _guided(guide):
     denoise, _ = _toy()
 
     def apply(x, t, s):
-        out = guide.apply(guide.init(x), denoise, RF, x, t, s, LABELS)[1]
+        out = guide.apply(guide.init(x), denoise, RF, x, t=t, s=s, cond=LABELS)[1]
         return out.x0, out.eps
 
     return apply
@@ -71,7 +71,7 @@ def _cfg(omega, skip=False):
 def _step(step):
     def apply(x, x0, eps, t, s):
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(BATCH))
-        return step(keys, x, Guided(x0, eps, {}), t, s, RF)
+        return step(keys, x, Guided(x0, eps, {}), t=t, s=s, schedule=RF)
 
     return apply
 
@@ -109,7 +109,7 @@ def _update(a):
 
     optimizer = optax.adam(0.1)
     return learning.update(
-        optimizer, lambda p, key: jnp.sum((p - a) ** 2), a * 0, optimizer.init(a), jax.random.key(0)
+        jax.random.key(0), optimizer, lambda p, key: jnp.sum((p - a) ** 2), a * 0, optimizer.init(a)
     )
 
 
@@ -121,15 +121,18 @@ CASES = {
     "diffuse": (lambda x, y, t: schedules.diffuse(COSINE, x, y, t), (X, Y, T)),
     "noise_level": (lambda t: schedules.noise_level(COSINE, t), (T,)),
     "eps_from_x0": (lambda x, y, t: predictions.eps_from_x0(COSINE, x, y, t), (X, Y, T)),
-    "transition": (lambda s, t: transition(COSINE, s, t, 0.5), (S, T)),
+    "transition": (lambda s, t: transition(COSINE, t=t, s=s, churn=0.5), (S, T)),
     "ddim": (_step(ddim()), (X, Y, X + 1, T, S)),
     "churned_ddim": (_step(churned_ddim(0.5)), (X, Y, X + 1, T, S)),
     "cfg": (rules.cfg, (X, Y, OMEGA)),
     "unguided rule": (rules.unguided, (X, Y, OMEGA)),
-    "constant": (lambda s, t: weights.constant(2.0)(s, t, LABELS), (S, T)),
-    "interval": (lambda s, t: weights.interval(2.0, 0.4, 0.8)(s, t, LABELS), (S, T)),
-    "clamp_linear": (lambda s, t: weights.clamp_linear(2.0, 1.0)(s, t, LABELS), (S, T)),
-    "table": (lambda s, t: weights.table(uniform_grid(4), jnp.arange(16.0).reshape(4, 4))(s, t, LABELS), (S, T)),
+    "constant": (lambda s, t: weights.constant(2.0)(t=t, s=s, cond=LABELS), (S, T)),
+    "interval": (lambda s, t: weights.interval(2.0, 0.4, 0.8)(t=t, s=s, cond=LABELS), (S, T)),
+    "clamp_linear": (lambda s, t: weights.clamp_linear(2.0, 1.0)(t=t, s=s, cond=LABELS), (S, T)),
+    "table": (
+        lambda s, t: weights.table(uniform_grid(4), jnp.arange(16.0).reshape(4, 4))(t=t, s=s, cond=LABELS),
+        (S, T),
+    ),
     "times_of_noise_level": (lambda t: weights.times_of_noise_level(COSINE, t), (T,)),
     "times_of_log_snr": (lambda t: weights.times_of_log_snr(COSINE, t), (T,)),
     "learned": (_learned, (S, T)),

@@ -15,7 +15,7 @@ EDM = schedules.edm()
 NINE_NODES, NINE_WEIGHTS = np.polynomial.legendre.leggauss(9)
 
 
-_call = jax.jit(lambda weight, s, t: weight(s, t, jnp.zeros(t.shape, int)))
+_call = jax.jit(lambda weight, s, t: weight(t=t, s=s, cond=jnp.zeros(t.shape, int)))
 
 
 def at(weight, t):
@@ -71,7 +71,7 @@ every_weight = pytest.mark.parametrize("name", list(BATTERY))
 def test_shape_dtype_and_finite_ends(name):
     make, knobs = BATTERY[name]
     t = jnp.asarray([0.0, 1e-3, 0.35, 0.5, 1.0])
-    omega = make(*knobs)(t, t, jnp.zeros(5, int))
+    omega = make(*knobs)(t=t, s=t, cond=jnp.zeros(5, int))
     chex.assert_shape(omega, (5,))
     chex.assert_type(omega, t.dtype)
     chex.assert_tree_all_finite(omega)

@@ -23,21 +23,21 @@ S = T - 0.1
 
 
 def test_constant():
-    chex.assert_trees_all_equal(weights.constant(2.0)(S, T, LABELS), jnp.full(4, 2.0))
+    chex.assert_trees_all_equal(weights.constant(2.0)(t=T, s=S, cond=LABELS), jnp.full(4, 2.0))
 
 
 def test_interval_is_half_open():
     """omega on lo < t <= hi, where t is the time at which the step starts."""
     t = jnp.asarray([0.2, 0.2001, 0.5, 0.8, 0.8001])
-    omega = weights.interval(3.0, 0.2, 0.8)(t - 0.1, t, None)
+    omega = weights.interval(3.0, 0.2, 0.8)(t=t, s=t - 0.1, cond=None)
     chex.assert_trees_all_equal(omega, jnp.asarray([0.0, 3.0, 3.0, 3.0, 0.0]))
 
 
 def test_intervals_that_share_a_bound_do_not_overlap():
     t = jnp.linspace(0, 1, 101)
     low, high = weights.interval(1.0, 0.25, 0.5), weights.interval(1.0, 0.5, 1.0)
-    both = low(t, t, None) + high(t, t, None)
-    chex.assert_trees_all_equal(both, weights.interval(1.0, 0.25, 1.0)(t, t, None))
+    both = low(t=t, s=t, cond=None) + high(t=t, s=t, cond=None)
+    chex.assert_trees_all_equal(both, weights.interval(1.0, 0.25, 1.0)(t=t, s=t, cond=None))
     assert float(jnp.max(both)) == 1.0
 
 
@@ -62,7 +62,7 @@ def test_bounds_are_found_in_every_schedule(name, x64):
 
 def test_clamp_linear_formula():
     """scale = max(floor, 2 (1 + omega) (1 - t)): at omega = 1, 4 (1 - t)."""
-    omega = weights.clamp_linear(1.0, 1.0)(S, T, LABELS)
+    omega = weights.clamp_linear(1.0, 1.0)(t=T, s=S, cond=LABELS)
     chex.assert_trees_all_close(1 + omega, jnp.asarray([1.0, 1.6, 2.6, 3.2]), atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_clamp_linear_formula():
 def test_unclamped_ramp_has_the_mean_scale_of_a_constant(omega, x64):
     """The midpoint rule integrates a line exactly."""
     t = (jnp.arange(50) + 0.5) / 50
-    scale = 1 + weights.clamp_linear(omega, 0.0)(t, t, None)
+    scale = 1 + weights.clamp_linear(omega, 0.0)(t=t, s=t, cond=None)
     assert float(jnp.mean(scale)) == pytest.approx(1 + omega, abs=1e-12)
 
 
@@ -80,23 +80,23 @@ def test_table_returns_the_entry_of_its_step():
     for i in range(4):
         t, s = jnp.full(3, grid[i]), jnp.full(3, grid[i + 1])
         labels = jnp.arange(3)
-        chex.assert_trees_all_equal(weights.table(grid, by_step)(s, t, labels), jnp.full(3, by_step[i]))
-        chex.assert_trees_all_equal(weights.table(grid, by_class)(s, t, labels), by_class[i])
+        chex.assert_trees_all_equal(weights.table(grid, by_step)(t=t, s=s, cond=labels), jnp.full(3, by_step[i]))
+        chex.assert_trees_all_equal(weights.table(grid, by_class)(t=t, s=s, cond=labels), by_class[i])
 
 
 def test_table_forgives_rounding():
     grid = uniform_grid(7)
     t = grid[:-1] * (1 + 1e-6)
-    chex.assert_trees_all_equal(weights.table(grid, jnp.arange(7.0))(t, t, None), jnp.arange(7.0))
+    chex.assert_trees_all_equal(weights.table(grid, jnp.arange(7.0))(t=t, s=t, cond=None), jnp.arange(7.0))
 
 
 def test_knobs_are_leaves():
     """A sweep over the knobs compiles once, and gradients reach them."""
-    call, traces = counted(lambda weight: weight(S, T, LABELS))
+    call, traces = counted(lambda weight: weight(t=T, s=S, cond=LABELS))
     for omega in (0.0, 1.0, 2.0):
         call(weights.interval(jnp.asarray(omega), jnp.asarray(0.3), jnp.asarray(0.7)))
     assert len(traces) == 1
-    gradient = jax.grad(lambda weight: jnp.sum(weight(S, T, LABELS)))(weights.interval(2.0, 0.3, 0.7))
+    gradient = jax.grad(lambda weight: jnp.sum(weight(t=T, s=S, cond=LABELS)))(weights.interval(2.0, 0.3, 0.7))
     assert float(jax.tree.leaves(gradient)[0]) == 2.0  # two of the four steps lie inside
 
 
@@ -110,10 +110,11 @@ def _net(**knobs):
 
 @functools.cache
 def _init(net, condition):
-    return jax.jit(net.init)(jax.random.key(0), jnp.zeros(4), jnp.zeros(4), CONDITIONS[condition])
+    times = {"log_snr_t": jnp.zeros(4), "log_snr_s": jnp.zeros(4)}
+    return jax.jit(net.init)(jax.random.key(0), **times, cond=CONDITIONS[condition])
 
 
-_call = jax.jit(lambda weight, s, t, cond: weight(s, t, cond))
+_call = jax.jit(lambda weight, s, t, cond: weight(t=t, s=s, cond=cond))
 
 
 def _random_params(net, seed=0):
@@ -139,7 +140,7 @@ def test_the_untrained_network_is_a_constant(condition, initial_omega):
 def test_learned_weights_are_never_negative(condition):
     net, cond = _net(condition=condition), CONDITIONS[condition]
     stack = jax.tree.map(lambda *leaves: np.stack(leaves), *[_random_params(net, seed) for seed in range(40)])
-    values = jax.jit(jax.vmap(lambda p: weights.learned(net, p, schedules.cosine())(S, T, cond)))(stack)
+    values = jax.jit(jax.vmap(lambda p: weights.learned(net, p, schedules.cosine())(t=T, s=S, cond=cond)))(stack)
     assert float(jnp.min(values)) == 0.0  # the head's clip is reached, and reached exactly
     assert float(jnp.max(values)) > 0.0
 
@@ -161,7 +162,7 @@ def test_descent_recovers_an_overshot_weight():
     head = sorted(name for name in params["params"] if name.startswith("Dense"))[-1]
     params = jax.tree.map(jnp.asarray, params)  # a copy: the parameters are shared by the tests
     params["params"][head]["bias"] -= 1.0
-    omega = lambda p: weights.learned(net, p, schedules.cosine())(S, T, LABELS)  # noqa: E731
+    omega = lambda p: weights.learned(net, p, schedules.cosine())(t=T, s=S, cond=LABELS)  # noqa: E731
     loss = lambda p: jnp.mean((omega(p) - 0.3) ** 2)  # noqa: E731
     chex.assert_trees_all_equal(jax.jit(omega)(params), jnp.zeros(4))
     step = jax.jit(lambda p: jax.tree.map(lambda a, g: a - 0.05 * g, p, jax.grad(loss)(p)))
@@ -174,10 +175,10 @@ def test_inputs_are_clamped_to_where_the_network_was_trained():
     net = _net()
     weight = Partial(_call, weights.learned(net, _random_params(net), schedules.cosine(), s_min=0.05, t_max=0.9))
     zero, mid, one = jnp.zeros(4), jnp.full(4, 0.5), jnp.ones(4)
-    chex.assert_trees_all_equal(weight(zero, mid, LABELS), weight(jnp.full(4, 0.05), mid, LABELS))
-    chex.assert_trees_all_equal(weight(mid, one, LABELS), weight(mid, jnp.full(4, 0.9), LABELS))
-    chex.assert_tree_all_finite(weight(zero, one, LABELS))
-    inside, outside = weight(jnp.full(4, 0.05), mid, LABELS), weight(jnp.full(4, 0.2), mid, LABELS)
+    chex.assert_trees_all_equal(weight(t=mid, s=zero, cond=LABELS), weight(t=mid, s=jnp.full(4, 0.05), cond=LABELS))
+    chex.assert_trees_all_equal(weight(t=one, s=mid, cond=LABELS), weight(t=jnp.full(4, 0.9), s=mid, cond=LABELS))
+    chex.assert_tree_all_finite(weight(t=one, s=zero, cond=LABELS))
+    inside, outside = weight(t=mid, s=jnp.full(4, 0.05), cond=LABELS), weight(t=mid, s=jnp.full(4, 0.2), cond=LABELS)
     assert float(jnp.max(jnp.abs(inside - outside))) > 1e-4  # not clamped to a constant
 
 
@@ -187,13 +188,14 @@ def test_small_steps_are_answered_by_the_nearest_trained_gap():
     params = _random_params(net)
     weight = Partial(_call, weights.learned(net, params, schedule, s_min=0.01, gap_min=0.1))
     t = jnp.asarray([0.9, 0.5, 0.3, 0.06])
-    answered = weight(t - 0.01, t, LABELS)
-    own = jax.jit(net.apply)(params, schedule.log_snr(jnp.maximum(t - 0.1, 0.01)), schedule.log_snr(t), LABELS)
+    answered = weight(t=t, s=t - 0.01, cond=LABELS)
+    ends = {"log_snr_t": schedule.log_snr(t), "log_snr_s": schedule.log_snr(jnp.maximum(t - 0.1, 0.01))}
+    own = jax.jit(net.apply)(params, **ends, cond=LABELS)
     chex.assert_trees_all_close(answered, own, rtol=1e-5)
     untrained = _call(weights.learned(net, params, schedule), t - 0.01, t, LABELS)
     assert float(jnp.min(jnp.abs(untrained - answered))) > 1e-3  # not answered where it was asked
     plain = _call(weights.learned(net, params, schedule), t * 0.5, t, LABELS)
-    chex.assert_trees_all_close(weight(t * 0.5, t, LABELS)[:3], plain[:3], rtol=1e-5)
+    chex.assert_trees_all_close(weight(t=t, s=t * 0.5, cond=LABELS)[:3], plain[:3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("t_max", [0.99, 0.7])
@@ -203,14 +205,14 @@ def test_an_interval_is_that_of_the_time_asked_not_of_the_time_clamped(t_max):
     whole = _call(weights.learned(net, params, schedule, t_max=t_max), t / 2, t, LABELS)
     within = _call(weights.learned(net, params, schedule, t_max=t_max, interval=(0.3, 0.8)), t / 2, t, LABELS)
     assert float(jnp.min(whole)) > 0
-    chex.assert_trees_all_equal(within, whole * weights.interval(1.0, 0.3, 0.8)(t / 2, t, LABELS))
+    chex.assert_trees_all_equal(within, whole * weights.interval(1.0, 0.3, 0.8)(t=t, s=t / 2, cond=LABELS))
 
 
 def test_condition_agnostic_variant_ignores_the_condition():
     net = _net(condition="none")
     weight = Partial(_call, weights.learned(net, _random_params(net), schedules.cosine()))
-    chex.assert_trees_all_equal(weight(S, T, LABELS), weight(S, T, LABELS[::-1]))
-    assert float(jnp.max(weight(S, T, LABELS))) > 0
+    chex.assert_trees_all_equal(weight(t=T, s=S, cond=LABELS), weight(t=T, s=S, cond=LABELS[::-1]))
+    assert float(jnp.max(weight(t=T, s=S, cond=LABELS))) > 0
     assert "Embed_0" not in _random_params(net)["params"]
 
 
@@ -219,7 +221,7 @@ def test_conditional_variants_use_the_condition(condition):
     net, cond = _net(condition=condition, initial_omega=5.0), CONDITIONS[condition]
     weight = Partial(_call, weights.learned(net, _random_params(net), schedules.cosine()))
     same = jnp.full(4, 0.5)
-    values = weight(same - 0.2, same, cond)
+    values = weight(t=same, s=same - 0.2, cond=cond)
     assert float(values[0]) != float(values[1])
     if condition == "label":
         assert float(values[1]) == pytest.approx(float(values[3]), rel=1e-5)  # the same label
@@ -228,12 +230,12 @@ def test_conditional_variants_use_the_condition(condition):
 def test_unknown_condition():
     net = _net(condition="text")
     with pytest.raises(ValueError, match="'label', 'features' or 'none', got 'text'"):
-        net.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, int))
+        net.init(jax.random.key(0), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=jnp.zeros(1, int))
 
 
 def test_parameters_are_leaves_and_training_compiles_once():
     net = _net()
-    call, traces = counted(lambda weight: weight(S, T, LABELS))
+    call, traces = counted(lambda weight: weight(t=T, s=S, cond=LABELS))
     for seed in range(3):
         call(weights.learned(net, _random_params(net, seed), schedules.cosine()))
     assert len(traces) == 1

@@ -91,7 +91,7 @@ class Latents:
     """latents[i] is {"image": float32 [views, 2, h, w, channels]} with "label" (int) where there are labels.
 
     A source as `Loader` takes it (with flip=False: what is mirrored was encoded apart); latents for training are drawn
-    from a batch by `guidance.nets.vae.draw_view(Posterior(image[:, :, 0], image[:, :, 1]), keys)`. Indexing may be
+    from a batch by `guidance.nets.vae.draw_view(keys, Posterior(image[:, :, 0], image[:, :, 1]))`. Indexing may be
     done from several threads. Raises FileNotFoundError or ValueError, in one line, for a folder that is not whole, and
     ValueError, naming file and record, for a record that cannot be read.
     """

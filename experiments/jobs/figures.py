@@ -77,7 +77,7 @@ def omega_map(problem, weights):
     conditions, _ = shares(problem.conditions, 10)
     figure, panels = _panels(len(weights), 3.6, 3.2)
     for axes, (label, weight) in zip(panels, weights.items(), strict=True):
-        values = [weight(flat_s, flat_t, jnp.full(flat_t.shape, c, jnp.int32)) for c in conditions]
+        values = [weight(t=flat_t, s=flat_s, cond=jnp.full(flat_t.shape, c, jnp.int32)) for c in conditions]
         omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
         drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
         if "@" in label:

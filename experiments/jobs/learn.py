@@ -221,11 +221,13 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
 
     def one_update(state, i, key, base, data):
         loss = functools.partial(task.loss, base=base, data=data)
-        params, opt_state, figures = learning.update(optimizer, loss, *state, jax.random.fold_in(key, i))
+        params, opt_state, figures = learning.update(jax.random.fold_in(key, i), optimizer, loss, *state)
         return (params, opt_state), figures
 
     one_update = compiled(one_update)
-    init = jax.jit(lambda key: net.init(key, jnp.zeros(1), jnp.zeros(1), problem.conditions[:1]))
+    init = jax.jit(
+        lambda key: net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1])
+    )
     marks = selection.marks(config.learn.select_every, task.iterations)
     choose = selection.chooser(problem, config, task, marks, workdir / "selection.jsonl")
     learned = []

@@ -39,7 +39,7 @@ class Contender(NamedTuple):
         found = np.zeros((len(self.knobs), longest), np.float32)
         t, s = jnp.asarray(grid[:-1]), jnp.asarray(grid[1:])
         for i, knob in enumerate(self.knobs):
-            found[i, : len(t)] = self.weight(grid, knob)(s, t, jnp.zeros(len(t), jnp.int32))
+            found[i, : len(t)] = self.weight(grid, knob)(t=t, s=s, cond=jnp.zeros(len(t), jnp.int32))
         return found
 
 

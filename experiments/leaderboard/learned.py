@@ -32,10 +32,10 @@ def trainer(group: Group, rule, steps: int, updates: int):
         )  # fmt: skip
 
     def train(truth, model, key):
-        params = net.init(key, jnp.zeros(1), jnp.zeros(1), labels[:1])
+        params = net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=labels[:1])
 
         def one(state, key):
-            params, opt_state, _ = learning.update(optimizer, functools.partial(loss, truth, model), *state, key)
+            params, opt_state, _ = learning.update(key, optimizer, functools.partial(loss, truth, model), *state)
             return (params, opt_state), None
 
         keys = jax.random.split(jax.random.fold_in(key, 1), updates)

@@ -91,7 +91,7 @@ def real(pool: images.Pool, key, k: int, conditions):
 def views(keys, laws):
     """A latent from each of these laws [n, views, 2, h, w, channels], as the network wants it; keys [n]."""
     laws = laws.astype(jnp.float32)
-    return vae.draw_view(vae.Posterior(laws[:, :, 0], laws[:, :, 1]), keys)
+    return vae.draw_view(keys, vae.Posterior(laws[:, :, 0], laws[:, :, 1]))
 
 
 def _in_blocks(to_images):

@@ -225,7 +225,7 @@ def _train_classifier(judges: images.Pool, classes: int, shape, steps: int, fold
 
     def one_update(state, i, judges):
         of_these = functools.partial(loss, judges=judges)
-        params, opt_state, figures = update(optimizer, of_these, *state, jax.random.fold_in(key, i + 1))
+        params, opt_state, figures = update(jax.random.fold_in(key, i + 1), optimizer, of_these, *state)
         return (params, opt_state), figures
 
     params = net.init(key, jnp.zeros((1, *shape)))

@@ -26,8 +26,8 @@ def delayed(weight: Weight, null: Cond, delta=0.1) -> Guide:
     return stateless(_apply_delayed, weight, null, delta)
 
 
-def _apply_delayed(weight, null, delta, state, denoise, schedule, x, t, s, cond):
-    omega = weight(s, t, cond)
+def _apply_delayed(weight, null, delta, state, denoise, schedule, x, *, t, s, cond):
+    omega = weight(t=t, s=s, cond=cond)
     apart = delta < omega
     kept = jnp.where(apart, delta, 1)
     x_c, t_c = _lifted(schedule, x, t, jnp.where(apart, (1 + omega) / (1 + kept), 1))

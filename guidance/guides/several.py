@@ -93,32 +93,32 @@ def _evaluate_all(denoise, x, t, cond, null, others):
     return at_conditions(denoise, x, t, conds)
 
 
-def _apply_composed(weight, null, pairs, state, denoise, schedule, x, t, s, cond):
+def _apply_composed(weight, null, pairs, state, denoise, schedule, x, *, t, s, cond):
     weights, conds = pairs
     positive, reference, *rest = _evaluate_all(denoise, x, t, cond, null, conds)
-    x0 = cfg_rule(positive, reference, weight(s, t, cond))
+    x0 = cfg_rule(positive, reference, weight(t=t, s=s, cond=cond))
     for own, other in zip(weights, rest, strict=True):
-        x0 += like(own(s, t, cond), x) * (other - reference)
+        x0 += like(own(t=t, s=s, cond=cond), x) * (other - reference)
     return state, as_guided(schedule, x, x0, t, _counts(others=len(rest)))
 
 
-def _apply_perpendicular(weight, null, pairs, state, denoise, schedule, x, t, s, cond):
+def _apply_perpendicular(weight, null, pairs, state, denoise, schedule, x, *, t, s, cond):
     strengths, conds = pairs
     positive, reference, *rest = _evaluate_all(denoise, x, t, cond, null, conds)
-    x0 = perp_neg(positive, reference, weight(s, t, cond), jnp.stack(rest), jnp.asarray(strengths))
+    x0 = perp_neg(positive, reference, weight(t=t, s=s, cond=cond), jnp.stack(rest), jnp.asarray(strengths))
     return state, as_guided(schedule, x, x0, t, _counts(others=len(rest)))
 
 
-def _apply_summed(weight, null, pairs, state, denoise, schedule, x, t, s, cond):
+def _apply_summed(weight, null, pairs, state, denoise, schedule, x, *, t, s, cond):
     weights, others = pairs
     positive, reference = both_branches(denoise, x, t, cond, null)
-    x0 = cfg_rule(positive, reference, weight(s, t, cond))
+    x0 = cfg_rule(positive, reference, weight(t=t, s=s, cond=cond))
     for own, other in zip(weights, others, strict=True):
-        x0 += like(own(s, t, cond), x) * (positive - other(x, t, cond))
+        x0 += like(own(t=t, s=s, cond=cond), x) * (positive - other(x, t, cond))
     return state, as_guided(schedule, x, x0, t, _counts(others=len(others)))
 
 
-def _apply_classifier(classifier, sharpness, state, denoise, schedule, x, t, s, cond):
+def _apply_classifier(classifier, sharpness, state, denoise, schedule, x, *, t, s, cond):
     positive = denoise(x, t, cond)
     q = jax.nn.softmax(classifier(positive))
     own = jax.nn.one_hot(cond, q.shape[-1], dtype=bool)
@@ -128,7 +128,7 @@ def _apply_classifier(classifier, sharpness, state, denoise, schedule, x, t, s, 
     return state, as_guided(schedule, x, x0, t, _counts())
 
 
-def _apply_dynamic(omegas, evaluator, null, state, denoise, schedule, x, t, s, cond):
+def _apply_dynamic(omegas, evaluator, null, state, denoise, schedule, x, *, t, s, cond):
     positive, reference = both_branches(denoise, x, t, cond, null)
     candidates = jax.vmap(lambda omega: cfg_rule(positive, reference, jnp.broadcast_to(omega, t.shape)))(omegas)
     values = jax.vmap(lambda x0: evaluator(x0, t, cond))(candidates)
@@ -136,14 +136,14 @@ def _apply_dynamic(omegas, evaluator, null, state, denoise, schedule, x, t, s, c
     return state, as_guided(schedule, x, x0, t, _counts())
 
 
-def _apply_rectified(weight, null, state, denoise, schedule, x, t, s, cond):
+def _apply_rectified(weight, null, state, denoise, schedule, x, *, t, s, cond):
     positive = denoise(x, t, cond)
     ahead = as_guided(schedule, x, positive, t, {})
     m = (t + s) / 2
     x_m = like(schedule.alpha(m), x) * ahead.x0 + like(schedule.sigma(m), x) * ahead.eps
     own, reference = both_branches(denoise, x_m, m, cond, null)
     slope = velocity_coefficients(schedule, m)[0] / velocity_coefficients(schedule, t)[0]
-    x0 = positive + like(weight(s, t, cond) * slope, x) * (own - reference)
+    x0 = positive + like(weight(t=t, s=s, cond=cond) * slope, x) * (own - reference)
     counts = _counts() | {"positive": jnp.asarray(2, jnp.int32)}
     return state, Guided(x0, as_guided(schedule, x, x0, t, {}).eps, counts)
 

@@ -108,15 +108,15 @@ def _init(stage, x):
     return stage.init(x)
 
 
-def _apply_both(stage, weight, evaluate, state, denoise, schedule, x, t, s, cond):
+def _apply_both(stage, weight, evaluate, state, denoise, schedule, x, *, t, s, cond):
     at = At(x, t, s, schedule)
     positive, reference = evaluate(denoise, x, t, cond)
-    state, branches = stage.apply(state, start(positive, reference, weight(s, t, cond)), at)
+    state, branches = stage.apply(state, start(positive, reference, weight(t=t, s=s, cond=cond)), at)
     return state, opinion(branches, at, positive=1, reference=1)
 
 
-def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, t, s, cond):
-    at, omega = At(x, t, s, schedule), weight(s, t, cond)
+def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, s, cond):
+    at, omega = At(x, t, s, schedule), weight(t=t, s=s, cond=cond)
     needed = jnp.any(omega != 0)
 
     def with_both(x):
@@ -136,9 +136,9 @@ def _init_stopping(stage: Stage, x):
     return stage.init(x), jnp.zeros(x.shape[0], bool)
 
 
-def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x, t, s, cond):
+def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x, *, t, s, cond):
     inner, stopped = state
-    at, omega = At(x, t, s, schedule), jnp.where(stopped, 0, weight(s, t, cond))
+    at, omega = At(x, t, s, schedule), jnp.where(stopped, 0, weight(t=t, s=s, cond=cond))
 
     def with_both(x):
         positive, reference = both_branches(denoise, x, t, cond, null)
@@ -164,7 +164,7 @@ def _likeness(schedule, x, positive, reference, t):
     return row_dot(unit(a), unit(b))
 
 
-def _apply_unguided(state, denoise, schedule, x, t, s, cond):
+def _apply_unguided(state, denoise, schedule, x, *, t, s, cond):
     del s
     x0 = denoise(x, t, cond)
     return state, as_guided(schedule, x, x0, t, {"positive": jnp.asarray(1, jnp.int32)})

@@ -48,12 +48,12 @@ class Posterior(NamedTuple):
     std: Array
 
 
-def draw(posterior: Posterior, keys: Array) -> Array:
+def draw(keys: Array, posterior: Posterior) -> Array:
     """mean + std * noise with one key per image, `keys` [batch]."""
     return posterior.mean + posterior.std * normal_like(keys, posterior.mean)
 
 
-def draw_view(posteriors: Posterior, keys: Array) -> Array:
+def draw_view(keys: Array, posteriors: Posterior) -> Array:
     """Scaled latents for training, from laws of several views of each image: mean, std [batch, views, h, w, channels].
 
     z = 0.18215 (mean_j + std_j * noise) with j uniform over the views (an image and its mirror image: a random flip)
@@ -64,7 +64,7 @@ def draw_view(posteriors: Posterior, keys: Array) -> Array:
     views = posteriors.mean.shape[1]
     chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, views))(pairs[:, 0])
     one = jax.tree.map(lambda a: jax.vmap(lambda row, j: row[j])(a, chosen), posteriors)
-    return scale_latents(draw(one, pairs[:, 1]))
+    return scale_latents(draw(pairs[:, 1], one))
 
 
 def scale_latents(latents: Array) -> Array:

@@ -81,7 +81,7 @@ def _time(schedule: Schedule, angle: Array) -> Array:
 
 def _ask(carry, evaluate, schedule, u, angle) -> tuple[State, Guided, Array]:
     t = _time(schedule, angle)
-    carry, guided = evaluate(carry, u * like(_length(schedule, t), u), t, t)
+    carry, guided = evaluate(carry, u * like(_length(schedule, t), u), t=t, s=t)
     return carry, guided, t
 
 
@@ -124,7 +124,7 @@ def _attempt(rtol, atol, evaluate, schedule, end, flow: _Flow) -> _Flow:
     )
 
 
-def _adaptive(rtol, atol, max_attempts, memory, carry, keys, evaluate, x, t, s, schedule):
+def _adaptive(rtol, atol, max_attempts, keys, memory, carry, evaluate, x, *, t, s, schedule):
     epsilon = float(jnp.finfo(x.dtype).eps)
     start, target = _angle(schedule, t), _angle(schedule, s)
     end = jnp.minimum(jnp.maximum(target, epsilon**0.5), start)
@@ -142,7 +142,7 @@ def _adaptive(rtol, atol, max_attempts, memory, carry, keys, evaluate, x, t, s, 
 
     def finish(carry):
         carry, guided, at = _ask(carry, evaluate, schedule, u, end)
-        return carry, ddim()(keys, u, guided, at, s, schedule)
+        return carry, ddim()(keys, u, guided, t=at, s=s, schedule=schedule)
 
     carry, x_s = where_needed(target < end, finish, flow.carry, (u * like(_length(schedule, s), u)).astype(x.dtype))
     return memory, carry, x_s

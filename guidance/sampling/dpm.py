@@ -78,21 +78,21 @@ def dpmpp_2m_sde(eta: NonNegative = 1.0) -> Solver:
     return Solver(Partial(_no_previous), Partial(_2m_sde, eta))
 
 
-def _2m(memory, carry, keys, evaluate, x, t, s, schedule):
+def _2m(keys, memory, carry, evaluate, x, *, t, s, schedule):
     del keys
-    carry, guided = evaluate(carry, x, t, s)
+    carry, guided = evaluate(carry, x, t=t, s=s)
     base = _first_order(schedule, guided, s, jnp.ones_like(t))
-    return _extrapolated(memory, carry, guided, base, 1 - decay(schedule, s, t), t, s, schedule)
+    return _extrapolated(memory, carry, guided, base, 1 - decay(schedule, t=t, s=s), t=t, s=s, schedule=schedule)
 
 
-def _2m_sde(eta, memory, carry, keys, evaluate, x, t, s, schedule):
-    carry, guided = evaluate(carry, x, t, s)
-    r = decay(schedule, s, t)
+def _2m_sde(eta, keys, memory, carry, evaluate, x, *, t, s, schedule):
+    carry, guided = evaluate(carry, x, t=t, s=s)
+    r = decay(schedule, t=t, s=s)
     base = _first_order(schedule, guided, s, r**eta, normal_like(keys, x))
-    return _extrapolated(memory, carry, guided, base, 1 - r ** (1 + eta), t, s, schedule)
+    return _extrapolated(memory, carry, guided, base, 1 - r ** (1 + eta), t=t, s=s, schedule=schedule)
 
 
-def _extrapolated(previous, carry, guided, base, weight, t, s, schedule):
+def _extrapolated(previous, carry, guided, base, weight, *, t, s, schedule):
     """base + alpha_s weight/2 (h/h_prev) (D_t - D_prev), where there is a previous step and lambda_s is finite."""
     lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
     width = lam - previous.lam
@@ -135,22 +135,22 @@ def dpmpp_2s_sde(eta: NonNegative = 1.0, fraction: Fraction = 0.5) -> Solver:
     return Solver(Partial(no_memory), Partial(_2s_sde, eta, fraction))
 
 
-def _2s(fraction, memory, carry, keys, evaluate, x, t, s, schedule):
+def _2s(fraction, keys, memory, carry, evaluate, x, *, t, s, schedule):
     del keys
-    return memory, *_through_midpoint(fraction, 0, None, carry, evaluate, x, t, s, schedule)
+    return memory, *_through_midpoint(fraction, 0, None, carry, evaluate, x, t=t, s=s, schedule=schedule)
 
 
-def _2s_sde(eta, fraction, memory, carry, keys, evaluate, x, t, s, schedule):
+def _2s_sde(eta, fraction, keys, memory, carry, evaluate, x, *, t, s, schedule):
     pairs = jax.vmap(jax.random.split)(keys)
     noise = (normal_like(pairs[:, 0], x), normal_like(pairs[:, 1], x))
-    return memory, *_through_midpoint(fraction, eta, noise, carry, evaluate, x, t, s, schedule)
+    return memory, *_through_midpoint(fraction, eta, noise, carry, evaluate, x, t=t, s=s, schedule=schedule)
 
 
-def _through_midpoint(fraction, eta, noise, carry, evaluate, x, t, s, schedule):
-    carry, first = evaluate(carry, x, t, s)
+def _through_midpoint(fraction, eta, noise, carry, evaluate, x, *, t, s, schedule):
+    carry, first = evaluate(carry, x, t=t, s=s)
     lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
     middle = schedule.time(2 * (lam + fraction * (lam_s - lam))).astype(t.dtype)
-    r, r_m, r_s = decay(schedule, s, t), decay(schedule, middle, t), decay(schedule, s, middle)
+    r, r_m, r_s = decay(schedule, t=t, s=s), decay(schedule, t=t, s=middle), decay(schedule, t=middle, s=s)
 
     base = _first_order(schedule, first, s, r**eta)
     if noise is not None:
@@ -160,7 +160,7 @@ def _through_midpoint(fraction, eta, noise, carry, evaluate, x, t, s, schedule):
 
     def refine(carry):
         x_m = _first_order(schedule, first, middle, r_m**eta, None if noise is None else noise[0])
-        carry, second = evaluate(carry, x_m.astype(x.dtype), middle, s)
+        carry, second = evaluate(carry, x_m.astype(x.dtype), t=middle, s=s)
         weight = schedule.alpha(s) * (1 - r ** (1 + eta)) / (2 * fraction)
         return carry, base + like(weight, x) * (second.x0 - first.x0)
 

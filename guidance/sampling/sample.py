@@ -79,7 +79,7 @@ def begin(denoise, guide, solver, schedule, grid, x, cond) -> Running:
     """The state before the first step: no evaluations yet, for each branch that the guide reports."""
     state = guide.init(x)
     t = jnp.full(x.shape[:1], grid[0], x.dtype)
-    shapes = jax.eval_shape(lambda: guide.apply(state, denoise, schedule, x, t, t, cond)[1].nfe)
+    shapes = jax.eval_shape(lambda: guide.apply(state, denoise, schedule, x, t=t, s=t, cond=cond)[1].nfe)
     return Running(state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), solver.init(x))
 
 
@@ -92,12 +92,12 @@ def advance(keys, inputs, denoise, guide, solver, schedule, x, running, cond) ->
     t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
     step_keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
 
-    def evaluate(carry, x, t, s):
+    def evaluate(carry, x, *, t, s):
         state, nfe = carry
-        state, guided = guide.apply(state, denoise, schedule, x, t, s, cond)
+        state, guided = guide.apply(state, denoise, schedule, x, t=t, s=s, cond=cond)
         x0, eps = guided.x0.astype(x.dtype), guided.eps.astype(x.dtype)
         return (state, jax.tree.map(jnp.add, nfe, guided.nfe)), guided._replace(x0=x0, eps=eps)
 
     carry = (running.guide, running.nfe)
-    memory, carry, x_s = solver.apply(running.memory, carry, step_keys, evaluate, x, t, s, schedule)
+    memory, carry, x_s = solver.apply(step_keys, running.memory, carry, evaluate, x, t=t, s=s, schedule=schedule)
     return x_s.astype(x.dtype), Running(*carry, memory)

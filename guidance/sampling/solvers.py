@@ -40,9 +40,9 @@ def as_solver(step: Step | Solver) -> Solver:
     return step if isinstance(step, Solver) else Solver(Partial(no_memory), Partial(_one_evaluation, step))
 
 
-def _one_evaluation(step, memory, carry, keys, evaluate, x, t, s, schedule):
-    carry, guided = evaluate(carry, x, t, s)
-    return memory, carry, step(keys, x, guided, t, s, schedule)
+def _one_evaluation(step, keys, memory, carry, evaluate, x, *, t, s, schedule):
+    carry, guided = evaluate(carry, x, t=t, s=s)
+    return memory, carry, step(keys, x, guided, t=t, s=s, schedule=schedule)
 
 
 def where_needed(needed: Array, refine, carry, x_s: Array):
@@ -76,12 +76,12 @@ def _velocity(schedule: Schedule, guided: Guided, t: Array) -> Array:
     return like(schedule.alpha_dot(t), x0) * x0 + like(schedule.sigma_dot(t), x0) * eps
 
 
-def _heun(memory, carry, keys, evaluate, x, t, s, schedule):
-    carry, first = evaluate(carry, x, t, s)
-    predicted = euler()(keys, x, first, t, s, schedule).astype(x.dtype)
+def _heun(keys, memory, carry, evaluate, x, *, t, s, schedule):
+    carry, first = evaluate(carry, x, t=t, s=s)
+    predicted = euler()(keys, x, first, t=t, s=s, schedule=schedule).astype(x.dtype)
 
     def refine(carry):
-        carry, second = evaluate(carry, predicted, s, s)
+        carry, second = evaluate(carry, predicted, t=s, s=s)
         change = _velocity(schedule, second, s) - _velocity(schedule, first, t)
         return carry, predicted + 0.5 * like(s - t, x) * change
 
@@ -123,14 +123,14 @@ def edm_stochastic(
     return Solver(Partial(no_memory), Partial(_edm_stochastic, gamma, s_noise, noise_min, noise_max))
 
 
-def _edm(memory, carry, keys, evaluate, x, t, s, schedule):
-    carry, first = evaluate(carry, x, t, s)
-    predicted = ddim()(keys, x, first, t, s, schedule).astype(x.dtype)
+def _edm(keys, memory, carry, evaluate, x, *, t, s, schedule):
+    carry, first = evaluate(carry, x, t=t, s=s)
+    predicted = ddim()(keys, x, first, t=t, s=s, schedule=schedule).astype(x.dtype)
     alpha_t = schedule.alpha(t)
     alpha_t, starts = jnp.where(alpha_t > 0, alpha_t, 1), alpha_t > 0
 
     def refine(carry):
-        carry, second = evaluate(carry, predicted, s, s)
+        carry, second = evaluate(carry, predicted, t=s, s=s)
         width = schedule.sigma(s) - schedule.alpha(s) * schedule.sigma(t) / alpha_t
         return carry, predicted + 0.5 * like(width, x) * (second.eps - first.eps)
 
@@ -138,9 +138,9 @@ def _edm(memory, carry, keys, evaluate, x, t, s, schedule):
     return memory, carry, x_s
 
 
-def _edm_stochastic(gamma, s_noise, noise_min, noise_max, memory, carry, keys, evaluate, x, t, s, schedule):
+def _edm_stochastic(gamma, s_noise, noise_min, noise_max, keys, memory, carry, evaluate, x, *, t, s, schedule):
     x, t = _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule)
-    return _edm(memory, carry, keys, evaluate, x, t, s, schedule)
+    return _edm(keys, memory, carry, evaluate, x, t=t, s=s, schedule=schedule)
 
 
 def _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule):
@@ -171,6 +171,6 @@ def exact_reverse(mixture: Mixture, cond: Cond) -> Solver:
     return Solver(Partial(no_memory), Partial(_exact_reverse, mixture, cond))
 
 
-def _exact_reverse(mixture, cond, memory, carry, keys, evaluate, x, t, s, schedule):
+def _exact_reverse(mixture, cond, keys, memory, carry, evaluate, x, *, t, s, schedule):
     del evaluate
-    return memory, carry, reverse_sample(keys, mixture, schedule, x, t, s, cond)
+    return memory, carry, reverse_sample(keys, mixture, schedule, x, t=t, s=s, cond=cond)

@@ -8,19 +8,19 @@ from guidance.shapes import like, normal_like
 from guidance.types import Array, Guided, Schedule, Step
 
 
-def _ratios(schedule: Schedule, s: Array, t: Array) -> tuple[Array, Array]:
+def _ratios(schedule: Schedule, *, t: Array, s: Array) -> tuple[Array, Array]:
     """alpha_t/alpha_s and sigma_s/sigma_t; finite where a divisor is 0."""
     tiny = float(jnp.finfo(jnp.result_type(t)).tiny) ** 0.5
     ratio_alpha = schedule.alpha(t) / jnp.maximum(schedule.alpha(s), tiny)
     return ratio_alpha, schedule.sigma(s) / jnp.maximum(schedule.sigma(t), tiny)
 
 
-def decay(schedule: Schedule, s: Array, t: Array) -> Array:
+def decay(schedule: Schedule, *, t: Array, s: Array) -> Array:
     """e^-h = alpha_t sigma_s / (alpha_s sigma_t), h = lambda_s - lambda_t, lambda = log(alpha/sigma) (half log-SNR).
 
     Exactly 0 for a step from alpha_t = 0 or to sigma_s = 0, where h is infinite. Elementwise, s < t.
     """
-    ratio_alpha, ratio_sigma = _ratios(schedule, s, t)
+    ratio_alpha, ratio_sigma = _ratios(schedule, t=t, s=s)
     return ratio_alpha * ratio_sigma
 
 
@@ -30,7 +30,7 @@ def safe_sqrt(a: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, a, 1)), 0)
 
 
-def transition(schedule: Schedule, s: Array, t: Array, churn) -> tuple[Array, Array, Array]:
+def transition(schedule: Schedule, *, t: Array, s: Array, churn) -> tuple[Array, Array, Array]:
     """Coefficients (A, B, V) of the churned DDIM transition x_s = A x_t + B x_0 + sqrt(V) z.
 
         r_ij = (alpha_t/alpha_s)^i (sigma_s/sigma_t)^j
@@ -44,7 +44,7 @@ def transition(schedule: Schedule, s: Array, t: Array, churn) -> tuple[Array, Ar
     Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eq. 23, with the exponent j on sigma_s/sigma_t (as
     printed there and in arXiv 2502.02483, eq. 4, the ratio is squared: the second identity then fails by up to 0.13).
     """
-    ratio_alpha, ratio_sigma = _ratios(schedule, s, t)
+    ratio_alpha, ratio_sigma = _ratios(schedule, t=t, s=s)
     r11 = ratio_alpha * ratio_sigma
     e2 = jnp.asarray(churn) ** 2
     a = ratio_sigma * (e2 * r11 + (1 - e2))
@@ -65,7 +65,7 @@ def ddim() -> Step:
     return Partial(_ddim)
 
 
-def _ddim(keys: Array, x: Array, guided: Guided, t: Array, s: Array, schedule: Schedule) -> Array:
+def _ddim(keys: Array, x: Array, guided: Guided, *, t: Array, s: Array, schedule: Schedule) -> Array:
     del keys, t
     return like(schedule.alpha(s), x) * guided.x0 + like(schedule.sigma(s), x) * guided.eps
 
@@ -81,13 +81,13 @@ def churned_ddim(churn: Share) -> Step:
     return Partial(_churned_ddim, churn)
 
 
-def _churned_ddim(churn, keys, x, guided, t, s, schedule):
-    return churned(schedule, guided.x0, guided.eps, t, s, churn, normal_like(keys, x))
+def _churned_ddim(churn, keys, x, guided, *, t, s, schedule):
+    return churned(schedule, guided.x0, guided.eps, normal_like(keys, x), t=t, s=s, churn=churn)
 
 
-def churned(schedule: Schedule, x0: Array, eps: Array, t: Array, s: Array, churn, z: Array) -> Array:
+def churned(schedule: Schedule, x0: Array, eps: Array, z: Array, *, t: Array, s: Array, churn) -> Array:
     """The churned DDIM step from x0 and eps with the noise z [batch, ...]; see `churned_ddim`."""
-    _, _, variance = transition(schedule, s, t, churn)
+    _, _, variance = transition(schedule, t=t, s=s, churn=churn)
     kept = jnp.sqrt(jnp.maximum(schedule.sigma(s) ** 2 - variance, 0))
     mean = like(schedule.alpha(s), x0) * x0 + like(kept, x0) * eps
     return mean + like(jnp.sqrt(variance), x0) * z
@@ -115,7 +115,7 @@ def euler() -> Step:
     return Partial(_euler)
 
 
-def _euler(keys: Array, x: Array, guided: Guided, t: Array, s: Array, schedule: Schedule) -> Array:
+def _euler(keys: Array, x: Array, guided: Guided, *, t: Array, s: Array, schedule: Schedule) -> Array:
     del keys
     alpha, sigma = schedule.alpha(s), schedule.sigma(s)
     inner = sigma > 0

@@ -65,9 +65,9 @@ class _Begin:
 class _UniPC:
     variant: str
 
-    def __call__(self, memory: _Memory, carry, keys, evaluate, x, t, s, schedule: Schedule):
+    def __call__(self, keys, memory: _Memory, carry, evaluate, x, *, t, s, schedule: Schedule):
         del keys
-        carry, guided = evaluate(carry, x, t, s)
+        carry, guided = evaluate(carry, x, t=t, s=s)
         lam, lam_s = half_log_snr(schedule, t).astype(x.dtype), half_log_snr(schedule, s).astype(x.dtype)
 
         correction = _curvature(self.variant, memory, lam, guided.x0)

@@ -20,7 +20,7 @@ from guidance.steering.particles import Population, evolve
 from guidance.types import Array, Cond, Denoise, Schedule, Step
 
 
-def cfg_log_weight(schedule: Schedule, gap: Array, omega, t: Array, s: Array) -> Array:
+def cfg_log_weight(schedule: Schedule, gap: Array, omega, *, t: Array, s: Array) -> Array:
     """The log weight of one step t -> s, omega (1 + omega) (rho_t^2 - rho_s^2) |D_c - D_u|^2 / (2 rho_t^4); [batch].
 
     gap: D_c - D_u [batch, ...] at t; t, s [batch]. Computed as (1 - rho_s^2/rho_t^2)/rho_t^2: finite at t = 1, s = 0.
@@ -54,12 +54,12 @@ def feynman_kac(
     """
     rows = jnp.arange(x.shape[0])
 
-    def move(key, x, t, s):
+    def move(key, x, *, t, s):
         t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
         positive, reference = both_branches(denoise, x, t, cond, null)
         guided = as_guided(schedule, x, cfg(positive, reference, jnp.broadcast_to(omega, t.shape)), t, {})
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows)
-        increment = cfg_log_weight(schedule, positive - reference, omega, t, s)
-        return step(keys, x, guided, t, s, schedule).astype(x.dtype), increment
+        increment = cfg_log_weight(schedule, positive - reference, omega, t=t, s=s)
+        return step(keys, x, guided, t=t, s=s, schedule=schedule).astype(x.dtype), increment
 
     return evolve(key, move, grid, x, fraction)

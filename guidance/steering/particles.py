@@ -62,7 +62,7 @@ def resample_below(key: Array, fraction, x: Any, log_weights: Array) -> tuple[An
 def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_weights: Array | None = None):
     """A scan of weighted moves and resampling over a grid of times [steps + 1]; returns a `Population`.
 
-    move: (key, x, t, s) -> (x at s, what to add to the log weights [n]); t and s are scalars. It resamples after a
+    move: (key, x, *, t, s) -> (x at s, what to add to the log weights [n]); t and s are scalars. It resamples after a
     move, and not after the last one: fewer distinct particles would gain nothing. log_weights: those of the start,
     default 0.
     """
@@ -74,7 +74,7 @@ def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_we
         x, log_weights = carry
         i, t, s = inputs
         move_key, resample_key = jax.random.split(jax.random.fold_in(key, i))
-        x, increment = move(move_key, x, t, s)
+        x, increment = move(move_key, x, t=t, s=s)
         log_weights = log_weights + increment
         size = ess(log_weights)
         return resample_below(resample_key, jnp.where(i == last, 0, fraction), x, log_weights), size

@@ -24,19 +24,22 @@ def langevin(keys: Array, x: Array, score: Array, size: Array) -> Array:
     return x + like(size / 2, x) * score + like(root, x) * normal_like(keys, x)
 
 
-def predict(denoise: Denoise, step: Step, schedule: Schedule, keys: Array, x: Array, t: Array, s: Array, cond: Cond):
+def predict(
+    keys: Array, denoise: Denoise, step: Step, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Cond
+):
     """The predictor: one unguided conditional step from t to s; keys, t, s [batch]. 1 evaluation."""
     guided = as_guided(schedule, x, denoise(x, t, cond), t, {})
-    return step(keys, x, guided, t, s, schedule)
+    return step(keys, x, guided, t=t, s=s, schedule=schedule)
 
 
 def correct(
+    keys: Array,
     denoise: Denoise,
     weight: Weight,
     null: Cond,
     schedule: Schedule,
-    keys: Array,
     x: Array,
+    *,
     t: Array,
     s: Array,
     cond: Cond,
@@ -51,7 +54,7 @@ def correct(
     2 evaluations. Source: Classifier-Free Guidance is a Predictor-Corrector, arXiv 2408.09000 (its gamma is
     1 + omega, its gamma' = 2 gamma - 1 is 1 + 2 omega).
     """
-    omega = weight(s, t, cond)
+    omega = weight(t=t, s=s, cond=cond)
     positive, reference = both_branches(denoise, x, s, cond, null)
     score = x0_to("score", schedule, x, cfg(positive, reference, 2 * omega), s)
     sigma = schedule.sigma(s)
@@ -88,9 +91,9 @@ def predictor_corrector(
         i, t, s = inputs
         t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
         own = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, i), 1 + corrections))(keys)
-        after = predict(denoise, step, schedule, own[:, 0], x, t, s, cond)
+        after = predict(own[:, 0], denoise, step, schedule, x, t=t, s=s, cond=cond)
         for j in range(corrections):
-            after = correct(denoise, weight, null, schedule, own[:, 1 + j], after, t, s, cond, size)
+            after = correct(own[:, 1 + j], denoise, weight, null, schedule, after, t=t, s=s, cond=cond, size=size)
         return after.astype(x.dtype), None
 
     x, _ = jax.lax.scan(body, x, step_inputs(grid))

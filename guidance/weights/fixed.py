@@ -22,7 +22,7 @@ def constant(omega: Finite) -> Weight:
     return Partial(_constant, omega)
 
 
-def _constant(omega, s, t, cond):
+def _constant(omega, *, t, s, cond):
     del s, cond
     return jnp.broadcast_to(jnp.asarray(omega, t.dtype), t.shape)
 
@@ -43,7 +43,7 @@ def interval(omega: Finite, lo: Time, hi: Annotated[Time, Above("lo")]) -> Weigh
     return Partial(_interval, omega, lo, hi)
 
 
-def _interval(omega, lo, hi, s, t, cond):
+def _interval(omega, lo, hi, *, t, s, cond):
     del s, cond
     return jnp.where(within(t, lo, hi), jnp.asarray(omega, t.dtype), jnp.zeros_like(t))
 
@@ -111,7 +111,7 @@ def table(grid: Array, omegas: Array) -> Weight:
     return Partial(_table, grid, omegas)
 
 
-def _table(grid, omegas, s, t, cond):
+def _table(grid, omegas, *, t, s, cond):
     del s
     # the step that starts nearest to t: robust to the rounding of t
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
@@ -127,7 +127,7 @@ def tabulated(weight: Weight, grid: Array, conditions: Cond) -> Array:
     """
     groups = jax.tree.leaves(conditions)[0].shape[0]
 
-    def row(t, s):
-        return weight(jnp.full(groups, s), jnp.full(groups, t), conditions)
+    def row(*, t, s):
+        return weight(t=jnp.full(groups, t), s=jnp.full(groups, s), cond=conditions)
 
-    return jax.vmap(row)(grid[:-1], grid[1:])
+    return jax.vmap(row)(t=grid[:-1], s=grid[1:])

@@ -44,7 +44,7 @@ nonnegative.defvjp(_nonnegative_forward, _nonnegative_backward)
 
 
 class GuidanceNet(nn.Module):
-    """omega(log_snr_s, log_snr_t, cond) [batch].
+    """omega(*, log_snr_t, log_snr_s, cond) [batch].
 
     condition: "label" embeds int labels (num_classes of them), "features" projects continuous features [batch, d],
     "none" ignores the condition. initial_omega is the constant that the untrained network returns; it must be
@@ -60,7 +60,7 @@ class GuidanceNet(nn.Module):
     initial_omega: float = 0.5
 
     @nn.compact
-    def __call__(self, log_snr_s: Array, log_snr_t: Array, cond: Cond) -> Array:
+    def __call__(self, *, log_snr_t: Array, log_snr_s: Array, cond: Cond) -> Array:
         times = _LOG_SNR_SCALE * jnp.stack([log_snr_s, log_snr_t, log_snr_s - log_snr_t], axis=-1)
         h = nn.Dense(self.time_width)(nn.silu(nn.Dense(self.time_width)(times)))
         if self.condition == "label":
@@ -106,8 +106,10 @@ class _Learned:
     gap_min: float
     interval: tuple[float, float] | None
 
-    def __call__(self, params, s, t, cond):
+    def __call__(self, params, *, t, s, cond):
         trained = jnp.clip(t, self.s_min, self.t_max)
         s = jnp.clip(jnp.minimum(s, trained - self.gap_min), self.s_min, self.t_max)
-        omega = self.net.apply(params, self.schedule.log_snr(s), self.schedule.log_snr(trained), cond)
-        return omega if self.interval is None else limited(omega, *self.interval)(s, t, cond)
+        omega = self.net.apply(
+            params, log_snr_t=self.schedule.log_snr(trained), log_snr_s=self.schedule.log_snr(s), cond=cond
+        )
+        return omega if self.interval is None else limited(omega, *self.interval)(t=t, s=s, cond=cond)

@@ -61,7 +61,7 @@ class _Ramp:
     shape: str
     of: str
 
-    def __call__(self, omega, floor, s, t, cond):
+    def __call__(self, omega, floor, *, t, s, cond):
         del s, cond
         return _applied(self.of, omega, floor, RAMPS[self.shape](1 - t))
 
@@ -90,7 +90,7 @@ def powered_cosine(
 class _PoweredCosine:
     of: str
 
-    def __call__(self, omega, power, floor, s, t, cond):
+    def __call__(self, omega, power, floor, *, t, s, cond):
         del s, cond
         # tau = 0 is taken out before the power: the derivatives of 0^power are not finite
         started = t < 1
@@ -110,7 +110,7 @@ def beta(omega: Finite, a: Exponent, b: Exponent) -> Weight:
     return Partial(_beta, omega, a, b)
 
 
-def _beta(omega, a, b, s, t, cond):
+def _beta(omega, a, b, *, t, s, cond):
     del s, cond
     tiny = float(jnp.finfo(t.dtype).tiny)
     log_tau, log_rest = jnp.log(jnp.maximum(1 - t, tiny)), jnp.log(jnp.maximum(t, tiny))
@@ -130,7 +130,7 @@ def exponential(omega: Finite, rate: Finite) -> Weight:
     return Partial(_exponential, omega, rate)
 
 
-def _exponential(omega, rate, s, t, cond):
+def _exponential(omega, rate, *, t, s, cond):
     del s, cond
     return (1 + omega) * jnp.exp(rate * (1 - t)) - 1
 

@@ -50,7 +50,7 @@ def trained():
 
     params = {"w": jax.random.normal(jax.random.key(0), (64, 1024)) / 8}
     state = mesh.shard((params, optimizer.init(params)))
-    step = jax.jit(lambda state, i: update(optimizer, loss, *state, jax.random.fold_in(jax.random.key(1), i))[:2])
+    step = jax.jit(lambda state, i: update(jax.random.fold_in(jax.random.key(1), i), optimizer, loss, *state)[:2])
     for i in range(5):
         state = step(state, i)
     kept = max(shard.data.size for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards)

@@ -175,8 +175,8 @@ def test_every_weight_is_the_librarys(name):
     maker = getattr(weights, name)
     given = {k: v for k, v in at_hand.items() if k in inspect.signature(maker).parameters}
     same = maker(**given, **needed(calls.WEIGHTS[name]))
-    arguments = grid[1:], grid[:-1], jnp.zeros(4, jnp.int32)
-    np.testing.assert_array_equal(weight(*arguments), same(*arguments))
+    at = {"t": grid[:-1], "s": grid[1:], "cond": jnp.zeros(4, jnp.int32)}
+    np.testing.assert_array_equal(weight(**at), same(**at))
 
 
 @pytest.mark.parametrize("name", calls.SAMPLERS)
@@ -223,4 +223,4 @@ def test_what_the_library_refuses_names_the_field(build, given, words):
 
 def test_a_constant_is_a_number():
     t = jax.numpy.asarray([0.3, 0.9])
-    np.testing.assert_allclose(recipes.weight(settings(weight="1.5"), PROBLEM, None)(t, t, None), 1.5)
+    np.testing.assert_allclose(recipes.weight(settings(weight="1.5"), PROBLEM, None)(t=t, s=t, cond=None), 1.5)

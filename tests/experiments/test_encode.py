@@ -76,7 +76,7 @@ def test_from_the_loader_through_a_draw_and_back_to_images(finished, tiny):
     net, params = tiny
     batch = data.Loader(data.Latents(finished), batch=6, seed=1).at(2)
     laws = vae.Posterior(jnp.asarray(batch["image"][:, :, 0]), jnp.asarray(batch["image"][:, :, 1]))
-    z = jax.jit(vae.draw_view)(laws, jax.random.split(jax.random.key(0), 6))
+    z = jax.jit(vae.draw_view)(jax.random.split(jax.random.key(0), 6), laws)
     assert z.shape == (6, 2, 2, 4) and batch["label"].shape == (6,)
     images = jax.jit(lambda z: net.apply({"params": params}, vae.unscale_latents(z), method="decode"))(z)
     assert images.shape == (6, SIZE, SIZE, 3) and bool(jnp.all(jnp.isfinite(images)))

@@ -153,7 +153,7 @@ def test_rollouts_inside_autoguidance(source, tmp_path):
     cfg, autoguided = learn.tasks(seeing, config)[-2:]
     assert (cfg.rule, autoguided.rule, autoguided.start) == ("cfg", "autoguided", None)
     net = learn.network(problem, config)
-    params = net.init(jax.random.key(2), jnp.zeros(1), jnp.zeros(1), problem.conditions[:1])
+    params = net.init(jax.random.key(2), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1])
     base = jax.jit(problem.network.init)(jax.random.key(0))
     # heads of zeros answer the same to all conditions, and hand no gradient on
     params, base = jax.tree.map(lambda a: a + 0.1, (params, base))

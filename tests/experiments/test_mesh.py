@@ -77,7 +77,7 @@ def test_cut_weights_stay_cut_and_learn_the_same(two):
     params = {"w": jax.random.normal(jax.random.key(0), (256, 256)) / 16}
 
     def learn():
-        step = jax.jit(lambda state, i: update(optimizer, loss, *state, jax.random.fold_in(jax.random.key(1), i))[:2])
+        step = jax.jit(lambda state, i: update(jax.random.fold_in(jax.random.key(1), i), optimizer, loss, *state)[:2])
         state = mesh.shard((params, optimizer.init(params)))
         for i in range(5):
             state = jax.block_until_ready(step(state, i))
@@ -264,7 +264,9 @@ def test_every_objective_is_the_same_on_batches_that_devices_do_not_divide(two):
     def losses():
         problem = jobs.in_data_parallel(problems.build(config))
         net = learn.network(problem, config)
-        params = net.init(jax.random.key(3), jnp.zeros(1), jnp.zeros(1), problem.conditions[:1])
+        params = net.init(
+            jax.random.key(3), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1]
+        )
         tasks = learn.tasks(problem, config)
         return {task.name: float(jax.jit(task.loss)(params, jax.random.key(7), (), problem.data)) for task in tasks}
 

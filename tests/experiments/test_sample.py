@@ -203,7 +203,7 @@ def test_samples_that_are_not_finite_are_refused_and_the_others_kept(tmp_path, c
 
 def learned(path, schedule="rectified_flow", classes=4, null=4, steps=None, rule="cfg"):
     net = weights.GuidanceNet(num_classes=classes, width=8, depth=2, time_width=4, cond_width=4)
-    params = net.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    params = net.init(jax.random.key(0), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=jnp.zeros(1, jnp.int32))
     weight = weights.learned(net, params, schedules.by_name(schedule))
     said = {"problem": "a test", "objective": "l2", "rule": rule, "steps": steps, "null": null, "training": {}}
     weight_files.write(path, weight, **said)

@@ -24,7 +24,7 @@ SAID = {
 def weight(net=NET, schedule="cosine", clamps=(0.1, 0.93, 0.2499), interval=None):
     """Random params, so that every part of the network matters; the last bias keeps omega off zero."""
     zero = jnp.zeros(1)
-    params = jax.eval_shape(net.init, jax.random.key(0), zero, zero, jnp.zeros(1, jnp.int32))
+    params = jax.eval_shape(net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(0.7 * rng.normal(size=a.shape), jnp.float32), params)
     params["params"][f"Dense_{net.depth + 1}"]["bias"] += 5
@@ -47,10 +47,10 @@ def test_a_weight_comes_back_with_its_omegas_to_the_bit(tmp_path, schedule, cond
     back, said = weight_files.read(tmp_path / "w.safetensors")
     assert said == about
     t = jnp.linspace(0, 1, 30)
-    arguments = 0.6 * t, t, jnp.arange(30) % 3
-    expected = written(*arguments)
+    at = {"t": t, "s": 0.6 * t, "cond": jnp.arange(30) % 3}
+    expected = written(**at)
     assert float(expected.max()) > 0 and len(np.unique(expected)) > 5, "nothing would be compared"
-    np.testing.assert_array_equal(back(*arguments), expected)
+    np.testing.assert_array_equal(back(**at), expected)
     assert jax.tree.structure(back) == jax.tree.structure(written), "a swap of weights must not compile again"
 
 
@@ -141,7 +141,7 @@ def test_params_with_nan_are_not_written(tmp_path):
     "other",
     [
         weights.constant(1.0),
-        lambda s, t, cond: t,
+        lambda *, t, s, cond: t,
         weights.learned(NET.clone(condition="features"), {}, schedules.cosine()),
     ],
 )

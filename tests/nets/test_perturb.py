@@ -30,7 +30,7 @@ def _guided(skip):
     strong = predictions.as_denoise(NET.apply, params, "velocity", RF)
     weak = predictions.as_denoise(functools.partial(NET.apply, skip=skip), params, "velocity", RF)
     guide = guides.autoguided(rules.cfg, weights.constant(2.0), weak)
-    return guide.apply((), strong, RF, x, t, t - 0.05, cond)[1].x0, strong(x, t, cond), weak(x, t, cond)
+    return guide.apply((), strong, RF, x, t=t, s=t - 0.05, cond=cond)[1].x0, strong(x, t, cond), weak(x, t, cond)
 
 
 def test_skipping_nothing_is_the_identity():

@@ -73,7 +73,7 @@ def test_std_is_the_root_of_the_clipped_variance(log_var, std):
 def test_draws_have_the_mean_and_the_std():
     n = 20_000
     law = vae.Posterior(jnp.full((n, 1, 1, 2), 3.0), jnp.broadcast_to(jnp.asarray([0.0, 2.0]), (n, 1, 1, 2)))
-    draws = np.asarray(vae.draw(law, jax.random.split(jax.random.key(0), n)))
+    draws = np.asarray(vae.draw(jax.random.split(jax.random.key(0), n), law))
     np.testing.assert_array_equal(draws[..., 0], 3)
     assert abs(draws[..., 1].mean() - 3) < 5 * 2 / np.sqrt(n)
     assert abs(draws[..., 1].std() - 2) < 5 * 2 / np.sqrt(2 * n)
@@ -143,12 +143,12 @@ def test_a_drawn_view_is_one_of_the_laws_at_random():
     n = 4000
     keys, others = jax.random.split(jax.random.key(0), (2, n))
     means = jnp.broadcast_to(jnp.asarray([10.0, -10.0])[None, :, None, None, None], (n, 2, 1, 1, 2))
-    narrow = jax.jit(vae.draw_view)(vae.Posterior(means, jnp.full(means.shape, 1e-3)), keys) / vae.SCALE
+    narrow = jax.jit(vae.draw_view)(keys, vae.Posterior(means, jnp.full(means.shape, 1e-3))) / vae.SCALE
     assert float(jnp.abs(jnp.abs(narrow) - 10).max()) < 1e-2
     assert bool(jnp.all(narrow[..., 0] * narrow[..., 1] > 0))  # one view for the whole image
     share = float(jnp.mean(narrow[..., 0] > 0))
     assert abs(share - 0.5) < 4 * 0.5 / n**0.5
-    wide = jax.jit(vae.draw_view)(vae.Posterior(jnp.ones((n, 1, 1, 1, 2)), jnp.full((n, 1, 1, 1, 2), 2.0)), others)
+    wide = jax.jit(vae.draw_view)(others, vae.Posterior(jnp.ones((n, 1, 1, 1, 2)), jnp.full((n, 1, 1, 1, 2), 2.0)))
     assert wide.shape == (n, 1, 1, 2)
     assert abs(float(wide.mean()) / vae.SCALE - 1) < 4 * 2 / (2 * n) ** 0.5
     # a variance estimated from m numbers has relative deviation sqrt(2/m)

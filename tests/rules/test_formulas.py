@@ -243,7 +243,7 @@ def test_zero_init_stands_still_for_its_steps_only():
         state, branches = stage.apply(state, start(positive, reference, jnp.ones(3)), At(x, t, s, RF))
         eps = predictions.eps_from_x0(RF, x, branches.x0, t)
         keys = jax.random.split(jax.random.key(0), 3)
-        moved = ddim()(keys, x, Guided(branches.x0, eps, {}), t, s, RF) - x
+        moved = ddim()(keys, x, Guided(branches.x0, eps, {}), t=t, s=s, schedule=RF) - x
         assert (float(jnp.max(jnp.abs(moved))) < 1e-6) == (i < 2)
 
 
@@ -294,8 +294,8 @@ def test_cpp_1_is_ddim_with_an_effective_scale(schedule, t, s, scale, x64):
     at = At(x, jnp.full(6, t), jnp.full(6, s), schedule)
     keys = jax.random.split(jax.random.key(0), 6)
     plus = rules.once(rules.cfg_plus_plus(), positive, reference, jnp.full(6, 0.6), at)
-    stepped = ddim()(keys, x, Guided(plus.x0, plus.eps, {}), at.t, at.s, schedule)
+    stepped = ddim()(keys, x, Guided(plus.x0, plus.eps, {}), t=at.t, s=at.s, schedule=schedule)
     x0 = rules.cfg(positive, reference, jnp.full(6, scale - 1))
     eps = predictions.eps_from_x0(schedule, x, x0, at.t)
-    expected = ddim()(keys, x, Guided(x0, eps, {}), at.t, at.s, schedule)
+    expected = ddim()(keys, x, Guided(x0, eps, {}), t=at.t, s=at.s, schedule=schedule)
     np.testing.assert_allclose(stepped, expected, atol=1e-7)

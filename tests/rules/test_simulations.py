@@ -75,7 +75,7 @@ def _ou(rule, d, key):
     def step(x, inputs):
         u, du, t, key = inputs
         t = jnp.full(CHAINS, t)
-        x0 = guide.apply(guide.init(x), denoise, schedule, x, t, t, labels)[1].x0
+        x0 = guide.apply(guide.init(x), denoise, schedule, x, t=t, s=t, cond=labels)[1].x0
         score = (alpha(u) * x0 - x) / (1 - alpha(u) ** 2)
         noise = jax.random.normal(key, x.shape)
         return x + du * (x + 2 * score) + jnp.sqrt(2 * du) * noise, None

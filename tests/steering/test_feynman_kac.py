@@ -92,13 +92,13 @@ def test_fkc_3_the_log_weight_in_both_forms(x64):
     expected = 0.5 * omega * (1 + omega) * np.sum((np.asarray(gap) / rho_t**2) ** 2, -1) * (rho_t**2 - rho_s**2)
     for schedule in schedules.SCHEDULES.values():
         t, s = (jnp.full(4, schedule().time(-2 * jnp.log(rho))) for rho in (rho_t, rho_s))
-        np.testing.assert_allclose(steering.cfg_log_weight(schedule(), gap, omega, t, s), expected, rtol=1e-9)
+        np.testing.assert_allclose(steering.cfg_log_weight(schedule(), gap, omega, t=t, s=s), expected, rtol=1e-9)
 
 
 def test_the_log_weight_is_finite_at_both_ends():
     gap = jnp.ones((2, 3))
     for schedule in schedules.SCHEDULES.values():
-        value = steering.cfg_log_weight(schedule(), gap, 2.0, jnp.asarray([1.0, 0.5]), jnp.asarray([0.9, 0.0]))
+        value = steering.cfg_log_weight(schedule(), gap, 2.0, t=jnp.asarray([1.0, 0.5]), s=jnp.asarray([0.9, 0.0]))
         assert np.all(np.isfinite(value)) and np.all(np.asarray(value) >= 0)
 
 

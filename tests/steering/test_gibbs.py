@@ -56,7 +56,7 @@ def _score(guide, x, rho, schedule=EDM):
     alpha = schedule.alpha(t)[:, None]
     labels = jnp.zeros(x.shape, int)
     at = alpha * x[:, None]
-    x0 = guide.apply((), mixtures.denoise(mixture, schedule), schedule, at, t, t, labels)[1].x0
+    x0 = guide.apply((), mixtures.denoise(mixture, schedule), schedule, at, t=t, s=t, cond=labels)[1].x0
     return np.asarray((alpha * predictions.x0_to("score", schedule, at, x0, t))[:, 0])
 
 
@@ -117,7 +117,7 @@ def test_gib_3_the_levels_of_the_two_branches(schedule, x64):
 
     t = schedule.time(jnp.full(2, -2 * np.log(1.3)))
     x, guide = jnp.asarray([[1.0], [-2.0]]), guides.delayed(weights.constant(OMEGA), 2, 0.1)
-    guide.apply((), denoise, schedule, x, t, t, jnp.zeros(2, int))
+    guide.apply((), denoise, schedule, x, t=t, s=t, cond=jnp.zeros(2, int))
     at, times = seen[0]
     rho2 = np.exp(-np.asarray(schedule.log_snr(jnp.asarray(times))))
     np.testing.assert_allclose(rho2, 1.69 * np.asarray([3 / 1.1] * 2 + [2 / 0.1] * 2), rtol=1e-9)
@@ -178,7 +178,7 @@ def _heun(key, x, start, steps=60, omega=OMEGA):
 
     def slope(x, rho):
         t = jnp.full(x.shape[0], EDM.time(-2 * jnp.log(rho)), x.dtype)
-        return guide.apply((), denoise, EDM, x, t, t, labels)[1].eps
+        return guide.apply((), denoise, EDM, x, t=t, s=t, cond=labels)[1].eps
 
     def body(x, ends):
         rho, lower = ends

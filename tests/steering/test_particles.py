@@ -66,7 +66,7 @@ def test_the_estimate_of_z_and_of_moments_is_right_however_often_it_is_resampled
     moves, log Z = (9 + 9 + 4 + 1)/32, and the mean of x_3 shifts by the covariance (3 + 3 + 2 + 1)/4.
     """
 
-    def move(key, x, t, s):
+    def move(key, x, *, t, s):
         x = x + jax.random.normal(key, x.shape)
         return x, x / 4
 
@@ -82,7 +82,7 @@ def test_the_estimate_of_z_and_of_moments_is_right_however_often_it_is_resampled
 
 
 def test_a_population_starts_with_the_weights_it_is_given():
-    still = lambda key, x, t, s: (x, jnp.zeros(3))  # noqa: E731
+    still = lambda key, x, *, t, s: (x, jnp.zeros(3))  # noqa: E731
     w = jnp.log(jnp.asarray([1.0, 2.0, 3.0]))
     out = steering.evolve(jax.random.key(0), still, jnp.linspace(1, 0, 3), jnp.arange(3.0), 0.0, w)
     np.testing.assert_allclose(out.log_weights, w)

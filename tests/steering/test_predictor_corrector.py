@@ -26,7 +26,7 @@ def _precision(tau, omega):
     mixture = pc_1d()
     guide, t = guides.cfg(weights.constant(omega), mixture.null, skip=False), EDM.time(-jnp.log(tau))
     x, labels = jnp.ones((tau.shape[0], 1)), jnp.zeros(tau.shape[0], int)
-    x0 = guide.apply((), mixtures.denoise(mixture, EDM), EDM, x, t, t, labels)[1].x0
+    x0 = guide.apply((), mixtures.denoise(mixture, EDM), EDM, x, t=t, s=t, cond=labels)[1].x0
     return -predictions.x0_to("score", EDM, x, x0, t)[:, 0]
 
 
@@ -58,7 +58,7 @@ def test_pcg_1_power_density_sde_and_ode_have_different_variances(omega, x64):
     np.testing.assert_allclose(ends, [sde, ode], atol=1e-8)
 
 
-def _euler(keys, x, guided, t, s, schedule):
+def _euler(keys, x, guided, *, t, s, schedule):
     """Euler in rho^2 for the probability flow, the discretisation of the published recursion."""
     rho2 = lambda time: jnp.exp(-schedule.log_snr(time))  # noqa: E731
     return x + like(0.5 * (rho2(t) - rho2(s)) / rho2(t), x) * (guided.x0 - x)
@@ -73,8 +73,8 @@ def _variance(step, tau, start):
 
     @jax.jit
     def end(x):
-        x = steering.predict(denoise, step, EDM, keys, x, t, s, labels)
-        return steering.correct(denoise, weight, mixture.null, EDM, keys, x, t, s, labels)[:, 0]
+        x = steering.predict(keys, denoise, step, EDM, x, t=t, s=s, cond=labels)
+        return steering.correct(keys, denoise, weight, mixture.null, EDM, x, t=t, s=s, cond=labels)[:, 0]
 
     moved = end(jnp.zeros((t.shape[0], 1)))
     gain = end(jnp.ones((t.shape[0], 1))) - moved

@@ -1,0 +1,81 @@
+"""Two times cannot be exchanged, and keys come first: read from the signatures of guidance/."""
+
+import ast
+import inspect
+
+import jax.numpy as jnp
+import pytest
+
+from guidance import guides, sampling, schedules, weights
+from tests.samplers import SOLVERS
+from tests.test_guides_several import everything
+from tests.test_imports import GUIDANCE, REPOSITORY
+from tests.test_weight_shapes import BATTERY as WEIGHTS
+
+
+def _functions():
+    """(where, name, its arguments) of every function, method and lambda in guidance/, the private ones too."""
+    for path in GUIDANCE:
+        where = str(path.relative_to(REPOSITORY))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                yield f"{where}:{node.lineno}", getattr(node, "name", "lambda"), node.args
+
+
+def _names(arguments: list[ast.arg]) -> list[str]:
+    return [a.arg for a in arguments]
+
+
+@pytest.mark.parametrize("pair", [("t", "s"), ("log_snr_t", "log_snr_s")], ids=lambda pair: pair[0])
+def test_whoever_takes_both_times_takes_them_by_keyword(pair):
+    found, wrong = 0, []
+    for where, name, arguments in _functions():
+        positional = _names(arguments.posonlyargs + arguments.args)
+        if set(pair) <= {*positional, *_names(arguments.kwonlyargs)}:
+            found += 1
+            wrong += [f"{where} {name}"] if set(pair) & set(positional) else []
+    assert not wrong
+    assert found > (40 if pair[0] == "t" else 0), "the test no longer sees the functions that it guards"
+
+
+def test_keys_come_first_in_public_functions():
+    found, wrong = 0, []
+    for where, name, arguments in _functions():
+        names = [n for n in _names(arguments.posonlyargs + arguments.args + arguments.kwonlyargs) if n != "self"]
+        if not name.startswith("_") and name != "lambda" and {"key", "keys"} & set(names):
+            found += 1
+            wrong += [] if names[0] in ("key", "keys") else [f"{where} {name}"]
+    assert not wrong
+    assert found > 20
+
+
+def _takes(function, positional: list[str], keyword: list[str]):
+    """A protocol's arguments under their names, after the knobs that a Partial has bound."""
+    parameters = inspect.signature(function).parameters.values()
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
+    assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == keyword
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_and_steps_take_the_arguments_of_their_protocols(name):
+    step, solver = SOLVERS[name], sampling.as_solver(SOLVERS[name])
+    if step is not solver:
+        _takes(step, ["keys", "x", "guided"], ["t", "s", "schedule"])
+    _takes(solver.init, ["x"], [])
+    _takes(solver.apply, ["keys", "memory", "carry", "evaluate", "x"], ["t", "s", "schedule"])
+
+
+def test_guides_take_the_arguments_of_their_protocol():
+    two = weights.constant(2.0)
+    more = [guides.cfg(two, 4), guides.cfg(two, 4, skip=False), guides.unguided(), guides.delayed(two, 4)]
+    for guide in [*more, *everything(4).values()]:
+        _takes(guide.init, ["x"], [])
+        _takes(guide.apply, ["state", "denoise", "schedule", "x"], ["t", "s", "cond"])
+
+
+def test_weights_take_the_arguments_of_their_protocol():
+    net = weights.GuidanceNet(condition="none")
+    made = [make(*knobs) for make, knobs in WEIGHTS.values()]
+    more = [weights.constant(1.0), weights.interval(1.0, 0.2, 0.8), weights.table(jnp.ones(2), jnp.ones(1))]
+    for weight in [*made, *more, weights.learned(net, {}, schedules.cosine())]:
+        _takes(weight, [], ["t", "s", "cond"])
