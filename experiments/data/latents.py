@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.border import existing, one_line, reading
+from experiments.data import names
 from experiments.data.files import CLASSES
 
 LAYOUT = "uncompressed,group_size:1"  # noise does not compress; one record a group: random access reads that alone
@@ -65,9 +66,11 @@ def describe(folder, about: About) -> None:
         held = _about(path)
         if held.names is None:  # written before names were kept, when the order was alphabetical
             held = held._replace(names=about.names and tuple(sorted(about.names)))
-        differing = [name for name, a, b in zip(About._fields, held, about, strict=True) if a != b]
-        if differing:
-            raise ValueError(f"{path} is of another {' and '.join(differing)}; encode into a new folder")
+        differing = [name for name in About._fields[:-1] if getattr(held, name) != getattr(about, name)]
+        renamed = names.difference(held.names, about.names)
+        if differing or renamed:
+            what = f"another {' and '.join(differing)}" if differing else f"other classes: {renamed}"
+            raise ValueError(f"{path} is of {what}; encode into a new folder")
         return
     fresh = path.with_name(".latents.json.new")
     fresh.write_text(json.dumps(about._asdict(), indent=2) + "\n", encoding="utf-8")
@@ -99,7 +102,7 @@ class Latents:
     def __init__(self, folder) -> None:
         path = existing(pathlib.Path(folder) / "latents.json", "what configs/encode.py writes")
         self.about = _about(path)
-        self.name, self.classes = str(folder), self.about.classes
+        self.name, self.classes, self.names = str(folder), self.about.classes, self.about.names
         self.paths = [shard_path(folder, self.about, k) for k in range(len(self.about.rows()))]
         missing = [file.name for file in self.paths if not file.is_file()]
         if missing:

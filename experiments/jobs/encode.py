@@ -73,6 +73,7 @@ def _about(config, source, net: vae.AutoencoderKL, digest: str) -> latents.About
         views=1 + config.encode.mirrored,
         shape=(side, side, net.latents),
         classes=source.classes,
+        names=source.names,
     )
 
 

@@ -1,0 +1,38 @@
+"""Names of classes, kept beside what was made with them: a number says nothing once folders have come or gone."""
+
+import json
+import os
+import pathlib
+
+from experiments.border import reading
+
+FILE = "classes.json"
+
+
+def difference(there: tuple[str, ...] | None, here: tuple[str, ...] | None) -> str | None:
+    """What tells two lists of names apart, in words; None where they are equal, or one is not known."""
+    if there is None or here is None or there == here:
+        return None
+    if len(there) != len(here):
+        return f"{len(there)} classes there, {len(here)} here"
+    i = next(i for i, (a, b) in enumerate(zip(there, here, strict=True)) if a != b)
+    return f"class {i} is {there[i]!r} there, {here[i]!r} here"
+
+
+def keep(folder, names: tuple[str, ...]) -> None:
+    """Writes the names of the classes, in the order of their numbers, into a run's folder, or compares them with those
+    that the run began with.
+
+    Raises ValueError, in one line, where they differ.
+    """
+    path = pathlib.Path(folder) / FILE
+    if path.exists():
+        with reading(path, "a list of names of classes"):
+            there = tuple(map(str, json.loads(path.read_text(encoding="utf-8"))))
+        differing = difference(there, names)
+        if differing:
+            raise ValueError(f"{path} is of a run on other classes: {differing}; another folder is needed")
+        return
+    fresh = path.with_name(f".{FILE}.new")
+    fresh.write_text(json.dumps(names, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
