@@ -5,6 +5,7 @@ message that names the field and what is allowed.
 """
 
 import importlib.util
+import os
 import pathlib
 import reprlib
 from collections.abc import Mapping
@@ -130,8 +131,8 @@ def _split(source: str) -> tuple[pathlib.Path, str]:
 
 def _module(path: pathlib.Path):
     """Runs a config file; it must define get_config(preset) and PRESETS, the known presets."""
-    if not path.is_file():
-        nearby = sorted(str(p) for p in path.parent.glob("[!_]*.py")) if path.parent.is_dir() else []
+    if not os.path.isfile(path):
+        nearby = sorted(str(p) for p in path.parent.glob("[!_]*.py")) if os.path.isdir(path.parent) else []
         raise ConfigError(
             f"--config={path}: no such file{hint(str(path), nearby) or (_listing(nearby) if nearby else '')}"
         )

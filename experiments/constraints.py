@@ -1,7 +1,7 @@
 """What must hold between the fields of a config, by the name of its problem; see `fields`. Imports nothing heavy."""
 
-import pathlib
 from collections.abc import Callable
+from os.path import exists, isfile, join  # False for what no file can be called, where pathlib raises
 from typing import Any, NamedTuple
 
 from experiments.fields import EPOCH_FILES, MNIST_FILES
@@ -32,7 +32,7 @@ def _network_found(name: str) -> Constraint:
     return Constraint(
         f"problem.{name}",
         "path of an existing .safetensors file, or random",
-        lambda c: c.problem[name] == "random" or pathlib.Path(c.problem[name]).is_file(),
+        lambda c: c.problem[name] == "random" or isfile(c.problem[name]),
     )
 
 
@@ -40,12 +40,12 @@ INSTRUMENT_FOUND = (
     Constraint(
         "problem.instrument",
         "classifier, random, or path of an existing file with Inception's weights",
-        lambda c: c.problem.instrument in ("classifier", "random") or pathlib.Path(c.problem.instrument).is_file(),
+        lambda c: c.problem.instrument in ("classifier", "random") or isfile(c.problem.instrument),
     ),
     Constraint(
         "problem.reference",
         "empty, or path of an existing .npz with mu and sigma or of images",
-        lambda c: not c.problem.reference or pathlib.Path(c.problem.reference).exists(),
+        lambda c: not c.problem.reference or exists(c.problem.reference),
     ),
     Constraint(
         "problem.reference",
@@ -64,8 +64,7 @@ LATENTS_FOUND = (
         "problem.latents",
         "a folder that job encode wrote (latents.json in it), or synthetic",
         lambda c: (
-            c.problem.latents == "synthetic"
-            or (c.problem.latents and (pathlib.Path(c.problem.latents) / "latents.json").is_file())
+            c.problem.latents == "synthetic" or (c.problem.latents and isfile(join(c.problem.latents, "latents.json")))
         ),
     ),
 )
@@ -132,16 +131,16 @@ LEARNING = (
 )
 
 MNIST_FOUND = (
-    Constraint("problem.model", "path of an existing .npz file", lambda c: pathlib.Path(c.problem.model).is_file()),
+    Constraint("problem.model", "path of an existing .npz file", lambda c: isfile(c.problem.model)),
     Constraint(
         "problem.classifier",
         "path of an existing .npz file",
-        lambda c: pathlib.Path(c.problem.classifier).is_file(),
+        lambda c: isfile(c.problem.classifier),
     ),
     Constraint(
         "problem.data",
         f"a folder that holds {', '.join(MNIST_FILES)}",
-        lambda c: all((pathlib.Path(c.problem.data) / name).is_file() for name in MNIST_FILES),
+        lambda c: all(isfile(join(c.problem.data, name)) for name in MNIST_FILES),
     ),
 )
 PAIR_FOUND = (
@@ -149,7 +148,7 @@ PAIR_FOUND = (
     Constraint(
         "problem.epochs",
         f"a folder that holds {', '.join(EPOCH_FILES)}",
-        lambda c: all((pathlib.Path(c.problem.epochs) / name).is_file() for name in EPOCH_FILES),
+        lambda c: all(isfile(join(c.problem.epochs, name)) for name in EPOCH_FILES),
     ),
 )
 

@@ -9,6 +9,7 @@ cannot work, in one line on stderr.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 
@@ -27,9 +28,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--key", help="the set of weights to take from a file that keeps several")
     options = parser.parse_args(arguments)
     try:
-        if pathlib.Path(options.target).is_dir():
+        if os.path.isdir(options.target):
             raise FileNotFoundError(f"{options.target} is a folder; expected the .safetensors file to write")
-        if not pathlib.Path(options.target).parent.is_dir():
+        if not os.path.isdir(pathlib.Path(options.target).parent):
             raise FileNotFoundError(f"{options.target}: its folder does not exist")
         arrays = read_torch(options.source, options.key)
         digest = tensors.sha256(options.source)

@@ -1,7 +1,7 @@
 """The fields of the job `sample`, and of the config that samples from imported networks. Imports nothing heavy."""
 
-import pathlib
 import re
+from os.path import isfile
 
 from experiments import calls
 from experiments.calls import GRIDS, LEARNED, SAMPLERS
@@ -61,4 +61,4 @@ IMPORTED = {
 
 def weight_found(config) -> bool:
     """Whether the file of a learned weight is there; what is no path needs none."""
-    return not config.sample.weight.endswith(LEARNED) or pathlib.Path(config.sample.weight).is_file()
+    return not config.sample.weight.endswith(LEARNED) or isfile(config.sample.weight)

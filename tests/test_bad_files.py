@@ -178,7 +178,8 @@ def test_any_byte_may_be_wrong(tmp_path, name):
 )
 def test_what_is_not_there_or_no_file(tmp_path, name):
     file, _, read = READERS[name]
-    assert str(tmp_path / "absent") in refusal(read, tmp_path / "absent" / file)
+    for absent in ("absent", 300 * "x", "null\0"):  # the last two can be no names
+        assert str(tmp_path / absent) in refusal(read, tmp_path / absent / file)
     (tmp_path / file).mkdir()
     assert str(tmp_path / file) in refusal(read, tmp_path / file)
 
@@ -189,6 +190,9 @@ def test_a_config_names_the_path_in_full(tmp_path):
     with pytest.raises(ConfigError) as raised:
         config.load(str(source), {"problem.model": str(path)})
     assert f"problem.model = {str(path)!r}: allowed: path of an existing .npz file" in str(raised.value)
+    for name in ("model", "classifier", "data"):
+        with pytest.raises(ConfigError, match=f"problem.{name} = 'xxx"):
+            config.load(str(source), {f"problem.{name}": 300 * "x"})
 
 
 # ---- sizes that a file announces and does not hold

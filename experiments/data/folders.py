@@ -29,7 +29,7 @@ def opened(path) -> Folder:
     Raises FileNotFoundError or ValueError, in one line, for what cannot be opened.
     """
     path = pathlib.Path(path)
-    return _folder(path) if path.is_dir() else _archive(path)
+    return _folder(path) if os.path.isdir(path) else _archive(path)
 
 
 def in_split(folder: Folder, split: str | None) -> list[str]:

@@ -7,7 +7,7 @@ decisions as a table.
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from experiments.border import one_line
 
@@ -34,6 +34,8 @@ def decode(raw: bytes, channels: int) -> np.ndarray:
             if picture.has_transparency_data:
                 picture = Image.fromarray(on_white(np.asarray(picture.convert("RGBA"))))
             return _with_channels(np.asarray(picture.convert(MODES[channels])))
+    except UnidentifiedImageError:
+        raise ValueError(f"not a readable picture (none of {', '.join(FORMATS)})") from None
     except Exception as error:  # decoders of damaged bytes fail in ways that PIL does not list
         raise ValueError(f"not a readable picture ({one_line(error)})") from None
 

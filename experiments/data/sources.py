@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,14 +77,14 @@ def open_source(
     path = pathlib.Path(name)
     if path.suffix == ".npz":
         return _from_npz(path, classes)
-    if any(path.glob("*-images-idx3-ubyte*")):
+    if os.path.isdir(path) and any(path.glob("*-images-idx3-ubyte*")):
         part = {None: 0, "train": 0, "test": 1}.get(split)
         if part is None:
             raise ValueError(f"{path} has no split {split!r}: allowed: train, test")
         return from_arrays(str(path), *files.mnist(path)[part], classes=classes)
-    if path.is_dir() or path.suffix == ".zip":
+    if os.path.isdir(path) or path.suffix == ".zip":
         return _from_pictures(path, split, classes, channels)
-    if path.is_file():
+    if os.path.exists(path):
         raise ValueError(f"{path} is neither a folder nor an .npz or .zip")
     close = difflib.get_close_matches(name, published.SETS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"published sets: {', '.join(published.SETS)}"

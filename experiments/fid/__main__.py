@@ -7,6 +7,7 @@ has those of experiments.main.
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import sys
 
@@ -65,7 +66,7 @@ def run(options, rest: list[str], around: contextlib.ExitStack) -> dict:
     for name, least in (("batch", 1), ("keep", 0), ("neighbours", 1)):
         if getattr(options, name, least) < least:
             raise BadInput(f"--{name} {getattr(options, name)}: expected at least {least}")
-    if options.out and not pathlib.Path(options.out).parent.is_dir():
+    if options.out and not os.path.isdir(pathlib.Path(options.out).parent):
         raise BadInput(f"--out {options.out}: its folder does not exist")
     job = generate.command(options, rest) if options.command == "gen" else None
     samples = job and generate.folder(job)

@@ -7,6 +7,7 @@ three channels always, grey repeated; sub-folders are no classes; and nothing is
 measured is what a sampler wrote. No more than a block is in memory.
 """
 
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +33,9 @@ class Images(NamedTuple):
 def open_images(path) -> Images:
     """The images at `path`. Raises BadInput here, or from `blocks` if what follows is damaged."""
     path = pathlib.Path(path)
-    if path.is_dir() or path.suffix == ".zip":
+    if os.path.isdir(path) or path.suffix == ".zip":
         return _folder(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadInput(f"{path} does not exist; expected a folder or .zip of images or an .npz with arr_0")
     return _archive(path)
 

@@ -56,7 +56,8 @@ def build(name: str, weights: str | None, resizer: str | None) -> Network:
     try:
         return NETWORKS[name](weights, resizer)
     except (OSError, ValueError) as error:
-        raise BadInput(f"--weights: {error}") from None
+        named = str(weights) in str(error)
+        raise BadInput(f"--weights: {error}" if named else f"--weights {weights}: {error}") from None
 
 
 def hash_arrays(arrays: dict[str, np.ndarray]) -> str:

@@ -59,7 +59,7 @@ def write_reference(path, stats: dict[str, GaussianStats], images: np.ndarray | 
 def read_reference(path) -> Reference:
     """What is at `path`. Raises BadInput."""
     path = pathlib.Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return Reference(str(path), None, {}, open_images(path), {})
     with refusing():
         found = npz.headers(path)

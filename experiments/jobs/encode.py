@@ -84,7 +84,10 @@ def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, st
         net, params = imported.random_autoencoder(dtype)
         return net, params, "random"
     net = vae.AutoencoderKL(dtype=dtype)
-    return net, vae.from_diffusers(net, tensors.read_weights(path)), tensors.sha256(path)
+    try:
+        return net, vae.from_diffusers(net, tensors.read_weights(path)), tensors.sha256(path)
+    except ValueError as error:
+        raise ConfigError(f"problem.vae = {path}: {error}") from None
 
 
 def _encoder(net: vae.AutoencoderKL, mirrored: bool):
