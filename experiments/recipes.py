@@ -46,15 +46,15 @@ def rule(settings) -> Rule:
 
 def weight(settings, problem, times: Array) -> Weight:
     """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the problem."""
-    text = settings.weight
+    text, model = settings.weight, problem.model
     if is_number(text):
         return weights.constant(float(text))
     if not text.endswith(LEARNED):
         call = parse("weight", text, WEIGHTS)[0]
-        return _built("weight", text, getattr(weights, call.name), call, schedule=problem.schedule, grid=times)
+        return _built("weight", text, getattr(weights, call.name), call, schedule=model.schedule, grid=times)
     try:
         found, about = weight_files.read(text)
-        weight_files.check_fits(text, about, problem.schedule, len(problem.conditions), int(problem.null))
+        weight_files.check_fits(text, about, model.schedule, len(model.conditions), int(model.null))
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
     members = parse("rule", settings.rule, RULES)

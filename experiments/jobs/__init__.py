@@ -36,12 +36,19 @@ def run(config, workdir) -> None:
 def in_data_parallel(problem: problems.Problem) -> problems.Problem:
     """The same problem with the batches that it draws and that its networks see cut over the devices."""
 
+    model, data = problem.model, problem.data
+
     def apply(params, *arguments):
-        return mesh.spreading(Partial(problem.network.apply, params))(*arguments)
+        return mesh.spreading(Partial(model.network.apply, params))(*arguments)
 
     return problem._replace(
-        network=problem.network and problem.network._replace(apply=apply),
-        denoise=lambda params: mesh.spreading(problem.denoise(params)),
-        draw=lambda data, key, n: mesh.spread(problem.draw(data, key, n)),
-        data=mesh.shard(problem.data),
+        model=model._replace(
+            network=model.network and model.network._replace(apply=apply),
+            denoise=lambda params: mesh.spreading(model.denoise(params)),
+        ),
+        data=data
+        and data._replace(
+            draw=lambda arrays, key, n: mesh.spread(data.draw(arrays, key, n)),
+            arrays=mesh.shard(data.arrays),
+        ),
     )

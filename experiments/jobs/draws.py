@@ -30,9 +30,10 @@ def bases_of(problem, config, workdir, rule: str, bases: list) -> list:
 
 def denoise_and_guide(problem, rule: Rule, base, weight: Weight, skip: bool = True) -> tuple[Denoise, Guide]:
     """What `guidance.sampling.sample` takes. base: params of the denoiser, or a Pair of them."""
+    model = problem.model
     if isinstance(base, Pair):
-        return problem.denoise(base.strong), guides.autoguided(rule, weight, problem.denoise(base.weak), skip)
-    return problem.denoise(base), guides.guided(rule, weight, problem.null, skip)
+        return model.denoise(base.strong), guides.autoguided(rule, weight, model.denoise(base.weak), skip)
+    return model.denoise(base), guides.guided(rule, weight, model.null, skip)
 
 
 def step_of(config):
@@ -53,8 +54,8 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     batch is filled up with its last sample to what the devices divide, the last batch to as many as the others.
     Compiled once. Raises progress.Stopped between batches.
     """
-    grid, step = sampling.uniform_grid(steps), step_of(config)
-    conditions, n = problems.shares(problem.conditions, count or config.eval.samples)
+    grid, step, model = sampling.uniform_grid(steps), step_of(config), problem.model
+    conditions, n = problems.shares(model.conditions, count or config.eval.samples)
     cond, total = jnp.repeat(conditions, n), len(conditions) * n
     batch = min(config.eval.batch or total, total)
     starts = range(0, total, batch)
@@ -62,9 +63,9 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     @jax.jit
     def run(base, table, key, ids, cond):
         start_key, step_key = jax.random.split(key)
-        x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, ids)
+        x = sampling.initial_noise(start_key, model.schedule, grid, model.shape, ids)
         denoise, guide = denoise_and_guide(problem, rule_of(rule), base, weights.table(grid, table))
-        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, grid, x, cond, ids=ids)
+        out = sampling.sample(step_key, denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
         return out.x0, sum(out.nfe.values())
 
     def sample(base, table, key):
@@ -79,6 +80,6 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
             evaluations += int(nfe) * len(parts[-1])
         samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
         whole, rest = divmod(evaluations, total)
-        return samples.reshape(len(conditions), n, *problem.shape), evaluations / total if rest else whole
+        return samples.reshape(len(conditions), n, *model.shape), evaluations / total if rest else whole
 
     return sample

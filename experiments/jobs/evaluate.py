@@ -36,6 +36,7 @@ class Samplers:
 
 def run(problem, config, workdir) -> list[records.Row]:
     """Evaluates everything, writes results.json, prints the table of what matters, returns all rows."""
+    problems.require(problem, config.job, "data", "instrument")
     learned = learn.run(problem, config, workdir)
     bases = train.run(problem, config, workdir)
     ledger = Ledger(workdir / "evaluations.jsonl")
@@ -43,7 +44,8 @@ def run(problem, config, workdir) -> list[records.Row]:
     for steps in config.eval.steps:
         rows += _at_steps(problem, config, ledger, steps, samplers, learned)
     launch.first(lambda: records.write_results(workdir / "results.json", rows))
-    shown = [row for row in rows if row.method not in FAMILIES and row.metric in problem.tuned]
+    tuned = problem.instrument.tuned
+    shown = [row for row in rows if row.method not in FAMILIES and row.metric in tuned]
     print(records.table(shown))
     print(f"all rows: {workdir / 'results.json'}")
     return rows
@@ -54,14 +56,14 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
 
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
     """
-    _, n = problems.shares(problem.conditions, config.eval.samples)
+    _, n = problems.shares(problem.model.conditions, config.eval.samples)
     hand_made = candidates(config)
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
-    swept = min(config.seeds, config.eval.sweep_seeds)
+    swept, tuned = min(config.seeds, config.eval.sweep_seeds), problem.instrument.tuned
     methods = len({candidate.method for candidate in hand_made})
-    few = min(len(hand_made), SHORTLIST * methods * len(problem.tuned))  # at most, as lists overlap
+    few = min(len(hand_made), SHORTLIST * methods * len(tuned))  # at most, as lists overlap
     total = swept * len(hand_made) + (config.seeds - swept) * few + config.seeds * (len(tasks) + methods)
-    table = _Entries(problem.tuned)
+    table = _Entries(tuned)
     details, floors = [], []
     with progress.counting(f"evaluating at {steps} steps", total) as count:
         for i, seed in enumerate(range(config.seed, config.seed + config.seeds)):
@@ -71,9 +73,9 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
                 if progress.stop_requested():
                     raise progress.Stopped
                 grid = sampling.uniform_grid(candidate.longer * steps)
-                omegas = weights.tabulated(candidate.weight(grid), grid, problem.conditions)
+                omegas = weights.tabulated(candidate.weight(grid), grid, problem.model.conditions)
                 samples, nfe = samplers(i, candidate.rule, omegas, noise_key)
-                entry = {"nfe": nfe, "metrics": problem.measure(measure_key, samples, full)}
+                entry = {"nfe": nfe, "metrics": problem.instrument.measure(measure_key, samples, full)}
                 if full:
                     entry["metrics"]["median_omega"] = float(np.median(omegas))
                     entry |= {"rule": candidate.rule, "table": np.asarray(omegas).tolist()}
@@ -103,7 +105,7 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
 
 
 def _floor(problem, key, n) -> dict:
-    return {"nfe": 0, "metrics": problem.floor(key, n, True)}
+    return {"nfe": 0, "metrics": problem.instrument.floor(key, n, True)}
 
 
 class _Entries:
@@ -154,7 +156,7 @@ class _Rows:
     """Turns entries into rows: mean and standard error over seeds, and paired differences."""
 
     def __init__(self, problem, config, steps, floors):
-        self.problem, self.steps, self.floors = problem, steps, floors
+        self.problem, self.tuned, self.steps, self.floors = problem.name, problem.instrument.tuned, steps, floors
         self.sampler = "DDIM" if config.eval.churn == 0 else f"DDIM, churn {config.eval.churn:g}"
         self.sampler += ", uniform grid"
 
@@ -167,7 +169,7 @@ class _Rows:
             floor = float(np.mean(floors)) if floors else None
         nfe = float(np.mean([entry["nfe"] for entry in entries]))
         return records.mean_row(
-            self.problem.name, method, words, settings, self.sampler, self.steps, nfe, metric, values, floor
+            self.problem, method, words, settings, self.sampler, self.steps, nfe, metric, values, floor
         )
 
     def collect(self, table: _Entries, details) -> list[records.Row]:
@@ -175,15 +177,13 @@ class _Rows:
         for label, by_seed in table.entries.items():
             entries = list(by_seed.values())
             settings = table.candidates[label].settings
-            rows += [self.row(*label, settings, entries, metric) for metric in self.problem.tuned]
-        for metric in self.problem.tuned:
+            rows += [self.row(*label, settings, entries, metric) for metric in self.tuned]
+        for metric in self.tuned:
             rows += self._tuned(table, metric, len(details))
         for label in details[0]:
             entries = [of_seed[label] for of_seed in details]
-            words = f"as tuned on {self.problem.tuned[0]}"
-            rows += [
-                self.row(label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.problem.tuned
-            ]
+            words = f"as tuned on {self.tuned[0]}"
+            rows += [self.row(label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.tuned]
         return rows
 
     def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[records.Row]:

@@ -74,7 +74,7 @@ def omega_map(problem, weights):
     side = jnp.linspace(0.01, 0.99, 60)
     t, s = jnp.meshgrid(side, side, indexing="ij")
     flat_t, flat_s = t.reshape(-1), s.reshape(-1)
-    conditions, _ = shares(problem.conditions, 10)
+    conditions, _ = shares(problem.model.conditions, 10)
     figure, panels = _panels(len(weights), 3.6, 3.2)
     for axes, (label, weight) in zip(panels, weights.items(), strict=True):
         values = [weight(t=flat_t, s=flat_s, cond=jnp.full(flat_t.shape, c, jnp.int32)) for c in conditions]
@@ -93,14 +93,14 @@ def samples(problem, sets):
     shown = {"true data": None} | sets
     figure, panels = _panels(len(shown), 3.2, 3.3)
     for axes, (label, x) in zip(panels, shown.items(), strict=True):
-        problem.picture(axes, x)
+        problem.instrument.picture(axes, x)
         axes.set_title(label, fontsize=10)
     return figure
 
 
 def sweep(problem, rows):
     """The leading metric against the constant weight, one panel for each number of steps; the rest as lines."""
-    metric = problem.tuned[0]
+    metric = problem.instrument.tuned[0]
     own = [row for row in rows if row.metric == metric]
     steps = sorted({row.steps for row in own})
     figure, panels = drawing.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.4), squeeze=False)
@@ -142,7 +142,7 @@ def selection(problem, scores):
         at = int(np.argmin(values))
         axes.plot(updates, values, "o-", ms=3, lw=1.2, color=colour(task), alpha=0.8, label=f"{task}, seed {seed}")
         axes.plot(updates[at], values[at], "o", ms=8, mfc="none", color=colour(task))
-    axes.set(xlabel="update", ylabel=problem.tuned[0].replace("_", " "))
+    axes.set(xlabel="update", ylabel=problem.instrument.tuned[0].replace("_", " "))
     axes.grid(alpha=0.2)
     axes.legend(fontsize=7, frameon=False)
     return figure
@@ -150,7 +150,7 @@ def selection(problem, scores):
 
 def quality_against_nfe(problem, rows):
     """The leading metric against network evaluations per sample, a line for each method over the numbers of steps."""
-    metric = problem.tuned[0]
+    metric = problem.instrument.tuned[0]
     figure, axes = drawing.subplots(figsize=(5.2, 3.6))
     curves = {}
     for row in rows:

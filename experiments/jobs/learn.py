@@ -13,6 +13,7 @@ from experiments.families import AUTOGUIDED, rule_of
 from experiments.jobs import selection, train
 from experiments.jobs.draws import bases_of, denoise_and_guide, step_of
 from experiments.loop import compiled, fit
+from experiments.problems import require
 from guidance import learning, rollout, sampling, weights
 from guidance.times import within
 from guidance.types import Weight
@@ -42,7 +43,7 @@ class Task(NamedTuple):
 def network(problem, config) -> weights.GuidanceNet:
     learn = config.learn
     return weights.GuidanceNet(
-        num_classes=len(problem.conditions),
+        num_classes=len(problem.model.conditions),
         width=learn.width,
         depth=learn.depth,
         time_width=learn.embedding,
@@ -84,27 +85,27 @@ def _rollout_tasks(problem, config) -> list[Task]:
 def _rollout_task(
     problem, config, rule: str, steps: int, iterations: int, start: str | None, interval: tuple | None = None
 ) -> Task:
-    learn, net = config.learn, network(problem, config)
+    learn, net, conditions = config.learn, network(problem, config), problem.model.conditions
     grid, step = sampling.uniform_grid(steps), step_of(config)
-    weight = rollout_weight(net, problem.schedule, steps, interval)
+    weight = rollout_weight(net, problem.model.schedule, steps, interval)
     unguided = int(jnp.argmax(within(grid[:-1], *interval))) if interval else 0  # steps before the first guided one
 
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
-        among = drawn(rest[0], problem.conditions, learn.rollout_conditions) if rest else problem.conditions
-        omega = on_grid(weight(params), grid, problem.conditions, among)
+        among = drawn(rest[0], conditions, learn.rollout_conditions) if rest else conditions
+        omega = on_grid(weight(params), grid, conditions, among)
         return rollout.rollout_loss(
             roll_key,
             *denoise_and_guide(problem, rule_of(rule), base, omega, skip=False),
             step,
-            problem.schedule,
+            problem.model.schedule,
             grid,
-            problem.real(data, data_key, learn.rollout_real, among),
+            problem.data.real(data, data_key, learn.rollout_real, among),
             among,
             learn.rollout_batch,
             segments=_segments(steps - unguided) if learn.remat == "segments" else 1,
             remat=learn.remat,
-            features=problem.features,
+            features=problem.instrument and problem.instrument.features,
             detached=unguided,
         )
 
@@ -161,19 +162,20 @@ def _weight(net, schedule, s_min, t_max, gap_min, interval, params):
 
 def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
     learn, net = config.learn, network(problem, config)
+    conditions, schedule = problem.model.conditions, problem.model.schedule
     settings = learning.OneStep(
         learn.particles, learn.beta, learn.lambda_, learn.churn, learn.s_min, learn.zeta, learn.delta
     )
-    weight = functools.partial(_weight, net, problem.schedule, learn.s_min, 1 - learn.zeta, learn.delta, None)
+    weight = functools.partial(_weight, net, schedule, learn.s_min, 1 - learn.zeta, learn.delta, None)
 
     def loss(params, key, base, data):
         data_key, key = jax.random.split(key)
-        model = learning.Model(problem.denoise(base), problem.schedule, problem.null)
+        model = learning.Model(problem.model.denoise(base), schedule, problem.model.null)
         if objective == "per_condition":
-            each = 2 * max(1, learn.batch * learn.particles // (2 * len(problem.conditions)))
-            real = problem.real(data, data_key, each, problem.conditions)
-            return learning.per_condition_consistency(key, model, weight(params), real, problem.conditions, settings)
-        x0, cond = problem.draw(data, data_key, learn.batch)
+            each = 2 * max(1, learn.batch * learn.particles // (2 * len(conditions)))
+            real = problem.data.real(data, data_key, each, conditions)
+            return learning.per_condition_consistency(key, model, weight(params), real, conditions, settings)
+        x0, cond = problem.data.draw(data, data_key, learn.batch)
         arguments = key, model, weight(params), x0, cond, settings
         if objective in ("self_consistency", "l2"):
             return getattr(learning, objective)(*arguments, gamma, problem.reward if gamma > 0 else None)
@@ -191,6 +193,7 @@ def run(problem, config, workdir) -> dict[str, list]:
 
     The params after the last update or, with learn.select_every, the best of those on the way (see `selection`).
     """
+    require(problem, config.job, "data", *["instrument"] * (config.learn.select_every > 0))
     bases, found, learned = train.run(problem, config, workdir), tasks(problem, config), {}
     given = {rule: bases_of(problem, config, workdir, rule, bases) for rule in dict.fromkeys(t.rule for t in found)}
     for task in found:
@@ -209,7 +212,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
             objective=task.name,
             rule=task.rule,
             steps=task.steps,
-            null=int(problem.null),
+            null=int(problem.model.null),
             training=config.to_dict(),
         )
 
@@ -217,7 +220,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
 def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     """The learned params for each seed, from those in `starts` or from the network's own initial ones."""
     optimizer = guidance_optimizer(task.learning_rate, task.iterations)
-    net = network(problem, config)
+    net, data = network(problem, config), problem.data.arrays
 
     def one_update(state, i, key, base, data):
         loss = functools.partial(task.loss, base=base, data=data)
@@ -226,7 +229,7 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
 
     one_update = compiled(one_update)
     init = jax.jit(
-        lambda key: net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1])
+        lambda key: net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.model.conditions[:1])
     )
     marks = selection.marks(config.learn.select_every, task.iterations)
     choose = selection.chooser(problem, config, task, marks, workdir / "selection.jsonl")
@@ -241,7 +244,7 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
             folder,
             workdir / "metrics.jsonl",
             (params, optimizer.init(params)),
-            lambda carry, i, key=key, base=base: one_update(carry, i, jax.random.fold_in(key, 1), base, problem.data),
+            lambda carry, i, key=key, base=base: one_update(carry, i, jax.random.fold_in(key, 1), base, data),
             task.iterations,
             config.learn.checkpoint_every,
             marks=marks,

@@ -5,6 +5,7 @@ import html
 
 from experiments import launch, records
 from experiments.jobs import evaluate, figures, learn, train
+from experiments.problems import require
 from guidance import sampling
 
 STYLE = """
@@ -20,6 +21,7 @@ pre { background: #f5f5f5; padding: 0.8em; overflow-x: auto; font-size: 0.85em; 
 
 def run(problem, config, workdir) -> None:
     """Writes the pictures (PNG) and report.html, and prints their paths."""
+    require(problem, config.job, "data", "instrument")
     rows = records.read_results(workdir / "results.json")
     pictures = _draw(problem, config, workdir, rows) if config.figures else {}
     if not launch.primary():
@@ -106,7 +108,7 @@ def _page(problem, config, rows, pictures) -> str:
         "Hand-tuned weights are the best of their grid on the very numbers shown, per seed. "
         "Floor: what true data score against true data.</p>",
     ]
-    parts += [_table(config, rows, metric) for metric in problem.tuned]
+    parts += [_table(config, rows, metric) for metric in problem.instrument.tuned]
     parts.append(_details(problem, rows))
     for path, caption in pictures:
         image = base64.b64encode(path.read_bytes()).decode()
@@ -156,7 +158,7 @@ def _table(config, rows, metric) -> str:
 
 def _details(problem, rows) -> str:
     """Everything else that was measured, at the weights tuned on the leading metric."""
-    detail = [r for r in rows if r.weight == f"as tuned on {problem.tuned[0]}"]
+    detail = [r for r in rows if r.weight == f"as tuned on {problem.instrument.tuned[0]}"]
     if not detail:
         return ""
     names = list(dict.fromkeys(r.metric for r in detail))

@@ -22,6 +22,7 @@ from experiments import drawing, launch, mesh, progress, recipes, shards, tensor
 from experiments.calls import LEARNED, integers
 from experiments.config import ConfigError, flat
 from experiments.jobs import draws, train
+from experiments.problems import require
 from experiments.problems.images import to_pixels
 from experiments.records import write_atomically
 from guidance import sampling
@@ -36,19 +37,21 @@ class DamagedPart(UserWarning):
 
 def run(problem, config, workdir) -> None:
     """Samples what is missing, writes what `sample.output` names, and prints where it is."""
-    settings = config.sample
-    if problem.to_images is None and "png" in settings.output:
+    settings, model = config.sample, problem.model
+    if model.to_images is None and "png" in settings.output:
         raise ConfigError("sample.output: png: the samples of this problem are vectors; allowed: npz, grid")
+    if model.to_images is None and "grid" in settings.output:
+        require(problem, "sample with sample.output = grid", "instrument")
     seeds, folder = all_seeds(settings.seeds), pathlib.Path(workdir) / settings.into
-    labels = labels_of(settings.labels, seeds, np.asarray(problem.conditions))
-    times = recipes.grid(settings, problem.schedule)
+    labels = labels_of(settings.labels, seeds, np.asarray(model.conditions))
+    times = recipes.grid(settings, model.schedule)
     rule, weight = recipes.rule(settings), recipes.weight(settings, problem, times)
     sampler = _sampler(problem, times, rule, weight, recipes.solver(settings))
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
         return
     base = _base(problem, config, workdir)
-    to_images = mesh.shard(problem.to_images)
+    to_images = mesh.shard(model.to_images)
     starts = range(0, len(seeds), settings.batch)
     left = launch.first(
         lambda: [k for k, i in enumerate(starts) if not _there(_part(folder, k), _rows(seeds, i, settings))]
@@ -85,14 +88,15 @@ def _sampler(problem, times, rule, weight, step):
     With a Pair of params the reference is the weaker denoiser. Samples are uint8 images where the problem has images,
     else as the sampler left them; whole: no NaN, no infinity.
     """
+    schedule = problem.model.schedule
 
     @jax.jit
     def run(base, to_images, seeds, labels):
         seeds, labels = mesh.spread((seeds, labels))
         start_key, step_key = jax.random.split(jax.random.key(0))
-        x = sampling.initial_noise(start_key, problem.schedule, times, problem.shape, seeds)
+        x = sampling.initial_noise(start_key, schedule, times, problem.model.shape, seeds)
         denoise, guide = draws.denoise_and_guide(problem, rule, base, weight)
-        out = sampling.sample(step_key, denoise, guide, step, problem.schedule, times, x, labels, ids=seeds)
+        out = sampling.sample(step_key, denoise, guide, step, schedule, times, x, labels, ids=seeds)
         whole = _finite(out.x0)
         if to_images is None:
             return out.x0, whole, out.nfe
@@ -110,8 +114,8 @@ def _base(problem, config, workdir):
     """The params to sample with: those that are known, or the checkpoint of one repetition (trained if need be); with
     sample.weak a Pair."""
     weak = config.sample.weak
-    if problem.network is None and not weak:
-        return mesh.shard(problem.known)
+    if problem.model.network is None and not weak:
+        return mesh.shard(problem.model.known)
     alone = config.copy_and_resolve_references()
     with alone.unlocked():
         alone.seed, alone.seeds = config.seed + config.sample.repetition, 1
@@ -238,7 +242,7 @@ def _evaluations(parts) -> dict[str, float]:
 
 def _draw(problem, parts, path: pathlib.Path) -> None:
     """One picture: the first images row by row, or all vectors as the problem draws them."""
-    if problem.to_images is None:
+    if problem.model.to_images is None:
         _scatter(problem, parts, path)
         return
     images = _first(parts, SHOWN)["arr_0"]
@@ -253,13 +257,13 @@ def _draw(problem, parts, path: pathlib.Path) -> None:
 
 def _scatter(problem, parts, path: pathlib.Path) -> None:
     held = _first(parts, 4000)
-    groups = [held["arr_0"][held["arr_1"] == label] for label in np.asarray(problem.conditions)]
+    groups = [held["arr_0"][held["arr_1"] == label] for label in np.asarray(problem.model.conditions)]
     # one array for all classes, filled up with what no picture shows
-    filled = np.full((len(groups), max(map(len, groups)), *problem.shape), np.nan, np.float32)
+    filled = np.full((len(groups), max(map(len, groups)), *problem.model.shape), np.nan, np.float32)
     for row, group in zip(filled, groups, strict=True):
         row[: len(group)] = group
     figure, axes = drawing.subplots(figsize=(5, 5))
-    problem.picture(axes, filled)
+    problem.instrument.picture(axes, filled)
     figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
 
 

@@ -30,8 +30,8 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
     wanted, steps_sampled = config.learn.select_samples, task.steps or max(config.eval.steps)
     grid = sampling.uniform_grid(steps_sampled)
     run_sampler = sampler(problem, config, steps_sampled, wanted, task.rule)
-    shown, each = problems.shares(problem.conditions, wanted)
-    metric, count = problem.tuned[0], len(shown) * each
+    shown, each = problems.shares(problem.model.conditions, wanted)
+    metric, count = problem.instrument.tuned[0], len(shown) * each
 
     def choose(seed: int, base, folder: pathlib.Path, like):
         ledger, (noise_key, measure_key) = Ledger(path), keys(seed, PURPOSE)
@@ -42,9 +42,9 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
         def score(step):
             if progress.stop_requested():
                 raise progress.Stopped
-            omegas = weights.tabulated(task.weight(restored(step)), grid, problem.conditions)
+            omegas = weights.tabulated(task.weight(restored(step)), grid, problem.model.conditions)
             samples, _ = run_sampler(base, omegas, noise_key)
-            value = problem.measure(measure_key, samples, False)[metric]
+            value = problem.instrument.measure(measure_key, samples, False)[metric]
             return {
                 "task": task.name,
                 "seed": seed,

@@ -9,6 +9,7 @@ import optax
 
 from experiments import checkpoints, drawing, launch, loop, mesh
 from experiments.config import ConfigError
+from experiments.problems import require
 from experiments.problems.images import COLUMNS, ROWS
 from guidance import averages, guides, sampling
 from guidance.learning import update_in_parts
@@ -45,36 +46,37 @@ class Batch(NamedTuple):
 
 def run(problem, config, workdir) -> list:
     """The params of the base denoiser for each seed: those that are known, or trained or restored."""
-    if problem.network is None:
-        return [mesh.shard(problem.known)] * config.seeds
+    if problem.model.network is None:
+        return [mesh.shard(problem.model.known)] * config.seeds
+    require(problem, config.job, "data", *["instrument"] * (config.base.pictures > 0))
     return [_train(problem, config, workdir, seed) for seed in range(config.seed, config.seed + config.seeds)]
 
 
 def kept(problem, config, workdir, seed: int, step: int) -> Any:
     """The params to sample from as they were after `step` updates, one of base.keep, of a run that has ended."""
-    if problem.network is None:
+    if problem.model.network is None:
         raise ConfigError(
             f"{problem.name} trains no denoiser: there is none of {step} updates; allowed: another reference"
         )
-    like = jax.eval_shape(problem.network.init, jax.random.key(0))
+    like = jax.eval_shape(problem.model.network.init, jax.random.key(0))
     remedy = f"train again with base.keep={step}"
     return checkpoints.restore_kept(_folder(workdir, seed), step, mesh.shard(_zeros(like)), remedy)
 
 
 def _train(problem, config, workdir, seed: int) -> Any:
-    base, key = config.base, jax.random.key(seed)
+    base, key, data = config.base, jax.random.key(seed), problem.data
     optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
     update_key = jax.random.fold_in(key, 1)
 
-    def one_update(state, i, update_key, data, pair):
+    def one_update(state, i, update_key, arrays, pair):
         params, opt_state, figures = update_in_parts(
             optimizer, functools.partial(_loss, problem, base), state.params, state.opt_state,
-            _batch(problem, base, jax.random.fold_in(update_key, i), data, pair),
+            _batch(problem, base, jax.random.fold_in(update_key, i), arrays, pair),
         )  # fmt: skip
         return State(params, opt_state, averages.update(state.averages, params, base.averages)), figures
 
     one_update = loop.compiled(one_update)
-    params = jax.jit(problem.network.init)(jax.random.fold_in(key, 0))
+    params = jax.jit(problem.model.network.init)(jax.random.fold_in(key, 0))
     pictures = {round(base.steps * (k + 1) / base.pictures) for k in range(base.pictures)}
 
     def at_mark(step, state):
@@ -83,20 +85,20 @@ def _train(problem, config, workdir, seed: int) -> Any:
         if step in pictures:
             _picture(problem, workdir / "pictures" / f"base_seed_{seed}_update_{step:07d}.png", mesh.local(state.best))
 
-    feed = problem.feed and problem.feed(base.batch, mesh.share(base.batch), seed)
+    feed = data.feed and data.feed(base.batch, mesh.share(base.batch), seed)
 
     def pair(i):
         return None if feed is None else tuple(mesh.place(dict(enumerate(feed(i))), base.batch).values())
 
     def batch(i):
-        return _batch(problem, base, jax.random.fold_in(update_key, i), problem.data, pair(i))._asdict()
+        return _batch(problem, base, jax.random.fold_in(update_key, i), data.arrays, pair(i))._asdict()
 
     state = loop.fit(
         f"base denoiser, seed {seed}",
         _folder(workdir, seed),
         workdir / "metrics.jsonl",
         State(params, optimizer.init(params), averages.start(params, base.averages)),
-        lambda carry, i: one_update(carry, i, update_key, problem.data, pair(i)),
+        lambda carry, i: one_update(carry, i, update_key, data.arrays, pair(i)),
         base.steps,
         max(config.learn.checkpoint_every, base.steps // 10),
         marks=pictures | set(base.keep),
@@ -114,7 +116,7 @@ def _zeros(shapes):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _batch(problem, base, key, data, pair=None) -> Batch:
+def _batch(problem, base, key, arrays, pair=None) -> Batch:
     """Leaves [base.accumulate, base.batch / base.accumulate, ...]; t ~ U[0, 1].
 
     Conditions are dropped with probability base.condition_dropout. `pair`: (x0, cond) of base.batch rows, where the
@@ -122,11 +124,11 @@ def _batch(problem, base, key, data, pair=None) -> Batch:
     """
     n = base.batch
     data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
-    x0, cond = problem.draw(data, data_key, n) if pair is None else pair
+    x0, cond = problem.data.draw(arrays, data_key, n) if pair is None else pair
     eps = jax.random.normal(noise_key, x0.shape)
     t = jax.random.uniform(time_key, (n,), minval=1e-3, maxval=1.0)
     dropped = jax.random.uniform(drop_key, (n,)) < base.condition_dropout
-    batch = Batch(x0, eps, t, jnp.where(dropped, problem.null, cond))
+    batch = Batch(x0, eps, t, jnp.where(dropped, problem.model.null, cond))
     return jax.tree.map(lambda leaf: leaf.reshape(base.accumulate, n // base.accumulate, *leaf.shape[1:]), batch)
 
 
@@ -138,15 +140,15 @@ def _loss(problem, base, params, batch: Batch):
     the network's.
     """
     x0, eps, t, cond = batch
-    kind, schedule = problem.network.kind, problem.schedule
+    network, schedule = problem.model.network, problem.model.schedule
     x = diffuse(schedule, x0, eps, t)
-    target = x0_to(kind, schedule, x, x0, t)
+    target = x0_to(network.kind, schedule, x, x0, t)
     if base.guidance_matched > 0:
-        predict = functools.partial(problem.network.apply, params)
-        return guidance_matched_loss(predict, x, t, cond, problem.null, target, base.guidance_matched)
-    prediction = problem.network.apply(params, x, t, cond)
+        predict = functools.partial(network.apply, params)
+        return guidance_matched_loss(predict, x, t, cond, problem.model.null, target, base.guidance_matched)
+    prediction = network.apply(params, x, t, cond)
     if base.weighting == "min_snr":
-        error = x0_from(kind, schedule, x, prediction, t) - x0
+        error = x0_from(network.kind, schedule, x, prediction, t) - x0
         return jnp.mean(jnp.minimum(jnp.exp(schedule.log_snr(t)), MIN_SNR) * row_dot(error, error))
     error = prediction - target
     return jnp.mean(row_dot(error, error))
@@ -154,34 +156,26 @@ def _loss(problem, base, params, batch: Batch):
 
 def _picture(problem, path, params) -> None:
     """Unguided samples of the first conditions, to see how the training goes."""
-    conditions, n = problem.conditions[:COLUMNS], ROWS
+    conditions, n = problem.model.conditions[:COLUMNS], ROWS
     samples = mesh.local(_sample(problem, params, jnp.repeat(conditions, n)))
-    samples = samples.reshape(len(conditions), n, *problem.shape)
+    samples = samples.reshape(len(conditions), n, *problem.model.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)
         figure, axes = drawing.subplots(figsize=(6, 4))
-        problem.picture(axes, samples)
+        problem.instrument.picture(axes, samples)
         figure.savefig(path, dpi=90, bbox_inches="tight")
 
     launch.first(write)
 
 
 def _sample(problem, params, cond):
-    grid = sampling.uniform_grid(PICTURE_STEPS)
+    grid, model = sampling.uniform_grid(PICTURE_STEPS), problem.model
 
     @jax.jit
     def run(params):
-        x = sampling.initial_noise(jax.random.key(0), problem.schedule, grid, problem.shape, jnp.arange(len(cond)))
-        return sampling.sample(
-            jax.random.key(1),
-            problem.denoise(params),
-            guides.unguided(),
-            sampling.ddim(),
-            problem.schedule,
-            grid,
-            x,
-            cond,
-        ).x0
+        x = sampling.initial_noise(jax.random.key(0), model.schedule, grid, model.shape, jnp.arange(len(cond)))
+        ask = model.denoise(params), guides.unguided(), sampling.ddim(), model.schedule, grid, x, cond
+        return sampling.sample(jax.random.key(1), *ask).x0
 
     return run(params)

@@ -44,14 +44,15 @@ CHUNK = 50  # evaluations of the convolutional network at a time
 
 def mnist_units(config) -> list[field.Unit]:
     """Every hand-made contender on the published class-conditional model."""
-    problem = mnist.build(config)
-    measure = functools.partial(problem.measure, jax.random.key(0))
+    problem = mnist.build(config, None)
+    instrument = problem.instrument
+    measure = functools.partial(instrument.measure, jax.random.key(0))
     longest = max(config.image_nfe)
     compiled = {}
 
     def tuned(entrant, nfe):
         if entrant.structure not in compiled:
-            compiled[entrant.structure] = _sampler(problem, entrant.guide, entrant.step)
+            compiled[entrant.structure] = _sampler(problem.model, entrant.guide, entrant.step)
         steps = entrant.steps(nfe)
         tables = np.repeat(entrant.table(sampling.uniform_grid(steps), longest)[..., None], mnist.CLASSES, axis=-1)
         run = compiled[entrant.structure]
@@ -64,9 +65,8 @@ def mnist_units(config) -> list[field.Unit]:
 
     def floor():
         keys = evaluate.keys(config, 1)[1:]
-        return _rows(
-            MNIST, "true data", "", {}, 1, 0, [problem.floor(key, FINAL // mnist.CLASSES, False) for key in keys]
-        )
+        finals = [instrument.floor(key, FINAL // mnist.CLASSES, False) for key in keys]
+        return _rows(MNIST, "true data", "", {}, 1, 0, finals)
 
     hand_made = field.units(field.contenders(tuple(config.omegas)), MNIST, config.image_nfe, tuned)
     return [[(f"{MNIST}, true data", floor)], *hand_made]
@@ -78,11 +78,11 @@ def pair_units(config) -> list[field.Unit]:
     classifier = lenet.from_torch(tensors.read_weights(config.problem.classifier))
     _, test = data.mnist(config.problem.data)
     look = jax.jit(lambda x: lenet.read(classifier, jnp.clip(x + 0.5, 0, 1)))  # the model's pixels start at -1/2
-    instrument = images.meter(look, data.to_unit(test.images) - 0.5, test.labels)
+    meter = images.meter(look, data.to_unit(test.images) - 0.5, test.labels)
 
     def measure(samples, full):
         del full
-        return {LEAD: images.frechet(instrument, samples)}
+        return {LEAD: images.frechet(meter, samples)}
 
     def sample(weak, omega, steps, key):
         guide = guides.unguided() if weak is None else guides.autoguided(rules.cfg, weights.constant(omega), weak)
@@ -104,16 +104,16 @@ def pair_units(config) -> list[field.Unit]:
 
 def draw(workdir, config) -> tuple[str, str]:
     """Writes mnist.png, what each rule does to the same noise; returns its name and caption."""
-    problem = mnist.build(config)
+    model = mnist.build(config, None).model
     grid = sampling.uniform_grid(PICTURE_STEPS)
     rows = {"unguided": field.unguided, **{name: field.by_rule(rule) for name, rule in families.RULES.items()}}
     figure, axes = drawing.subplots(figsize=(9, 0.75 * len(rows)))
     shown = []
     for name, guide in rows.items():
         omega = 1.0 if name == "cfg_plus_plus" else STRONG_OMEGA
-        built = guide(weights.constant(omega), problem.null)
-        key, cond = jax.random.key(config.seed), problem.conditions
-        x = _sampled(problem.denoise(()), built, problem.schedule, grid, key, cond)
+        built = guide(weights.constant(omega), model.null)
+        key, cond = jax.random.key(config.seed), model.conditions
+        x = _sampled(model.denoise(()), built, model.schedule, grid, key, cond)
         shown.append(np.clip(np.asarray(x)[..., 0], 0, 1).transpose(1, 0, 2).reshape(28, -1))
     axes.imshow(np.concatenate(shown), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=14 + 28 * np.arange(len(rows)), yticklabels=list(rows))
@@ -128,16 +128,16 @@ def _sampled(denoise, guide, schedule, grid, key, cond):
     return evaluate.loop(denoise, guide, sampling.ddim(), schedule, mnist.IMAGE_SHAPE, grid, steps, key, cond)
 
 
-def _sampler(problem, guide, step):
+def _sampler(model, guide, step):
     """(table [longest, G], grid, steps, key) -> samples [G, TRIAL / G, ...]; jitted, the number of steps is data."""
     n = TRIAL // mnist.CLASSES
 
     @jax.jit
     def run(table, grid, steps, key):
-        built = guide(weights.table(grid, table), problem.null)
-        cond = jnp.repeat(problem.conditions, n)
-        x = evaluate.loop(problem.denoise(()), built, step, problem.schedule, problem.shape, grid, steps, key, cond)
-        return x.reshape(mnist.CLASSES, n, *problem.shape)
+        built = guide(weights.table(grid, table), model.null)
+        cond = jnp.repeat(model.conditions, n)
+        x = evaluate.loop(model.denoise(()), built, step, model.schedule, model.shape, grid, steps, key, cond)
+        return x.reshape(mnist.CLASSES, n, *model.shape)
 
     return run
 

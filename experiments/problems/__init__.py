@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.config import ConfigError
 from guidance.types import Array, Denoise, Reward, Schedule
-
-JUDGED = ("labelled", "digits")  # the problems that train the classifier in whose features they measure
 
 
 class Network(NamedTuple):
@@ -20,37 +19,63 @@ class Network(NamedTuple):
     kind: str
 
 
-class Problem(NamedTuple):
-    """A task: true data, a model that is imperfect in a known way, and how to measure what it samples.
+class Model(NamedTuple):
+    """What is guided. Samples have shape `shape`."""
 
-    G conditions are labels 0..G-1, `null` is the null label. Samples have shape `shape`. Functions of a key are pure.
-    What may be large, `data` and the params, is an argument of what is compiled, never a constant in it.
-    """
-
-    name: str
     schedule: Schedule
     shape: tuple[int, ...]
-    conditions: Array  # [G]
-    null: int
-    network: Network | None  # None: the denoiser is known, params are `known`
+    conditions: Array  # [G], labels 0 .. G - 1
+    null: int  # the null label
     denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
-    draw: Callable[..., tuple[Array, Array]]  # (data, key, n) -> training pairs (x0 [n, ...], cond [n])
-    # (data, key, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
+    network: Network | None = None  # None: the denoiser is known, params are `known`
+    known: Any = ()  # params of the base where there is no network to train
+    # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
+    to_images: Callable[[Array], Array] | None = None
+
+
+class Data(NamedTuple):
+    """What is learned from. `arrays` may be large: it is an argument of what is compiled, never a constant in it."""
+
+    draw: Callable[..., tuple[Array, Array]]  # (arrays, key, n) -> training pairs (x0 [n, ...], cond [n])
+    # (arrays, key, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
     real: Callable[..., Array]
-    features: Callable[[Array], Array] | None  # the space in which rollouts are matched; None: sample space
+    arrays: Any = ()  # what `draw` and `real` draw from, a pytree
+    # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
+    # sets that do not fit memory; None: training pairs come from `draw`
+    feed: Callable[..., Callable[[int], tuple]] | None = None
+    names: tuple[str, ...] | None = None  # of the classes; None: they have none
+
+
+class Instrument(NamedTuple):
+    """What samples are judged with: by numbers, and by eye."""
+
     # (key, samples [G, n, ...], full) -> {metric: value}; full adds the costly ones
     measure: Callable[[Array, Array, bool], dict[str, float]]
     floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full): what n true samples per condition score
     tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
-    reward: Reward | None
     picture: Callable[..., None]  # (axes, samples [G, n, ...] or None for true data): draws samples
-    known: Any = ()  # params of the base where there is no network to train
-    data: Any = ()  # what `draw` and `real` draw from, a pytree
-    # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
-    to_images: Callable[[Array], Array] | None = None
-    # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
-    # sets that do not fit memory; None: training pairs come from `draw`
-    feed: Callable[..., Callable[[int], tuple]] | None = None
+    features: Callable[[Array], Array] | None = None  # the space in which rollouts are matched; None: sample space
+
+
+class Problem(NamedTuple):
+    """A task: a model that is imperfect in a known way, true data, and what judges samples.
+
+    Functions of a key are pure. An imported network may come without data and without an instrument: then there is
+    nothing but to sample from it.
+    """
+
+    name: str
+    model: Model
+    data: Data | None = None
+    instrument: Instrument | None = None
+    reward: Reward | None = None
+
+
+def require(problem: Problem, job: str, *parts: str) -> None:
+    """Raises ConfigError, in one line, where the problem comes without one of these parts, which the job needs."""
+    missing = [part for part in parts if getattr(problem, part) is None]
+    if missing:
+        raise ConfigError(f"job = {job}: {problem.name} comes without {' and '.join(missing)}; allowed: sample")
 
 
 def shares(conditions: Array, samples: int) -> tuple[Array, int]:
@@ -63,6 +88,5 @@ def shares(conditions: Array, samples: int) -> tuple[Array, int]:
 
 
 def build(config, folder: pathlib.Path | None = None) -> Problem:
-    """The problem that the config names. `folder`: of the run, where a problem of JUDGED keeps its classifier."""
-    module = importlib.import_module(f"experiments.problems.{config.problem.name}")
-    return module.build(config, folder) if config.problem.name in JUDGED else module.build(config)
+    """The problem that the config names. `folder`: of the run, where a problem keeps the classifier that it trains."""
+    return importlib.import_module(f"experiments.problems.{config.problem.name}").build(config, folder)

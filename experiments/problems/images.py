@@ -80,45 +80,45 @@ _kernel = jax.jit(lambda x, y: metrics.mmd_squared(metrics.polynomial_kernel(3),
 _manifold = jax.jit(lambda real, fake: metrics.precision_recall_density_coverage(real, fake, NEIGHBOURS))
 
 
-def measure(instrument: Meter, samples: Array, full: bool) -> dict[str, float]:
+def measure(meter: Meter, samples: Array, full: bool) -> dict[str, float]:
     """Frechet distance of all classes together, energy distance averaged over classes, agreement of the classifier.
 
     samples [G, n, H, W, C]. `full` adds the kernel distance of the features (unbiased, all pairs), their precision,
     recall, density and coverage, and the energy distance of pixels, against the held-out images.
     """
     groups, n = samples.shape[:2]
-    classes = np.arange(groups) * (instrument.labels.max() + 1) // groups  # as problems.shares deals them out
+    classes = np.arange(groups) * (meter.labels.max() + 1) // groups  # as problems.shares deals them out
     images = samples.reshape(groups * n, *samples.shape[2:])
-    features, logits = in_batches(instrument.read, images)
+    features, logits = in_batches(meter.read, images)
     values = {
-        "frechet_distance": _frechet(instrument, features),
-        "energy_distance": _class_energy(instrument, classes, features.reshape(groups, n, -1), instrument.features),
+        "frechet_distance": _frechet(meter, features),
+        "energy_distance": _class_energy(meter, classes, features.reshape(groups, n, -1), meter.features),
         "class_agreement": float(np.mean(np.argmax(logits, -1) == np.repeat(classes, n))),
     }
     if full:
-        values["kernel_distance"] = float(_kernel(jnp.asarray(features), jnp.asarray(instrument.features)))
-        manifold = _manifold(jnp.asarray(instrument.features[:MANIFOLD]), jnp.asarray(features))
+        values["kernel_distance"] = float(_kernel(jnp.asarray(features), jnp.asarray(meter.features)))
+        manifold = _manifold(jnp.asarray(meter.features[:MANIFOLD]), jnp.asarray(features))
         values |= {name: float(value) for name, value in manifold._asdict().items()}
         pixels = np.clip(np.asarray(samples).reshape(groups, n, -1), 0, 1)
-        values["pixel_energy_distance"] = _class_energy(instrument, classes, pixels, instrument.pixels)
+        values["pixel_energy_distance"] = _class_energy(meter, classes, pixels, meter.pixels)
         values["mean_pixel"] = float(pixels.mean())
     return values
 
 
-def frechet(instrument: Meter, samples: Array) -> float:
+def frechet(meter: Meter, samples: Array) -> float:
     """The Frechet distance alone, for samples without labels."""
-    return _frechet(instrument, in_batches(instrument.read, samples.reshape(-1, *samples.shape[2:]))[0])
+    return _frechet(meter, in_batches(meter.read, samples.reshape(-1, *samples.shape[2:]))[0])
 
 
-def _frechet(instrument: Meter, features: np.ndarray) -> float:
+def _frechet(meter: Meter, features: np.ndarray) -> float:
     # few: presets that only show that everything runs draw fewer images than there are features
-    return metrics.frechet_distance(metrics.gaussian_stats(features), instrument.stats, few=True)
+    return metrics.frechet_distance(metrics.gaussian_stats(features), meter.stats, few=True)
 
 
-def _class_energy(instrument: Meter, classes, own: np.ndarray, held: np.ndarray) -> float:
+def _class_energy(meter: Meter, classes, own: np.ndarray, held: np.ndarray) -> float:
     """Mean over classes [G] of the energy distance between own [G, n, d] and the rows of held [N, d] of that class."""
     pairs = zip(classes, own, strict=True)
-    parts = [_energy(jnp.asarray(x), jnp.asarray(held[instrument.labels == c])) for c, x in pairs]
+    parts = [_energy(jnp.asarray(x), jnp.asarray(held[meter.labels == c])) for c, x in pairs]
     return float(np.mean([float(part) for part in parts]))
 
 

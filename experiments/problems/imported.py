@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from experiments import tensors
 from experiments.config import ConfigError
-from experiments.problems import Problem
+from experiments.problems import Model, Problem
 from guidance import schedules
 from guidance.nets import published_dit, vae
 from guidance.nets.dit import SIZES, DiT, dit_denoiser, sit_denoiser
@@ -44,8 +44,9 @@ DIFFUSERS = (
 )
 
 
-def build(config) -> Problem:
+def build(config, folder) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    del folder  # nothing is kept
     settings = config.problem
     if settings.weights == "random":
         net, shape, params = _random_network(settings)
@@ -53,28 +54,17 @@ def build(config) -> Problem:
         net, shape, params = _field("weights", settings.weights, lambda arrays: _network(settings, arrays))
     flow = settings.network == "sit"
     return Problem(
-        name=f"{settings.network}, width {net.width}, depth {net.depth}",
-        schedule=schedules.rectified_flow() if flow else schedules.linear_vp(),
-        shape=shape,
-        conditions=jnp.arange(net.classes),
-        null=net.classes,
-        network=None,
-        denoise=lambda params: sit_denoiser(net, params) if flow else dit_denoiser(net, params),
-        known=params,
-        to_images=decoder(settings, shape[-1]),
-        **WITHOUT_DATA,
+        f"{settings.network}, width {net.width}, depth {net.depth}",
+        Model(
+            schedules.rectified_flow() if flow else schedules.linear_vp(),
+            shape,
+            conditions=jnp.arange(net.classes),
+            null=net.classes,
+            denoise=lambda params: sit_denoiser(net, params) if flow else dit_denoiser(net, params),
+            known=params,
+            to_images=decoder(settings, shape[-1]),
+        ),
     )
-
-
-def _no_data(*arguments):
-    raise NotImplementedError("an imported network comes without data")
-
-
-WITHOUT_DATA = {
-    **dict.fromkeys(("draw", "real", "measure", "floor", "picture"), _no_data),
-    **dict.fromkeys(("features", "reward")),
-    "tuned": (),
-}  # the fields of a Problem that only data can fill
 
 
 def decoder(settings, channels: int) -> Partial:

@@ -8,22 +8,24 @@ it. A bounded pool and no stream from disk is our choice: the weights see no ima
 For the job `sample` there is no need of latents, and the problem is that of `imported`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import data, mesh, progress, tensors
 from experiments.config import ConfigError
-from experiments.problems import Problem, images, imported, inception, shares
+from experiments.problems import Data, Problem, images, imported, inception, shares
 from guidance.nets import vae
 
 SEED = 0
 SYNTHETIC = 4  # latents of each class
 
 
-def build(config) -> Problem:
+def build(config, folder) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
-    problem = imported.build(config)
+    problem = imported.build(config, folder)
     return problem if config.job == "sample" else with_data(problem, config, stored(config.problem))
 
 
@@ -46,30 +48,27 @@ def stored(settings) -> data.Latents | None:
     return found
 
 
-def with_data(problem: Problem, config, latents: data.Latents | None) -> Problem:
+def with_data(problem: Problem, config, latents: data.Latents | None, feed=None) -> Problem:
     """The same network with the latents that it learns from and is measured by (None: random). Raises ConfigError."""
-    settings = config.problem
+    settings, model = config.problem, problem.model
     try:
-        laws = _synthetic(problem) if latents is None else _laws(problem, latents, settings.images)
-        pool = images.pool(*laws, len(problem.conditions))
+        laws = _synthetic(model) if latents is None else _laws(model, latents, settings.images)
+        pool = images.pool(*laws, len(model.conditions))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
 
     def show(axes, samples):
-        known = real(pool, jax.random.key(0), images.ROWS, problem.conditions[: images.COLUMNS])
-        images.picture(axes, known if samples is None else samples, _in_blocks(problem.to_images))
+        known = real(pool, jax.random.key(0), images.ROWS, model.conditions[: images.COLUMNS])
+        images.picture(axes, known if samples is None else samples, _in_blocks(model.to_images))
 
     means = vae.scale_latents(np.asarray(pool.images[:, 0, 0], np.float32))
-    decode = mesh.shard(problem.to_images)
-    instrument = inception.load(settings, inception.as_images("decoded latents", means, decode))
-    of_floor, _ = shares(problem.conditions, config.eval.samples)
+    decode = mesh.shard(model.to_images)
+    meter = inception.load(settings, inception.as_images("decoded latents", means, decode))
+    of_floor, _ = shares(model.conditions, config.eval.samples)
     return problem._replace(
         name=f"{problem.name}, FID of {config.eval.samples} samples",
-        draw=draw,
-        real=real,
-        picture=show,
-        data=pool,
-        **inception.judged(instrument, decode, real, pool, of_floor),
+        data=Data(draw, real, pool, feed),
+        instrument=inception.instrument(meter, decode, functools.partial(real, pool), of_floor, show),
     )
 
 
@@ -100,18 +99,18 @@ def _in_blocks(to_images):
     return lambda samples: np.concatenate([np.asarray(one(row[None])) for row in jnp.asarray(samples)])
 
 
-def _synthetic(problem) -> tuple[np.ndarray, np.ndarray]:
+def _synthetic(model) -> tuple[np.ndarray, np.ndarray]:
     """What `_laws` gives, of random latents."""
-    labels = np.arange(SYNTHETIC * len(problem.conditions)) % len(problem.conditions)
-    means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *problem.shape)) / vae.SCALE
+    labels = np.arange(SYNTHETIC * len(model.conditions)) % len(model.conditions)
+    means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *model.shape)) / vae.SCALE
     return np.concatenate([means, 0.1 * np.ones_like(means)], axis=2).astype(np.float16), labels
 
 
-def _laws(problem, stored: data.Latents, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _laws(model, stored: data.Latents, count: int) -> tuple[np.ndarray, np.ndarray]:
     """float16 [n, views, 2, h, w, channels] and labels [n] of latents that belong to the network; count 0: all."""
-    classes = len(problem.conditions)
-    if stored.about.shape != problem.shape:
-        raise ValueError(f"latents of shape {stored.about.shape}, the network's have {problem.shape}")
+    classes = len(model.conditions)
+    if stored.about.shape != model.shape:
+        raise ValueError(f"latents of shape {stored.about.shape}, the network's have {model.shape}")
     rows = np.sort(np.random.default_rng(SEED).permutation(len(stored))[: count or None])
     laws = np.empty((len(rows), stored.about.views, 2, *stored.about.shape), np.float16)
     labels = np.empty(len(rows), np.int32)

@@ -18,6 +18,7 @@ from experiments.fid import BadInput, networks
 from experiments.fid.images import Images
 from experiments.fid.measure import KID_BLOCKS, PAIRED, same_network, survey
 from experiments.fid.references import KEYS, Reference, read_reference
+from experiments.problems import Instrument
 from experiments.problems.images import NEIGHBOURS, to_pixels
 from guidance import metrics
 from guidance.types import Array
@@ -26,7 +27,7 @@ BATCH = 64  # images that a device reads at a time
 ROWS = 10_000  # rows of the reference that KID, precision and the like see, at most
 
 
-class Instrument(NamedTuple):
+class Meter(NamedTuple):
     """A feature network, the law of its features on real images, and some of those features."""
 
     network: networks.Network
@@ -34,8 +35,8 @@ class Instrument(NamedTuple):
     rows: np.ndarray | None  # [n, d]; None where the reference has no images
 
 
-def load(settings, held: Images) -> Instrument:
-    """The instrument of `problem.instrument` and `problem.reference`.
+def load(settings, held: Images) -> Meter:
+    """The meter of `problem.instrument` and `problem.reference`.
 
     held: images of the kind that will be measured; the reference where the config names none.
     Raises ConfigError, in one line, for files that are something else.
@@ -53,7 +54,7 @@ def load(settings, held: Images) -> Instrument:
         raise ConfigError(f"problem.reference = {settings.reference!r}: {error}") from None
 
 
-def _against(network: networks.Network, reference: Reference, shape) -> Instrument:
+def _against(network: networks.Network, reference: Reference, shape) -> Meter:
     same_network(network, reference)
     read = network.read(np.zeros((mesh.places() * BATCH, *shape), np.uint8))
     known = {name: values.shape[1] for name, values in read.items() if name in KEYS}
@@ -68,10 +69,10 @@ def _against(network: networks.Network, reference: Reference, shape) -> Instrume
             raise BadInput(f"{reference.path} has {len(stats[name].mean)} {name} a row, the network {width}")
     if "features" not in stats:
         raise BadInput(f"{reference.path} has no statistics of features (mu and sigma), and no images")
-    return Instrument(network, {name: stats[name] for name in known if name in stats}, rows)
+    return Meter(network, {name: stats[name] for name in known if name in stats}, rows)
 
 
-def measure(instrument: Instrument, to_images: Callable, samples: Array, full: bool) -> dict[str, float]:
+def measure(meter: Meter, to_images: Callable, samples: Array, full: bool) -> dict[str, float]:
     """The FID of samples [G, n, ...]; `full` adds what else the network and the reference allow.
 
     sfid, inception_score, kid, precision, recall, density, coverage. Distances of fewer samples than features are
@@ -81,36 +82,36 @@ def measure(instrument: Instrument, to_images: Callable, samples: Array, full: b
     flat = mesh.whole(samples).reshape(-1, *samples.shape[2:])
     if not np.isfinite(flat).all():
         return {"fid": float("inf")}
-    paired = full and instrument.rows is not None
-    stats = list(instrument.stats) if full else ["features"]
+    paired = full and meter.rows is not None
+    stats = list(meter.stats) if full else ["features"]
     rows = ["features"] * paired + ["probabilities"] * full
-    seen = survey(instrument.network, as_images("samples", flat, to_images), BATCH, stats=stats, rows=rows)
+    seen = survey(meter.network, as_images("samples", flat, to_images), BATCH, stats=stats, rows=rows)
     found = {
-        name: metrics.frechet_distance(seen.stats[part], instrument.stats[part], few=True)
+        name: metrics.frechet_distance(seen.stats[part], meter.stats[part], few=True)
         for name, part in (("fid", "features"), ("sfid", "spatial"))
         if part in stats
     }
     if full:
         found["inception_score"] = metrics.inception_score(seen.rows["probabilities"])[0]
-    least = min(len(flat), len(instrument.rows)) if paired else 0
+    least = min(len(flat), len(meter.rows)) if paired else 0
     for name, needed in (("kid", 2 * KID_BLOCKS), ("prdc", NEIGHBOURS + 1)):
         if least >= needed:
-            found |= PAIRED[name](seen.rows["features"], instrument.rows, NEIGHBOURS)[0]
+            found |= PAIRED[name](seen.rows["features"], meter.rows, NEIGHBOURS)[0]
     return found
 
 
-def judged(instrument: Instrument, to_images: Callable, real: Callable, data: Any, conditions: Array) -> dict:
-    """The fields of a Problem that say how it is measured.
+def instrument(meter: Meter, to_images: Callable, real: Callable, conditions: Array, picture: Callable) -> Instrument:
+    """What judges by FID. Nothing is matched in the space of these features.
 
-    to_images: samples -> images in [0, 1], a pytree; real: that of the problem, `conditions`: those of the floor, as
-    many as there are of samples.
+    to_images: samples -> images in [0, 1], a pytree; real: (key, n, conditions) -> true samples; `conditions`: those
+    of the floor, as many as there are of samples.
     """
-    return {
-        "features": None,
-        "measure": lambda key, samples, full: measure(instrument, to_images, samples, full),
-        "floor": lambda key, n, full: measure(instrument, to_images, real(data, key, n, conditions), full),
-        "tuned": ("fid",),
-    }
+    return Instrument(
+        measure=lambda key, samples, full: measure(meter, to_images, samples, full),
+        floor=lambda key, n, full: measure(meter, to_images, real(key, n, conditions), full),
+        tuned=("fid",),
+        picture=picture,
+    )
 
 
 @jax.jit

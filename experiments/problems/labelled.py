@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 
 from experiments import data, mesh, progress
 from experiments.loop import compiled, fit
-from experiments.problems import Network, Problem, images, inception, shares
+from experiments.problems import Data, Instrument, Model, Network, Problem, images, inception, shares
 from guidance import predictions, schedules
 from guidance.learning import update
 from guidance.nets.convolution import Conv
@@ -61,7 +61,8 @@ def build(config, folder: pathlib.Path | None) -> Problem:
         return problem
     _, *apart = _parts(len(rows), settings)
     judged_or_held = np.sort(rows)[np.concatenate(apart)]
-    return problem._replace(feed=_feed(source, np.setdiff1d(np.arange(len(source)), judged_or_held)))
+    feed = _feed(source, np.setdiff1d(np.arange(len(source)), judged_or_held))
+    return problem._replace(data=problem.data._replace(feed=feed))
 
 
 def in_memory(source: data.Source, rows) -> data.Labelled:
@@ -155,41 +156,32 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
 
     if settings.instrument == "classifier":
         held_out = everything.images[held], everything.labels[held]
-        judged = _by_classifier(training, part(judges), held_out, classes, settings.classifier_steps, folder)
+        read = _train_classifier(part(judges), classes, shape, settings.classifier_steps, folder)
+        instrument = _by_classifier(read, images.meter(read, *held_out), training, every, show)
     else:
         apart = everything.images[np.concatenate([judges, held])]
-        instrument = inception.load(settings, inception.as_images("held-out images", apart, Partial(jnp.asarray)))
+        meter = inception.load(settings, inception.as_images("held-out images", apart, Partial(jnp.asarray)))
         of_floor, _ = shares(every, config.eval.samples)
-        judged = inception.judged(instrument, Partial(_to_unit), real, training, of_floor)
+        true = functools.partial(real, training)
+        instrument = inception.instrument(meter, Partial(_to_unit), true, of_floor, show)
         name += f", FID of {config.eval.samples} samples"
     return Problem(
-        name=name,
-        schedule=schedule,
-        shape=shape,
-        conditions=every,
-        null=classes,
-        network=network,
-        denoise=denoise,
-        draw=lambda data, key, n: _centred(images.draw(data, key, n)),
-        real=real,
-        reward=None,
-        picture=show,
-        to_images=Partial(_to_unit),
-        data=training,
-        **judged,
+        name,
+        Model(schedule, shape, every, classes, denoise, network, to_images=Partial(_to_unit)),
+        Data(lambda arrays, key, n: _centred(images.draw(arrays, key, n)), real, training),
+        instrument,
     )
 
 
-def _by_classifier(training: images.Pool, judges: images.Pool, held_out, classes: int, steps: int, folder) -> dict:
-    """The fields of a Problem that say how it is measured: in the features of a classifier that is trained here."""
-    read = _train_classifier(judges, classes, held_out[0].shape[1:], steps, folder)
-    meter, every = images.meter(read, *held_out), jnp.arange(classes)
-    return {
-        "features": lambda x: read(_to_unit(x))[0],
-        "measure": lambda key, samples, full: images.measure(meter, _to_unit(samples), full),
-        "floor": lambda key, n, full: images.measure(meter, images.draw_each(training, key, n, every), full),
-        "tuned": images.TUNED,
-    }
+def _by_classifier(read, meter: images.Meter, training: images.Pool, conditions, picture) -> Instrument:
+    """What measures in the features of the classifier `read`."""
+    return Instrument(
+        measure=lambda key, samples, full: images.measure(meter, _to_unit(samples), full),
+        floor=lambda key, n, full: images.measure(meter, images.draw_each(training, key, n, conditions), full),
+        tuned=images.TUNED,
+        picture=picture,
+        features=lambda x: read(_to_unit(x))[0],
+    )
 
 
 def _parts(count: int, settings):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.problems import Network, Problem
+from experiments.problems import Data, Instrument, Model, Network, Problem
 from guidance import metrics, mixtures, model_errors, predictions, schedules
 from guidance.nets.mlp import DenoiserMLP
 from guidance.rewards import linear_quadratic
@@ -14,7 +14,8 @@ REFERENCE = 4  # true samples that a measurement compares with, for each sample 
 LAYOUT_SEED = 20250
 
 
-def build(config) -> Problem:
+def build(config, folder) -> Problem:
+    del folder  # nothing is kept
     settings, schedule = config.problem, schedules.by_name(config.problem.schedule)
     data = truth(settings)
     classes, dimension = settings.classes, settings.dimension
@@ -39,21 +40,19 @@ def build(config) -> Problem:
 
     _of_target = jax.jit(of_target, static_argnums=1)
     return Problem(
-        name=_name(settings),
-        schedule=schedule,
-        shape=(dimension,),
-        conditions=every,
-        null=classes,
-        network=network,
-        denoise=denoise,
-        draw=lambda _, key, n: mixtures.sample_joint(key, data, n),
-        real=lambda _, key, k, conditions: of_target(key, k, conditions),
-        features=None,
-        measure=measure,
-        floor=lambda key, n, complete: measure(key, _of_target(jax.random.fold_in(key, 1), n, every), complete),
-        tuned=("energy_distance",),
-        reward=reward,
-        picture=lambda axes, samples: _picture(axes, target, samples, schedule),
+        _name(settings),
+        Model(schedule, (dimension,), every, classes, denoise, network),
+        Data(
+            draw=lambda _, key, n: mixtures.sample_joint(key, data, n),
+            real=lambda _, key, k, conditions: of_target(key, k, conditions),
+        ),
+        Instrument(
+            measure,
+            floor=lambda key, n, complete: measure(key, _of_target(jax.random.fold_in(key, 1), n, every), complete),
+            tuned=("energy_distance",),
+            picture=lambda axes, samples: _picture(axes, target, samples, schedule),
+        ),
+        reward,
     )
 
 

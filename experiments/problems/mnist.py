@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments import data, tensors
-from experiments.problems import Problem, images
+from experiments.problems import Data, Instrument, Model, Problem, images
 from guidance import predictions, schedules
 from guidance.nets import flow_vit, lenet
 from guidance.types import Denoise
@@ -25,7 +25,8 @@ CHUNK = 160  # evaluations at a time: about 0.13 ms of a core each, a quarter mo
 _read = jax.jit(lenet.read)
 
 
-def build(config) -> Problem:
+def build(config, folder) -> Problem:
+    del folder  # nothing is kept
     settings = config.problem
     model = load(settings.model, settings.classifier, settings.data)
     training = images.pool(data.to_unit(model.train.images), model.train.labels, CLASSES)
@@ -33,28 +34,28 @@ def build(config) -> Problem:
     def look(x):
         return lenet.read(model.classifier, jnp.clip(x, 0, 1))
 
-    instrument = images.meter(jax.jit(look), data.to_unit(model.test.images), model.test.labels)
+    meter = images.meter(jax.jit(look), data.to_unit(model.test.images), model.test.labels)
     every = jnp.arange(CLASSES)
     return Problem(
-        name="mnist, published flow transformer",
-        schedule=schedules.rectified_flow(),
-        shape=IMAGE_SHAPE,
-        conditions=every,
-        null=NULL,
-        network=None,
-        denoise=lambda params: predictions.in_chunks(model.denoise, CHUNK),
-        draw=images.draw,
-        real=images.draw_each,
-        features=lambda x: look(x).features,
-        measure=lambda key, samples, full: images.measure(instrument, samples, full),
-        floor=lambda key, n, full: images.measure(instrument, images.draw_each(training, key, n, every), full),
-        tuned=images.TUNED,
-        reward=None,
-        picture=lambda axes, x: images.picture(
-            axes, images.draw_each(training, jax.random.key(0), images.ROWS, every) if x is None else x
+        "mnist, published flow transformer",
+        Model(
+            schedules.rectified_flow(),
+            IMAGE_SHAPE,
+            every,
+            NULL,
+            denoise=lambda params: predictions.in_chunks(model.denoise, CHUNK),
+            to_images=Partial(jnp.asarray),
         ),
-        to_images=Partial(jnp.asarray),
-        data=training,
+        Data(images.draw, images.draw_each, training),
+        Instrument(
+            measure=lambda key, samples, full: images.measure(meter, samples, full),
+            floor=lambda key, n, full: images.measure(meter, images.draw_each(training, key, n, every), full),
+            tuned=images.TUNED,
+            picture=lambda axes, x: images.picture(
+                axes, images.draw_each(training, jax.random.key(0), images.ROWS, every) if x is None else x
+            ),
+            features=lambda x: look(x).features,
+        ),
     )
 
 

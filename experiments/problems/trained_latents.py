@@ -12,12 +12,13 @@ import numpy as np
 from experiments import data
 from experiments.config import ConfigError
 from experiments.constraints import multiple
-from experiments.problems import Network, Problem, imported, imported_latents, labelled
+from experiments.problems import Model, Network, Problem, imported, imported_latents, labelled
 from guidance import predictions, schedules
 
 
-def build(config) -> Problem:
+def build(config, folder) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    del folder  # nothing is kept
     settings, base = config.problem, config.base
     stored = imported_latents.stored(settings)
     if stored is None:
@@ -28,18 +29,18 @@ def build(config) -> Problem:
     net, schedule = labelled.NETWORKS[base.network](base, classes), schedules.by_name(settings.schedule)
     example = jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     problem = Problem(
-        name=f"{base.network} on latents, width {base.width}, {base.steps} updates",
-        schedule=schedule,
-        shape=shape,
-        conditions=jnp.arange(classes),
-        null=classes,
-        network=Network(lambda key: net.init(key, *example), net.apply, "velocity"),
-        denoise=lambda params: predictions.as_denoise(net.apply, params, "velocity", schedule),
-        to_images=imported.decoder(settings, shape[-1]),
-        feed=stored and _feed(stored),
-        **imported.WITHOUT_DATA,
+        f"{base.network} on latents, width {base.width}, {base.steps} updates",
+        Model(
+            schedule,
+            shape,
+            conditions=jnp.arange(classes),
+            null=classes,
+            denoise=lambda params: predictions.as_denoise(net.apply, params, "velocity", schedule),
+            network=Network(lambda key: net.init(key, *example), net.apply, "velocity"),
+            to_images=imported.decoder(settings, shape[-1]),
+        ),
     )
-    return imported_latents.with_data(problem, config, stored)
+    return imported_latents.with_data(problem, config, stored, stored and _feed(stored))
 
 
 def _fits(base, side: int) -> None:

@@ -29,7 +29,7 @@ def samples():
 
     config = load(CONFIG, SETTINGS)
     problem = jobs.in_data_parallel(problems.build(config))
-    table = jnp.full((STEPS, len(problem.conditions)), 0.7)
+    table = jnp.full((STEPS, len(problem.model.conditions)), 0.7)
     return evaluate.sampler(problem, config, STEPS)((), table, jax.random.key(5))
 
 

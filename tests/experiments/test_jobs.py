@@ -180,21 +180,22 @@ def test_a_sweep_over_weights_compiles_once():
     overrides = TINY | {"problem.error": "attenuated", "eval.omegas": "0,.1,.2,.3,.4,.5,.6,.7,.8,.9,1,1.1"}
     config = load(CONFIG, overrides)
     problem = problems.build(config)
+    model = problem.model
     traces = []
 
     def counting(params):
         def denoise(x, t, cond):
             traces.append(x.shape)
-            return problem.denoise(params)(x, t, cond)
+            return model.denoise(params)(x, t, cond)
 
         return denoise
 
-    run = evaluate.sampler(problem._replace(denoise=counting), config, 4)
+    run = evaluate.sampler(problem._replace(model=model._replace(denoise=counting)), config, 4)
     grid = evaluate.sampling.uniform_grid(4)
     candidates = evaluate.candidates(config)
     assert len(candidates) > 20
     for candidate in candidates:
-        run((), weights.tabulated(candidate.weight(grid), grid, problem.conditions), jax.random.key(0))
+        run((), weights.tabulated(candidate.weight(grid), grid, model.conditions), jax.random.key(0))
         first = len(traces) if candidate is candidates[0] else first  # noqa: F821 (bound in the first round)
     assert len(traces) == first
 

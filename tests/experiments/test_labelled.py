@@ -44,18 +44,19 @@ def _overrides(source, **more):
 @pytest.mark.parametrize("network", sorted(labelled.NETWORKS.keys() - {"adm"}))  # which takes no 12 x 12 pixels
 def test_what_it_is_made_of(source, network, tmp_path):
     problem = problems.build(load(CONFIG, _overrides(source, **{"base.network": network})), tmp_path)
-    assert problem.shape == (12, 12, 1) and problem.null == 2 and problem.name.startswith(f"halves.npz, {network}")
-    x0, cond = problem.draw(problem.data, jax.random.key(0), 16)
+    model, data, instrument = problem.model, problem.data, problem.instrument
+    assert model.shape == (12, 12, 1) and model.null == 2 and problem.name.startswith(f"halves.npz, {network}")
+    x0, cond = data.draw(data.arrays, jax.random.key(0), 16)
     assert x0.shape == (16, 12, 12, 1) and float(x0.min()) >= -1 and float(x0.max()) <= 1 and cond.shape == (16,)
     right = np.asarray(x0)[:, :, 6:].mean((1, 2, 3)) > np.asarray(x0)[:, :, :6].mean((1, 2, 3))
     np.testing.assert_array_equal(right, np.asarray(cond) == 1)
-    params = jax.jit(problem.network.init)(jax.random.key(0))
-    out = jax.jit(lambda params, *at: problem.denoise(params)(*at))(params, x0, jnp.full(16, 0.5), cond)
+    params = jax.jit(model.network.init)(jax.random.key(0))
+    out = jax.jit(lambda params, *at: model.denoise(params)(*at))(params, x0, jnp.full(16, 0.5), cond)
     assert out.shape == x0.shape
-    floor = problem.floor(jax.random.key(1), 30, False)
+    floor = instrument.floor(jax.random.key(1), 30, False)
     assert floor["class_agreement"] > 0.95
     noise = jax.random.normal(jax.random.key(2), (2, 30, 12, 12, 1))
-    assert problem.measure(jax.random.key(1), noise, False)["frechet_distance"] > 5 * floor["frechet_distance"]
+    assert instrument.measure(jax.random.key(1), noise, False)["frechet_distance"] > 5 * floor["frechet_distance"]
 
 
 @pytest.mark.key_reuse  # the same draws twice
@@ -63,15 +64,15 @@ def test_the_classifier_of_the_metrics_is_trained_once_for_a_folder(source, tmp_
     """Two commands on a folder measure with one classifier; another folder has its own."""
     config = load(CONFIG, _overrides(source, **{"base.network": "mlp"}))
     x = jax.random.uniform(jax.random.key(0), (5, 12, 12, 1))
-    first = problems.build(config, tmp_path).features(x)
+    first = problems.build(config, tmp_path).instrument.features(x)
     with (tmp_path / "metrics.jsonl").open() as log:
         assert json.loads(log.readlines()[-1])["phase"] == "classifier of the metrics"
     before = (tmp_path / "metrics.jsonl").read_bytes()
     config.problem.classifier_fraction = 0.1  # would train another one
-    np.testing.assert_array_equal(problems.build(config, tmp_path).features(x), first)
+    np.testing.assert_array_equal(problems.build(config, tmp_path).instrument.features(x), first)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     (tmp_path / "other").mkdir()
-    assert not np.allclose(problems.build(config, tmp_path / "other").features(x), first)
+    assert not np.allclose(problems.build(config, tmp_path / "other").instrument.features(x), first)
 
 
 def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
@@ -81,7 +82,7 @@ def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
              labels=np.arange(n) % 2)  # fmt: skip
     config = load(CONFIG, _overrides(path, **{"problem.images": "80", "base.network": "mlp"}))
     problem = problems.build(config, tmp_path)
-    at = problem.feed(20, (0, 1), 0)
+    at = problem.data.feed(20, (0, 1), 0)
     level = lambda x: np.rint((np.asarray(x)[:, 0, 0, 0] + 1) * 127.5).astype(int)  # noqa: E731
     seen = [level(at(i)[0]) for i in range(100)]
     np.testing.assert_array_equal(level(at(3)[0]), seen[3])
@@ -90,7 +91,7 @@ def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
     fed = set(np.concatenate(seen))
     apart = round(80 * (1 - config.problem.train_fraction))
     assert len(fed) == n - apart
-    drawn = set(level(problem.draw(problem.data, jax.random.key(0), 2000)[0]))
+    drawn = set(level(problem.data.draw(problem.data.arrays, jax.random.key(0), 2000)[0]))
     assert drawn <= fed and len(drawn) == 80 - apart
 
 
@@ -145,21 +146,25 @@ def test_rollouts_inside_autoguidance(source, tmp_path):
     one that does not see the condition is CFG."""
     config = load(CONFIG, _overrides(source, **{"base.network": "mlp", "learn.rules": "cfg,autoguided"}))
     problem = problems.build(config, tmp_path)
+    model = problem.model
 
     def blind(params):
-        return lambda x, t, cond: problem.denoise(params)(x, t, jnp.full_like(cond, problem.null))
+        return lambda x, t, cond: model.denoise(params)(x, t, jnp.full_like(cond, model.null))
 
-    seeing = problem._replace(denoise=lambda base: blind(base["blind"]) if "blind" in base else problem.denoise(base))
+    def denoise(base):
+        return blind(base["blind"]) if "blind" in base else model.denoise(base)
+
+    seeing = problem._replace(model=model._replace(denoise=denoise))
     cfg, autoguided = learn.tasks(seeing, config)[-2:]
     assert (cfg.rule, autoguided.rule, autoguided.start) == ("cfg", "autoguided", None)
     net = learn.network(problem, config)
-    params = net.init(jax.random.key(2), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1])
-    base = jax.jit(problem.network.init)(jax.random.key(0))
+    params = net.init(jax.random.key(2), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=model.conditions[:1])
+    base = jax.jit(model.network.init)(jax.random.key(0))
     # heads of zeros answer the same to all conditions, and hand no gradient on
     params, base = jax.tree.map(lambda a: a + 0.1, (params, base))
 
     def slope(task, base):
-        loss = functools.partial(task.loss, key=jax.random.key(3), base=base, data=problem.data)
+        loss = functools.partial(task.loss, key=jax.random.key(3), base=base, data=problem.data.arrays)
         value, gradient = jax.jit(jax.value_and_grad(loss))(params)
         return value, sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradient))
 

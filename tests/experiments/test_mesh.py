@@ -127,7 +127,7 @@ def test_a_sampler_is_one_program_for_learned_weights_and_others(two, programs):
     config = load(CONFIG, {"eval.samples": "8"})
     problem = problems.build(config)
     sample, table = draws.sampler(problem, config, 2), jnp.ones((2, 4))
-    base = mesh.shard(problem.network.init(jax.random.key(0)))
+    base = mesh.shard(problem.model.network.init(jax.random.key(0)))
     first, _ = sample(base, table, jax.random.key(1))
     second, _ = sample(base, jax.device_put(table, jax.devices()[0]), jax.random.key(1))
     np.testing.assert_array_equal(first, second)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import data, problems
-from experiments.config import load
+from experiments.config import ConfigError, load
+from experiments.jobs import evaluate, learn, report, train
 from experiments.problems import images, mixture
 from guidance import mixtures
 from tests import oracles
@@ -30,11 +31,11 @@ def test_mixture_modes_interleave_and_weights_differ():
 def test_every_preset_builds_and_draws(preset):
     config = load(f"{CONFIGS / 'mixture.py'}:{preset}")
     problem = problems.build(config)
-    draw, real = (jax.jit(one, static_argnums=2) for one in (problem.draw, problem.real))
-    x0, cond = draw(problem.data, jax.random.key(0), 6)
-    assert x0.shape == (6, *problem.shape) and cond.shape == (6,)
-    drawn = real(problem.data, jax.random.key(0), 3, problem.conditions)
-    assert drawn.shape == (config.problem.classes, 3, *problem.shape)
+    draw, real = (jax.jit(one, static_argnums=2) for one in (problem.data.draw, problem.data.real))
+    x0, cond = draw(problem.data.arrays, jax.random.key(0), 6)
+    assert x0.shape == (6, *problem.model.shape) and cond.shape == (6,)
+    drawn = real(problem.data.arrays, jax.random.key(0), 3, problem.model.conditions)
+    assert drawn.shape == (config.problem.classes, 3, *problem.model.shape)
     assert (problem.reward is not None) == (preset == "reward")
 
 
@@ -43,8 +44,8 @@ def test_reward_targets_the_tilted_law():
     config = load(f"{CONFIGS / 'mixture.py'}:reward")
     problem = problems.build(config)
     plain = mixture.truth(config.problem)
-    real = jax.jit(problem.real, static_argnums=2)
-    tilted = np.asarray(real(problem.data, jax.random.key(1), 20000, problem.conditions))
+    real = jax.jit(problem.data.real, static_argnums=2)
+    tilted = np.asarray(real(problem.data.arrays, jax.random.key(1), 20000, problem.model.conditions))
 
     @jax.jit
     def untilted(c):
@@ -64,8 +65,23 @@ def test_reward_targets_the_tilted_law():
 def test_mixture_floor_is_zero_in_the_mean_and_unguided_error_is_not():
     config = load(f"{CONFIGS / 'mixture.py'}:attenuated")
     problem = problems.build(config)
-    floors = [problem.floor(jax.random.key(i), 500, False)["energy_distance"] for i in range(6)]
+    floors = [problem.instrument.floor(jax.random.key(i), 500, False)["energy_distance"] for i in range(6)]
     assert abs(np.mean(floors)) < 5 * np.std(floors, ddof=1) / np.sqrt(6)
+
+
+@pytest.mark.parametrize("job", [train, learn, evaluate, report])
+@pytest.mark.parametrize("part", ["data", "instrument"])
+def test_a_job_that_needs_a_missing_part_says_so_before_anything_else(job, part, tmp_path):
+    config = load(f"{CONFIGS / 'mixture.py'}:under", {"base.pictures": "1", "learn.select_every": "5"})
+    problem = problems.build(config)._replace(**{part: None})
+    with pytest.raises(ConfigError, match=f"^job = all: mixture d=2, under comes without {part}; allowed: sample$"):
+        job.run(problem, config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_imported_network_comes_without_data_and_instrument():
+    problem = problems.build(load(f"{CONFIGS / 'sample.py'}", {"problem.weights": "random", "problem.vae": "random"}))
+    assert (problem.data, problem.instrument, problem.reward) == (None, None, None)
 
 
 def test_draws_keep_images_and_labels_together():
@@ -84,7 +100,7 @@ def test_draws_keep_images_and_labels_together():
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     config = load(str(CONFIGS / "digits.py"), {"problem.classifier_steps": "300"})
-    return problems.build(config, tmp_path_factory.mktemp("digits"))
+    return problems.build(config, tmp_path_factory.mktemp("digits")).instrument
 
 
 def test_digits_parts_are_disjoint_and_the_classifier_knows_digits(digits):

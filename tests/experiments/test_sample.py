@@ -49,13 +49,13 @@ def test_leaves_samples_labels_seeds_and_a_picture(finished):
 
 def test_they_are_what_the_library_samples(finished):
     """The same noise by hand, through the sampler of the library, all twenty at once."""
-    problem = problems.build(load(f"{MIXTURE}:attenuated"))
+    model = problems.build(load(f"{MIXTURE}:attenuated")).model
     grid, seeds = sampling.uniform_grid(5), jnp.arange(20)
     start_key, step_key = jax.random.split(jax.random.key(0))
-    x = sampling.initial_noise(start_key, problem.schedule, grid, problem.shape, seeds)
-    guide = guides.cfg(weights.constant(1.5), problem.null)
+    x = sampling.initial_noise(start_key, model.schedule, grid, model.shape, seeds)
+    guide = guides.cfg(weights.constant(1.5), model.null)
     out = sampling.sample(
-        step_key, problem.denoise(()), guide, sampling.ddim(), problem.schedule, grid, x, seeds % 4, ids=seeds
+        step_key, model.denoise(()), guide, sampling.ddim(), model.schedule, grid, x, seeds % 4, ids=seeds
     )
     np.testing.assert_allclose(held(finished)["arr_0"], out.x0, atol=1e-5)
 

@@ -138,9 +138,9 @@ def _rollout_loss(count):
     problem = problems.build(config)
     [task] = learn.tasks(problem, config)
     net = learn.network(problem, config)
-    params = net.init(jax.random.key(1), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1])
+    params = net.init(jax.random.key(1), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.model.conditions[:1])
     params = jax.tree.map(lambda a: a + 0.1, params)  # a head of zeros hands no gradient on
-    return jax.jit(jax.value_and_grad(lambda params, key: task.loss(params, key, (), problem.data))), params
+    return jax.jit(jax.value_and_grad(lambda params, key: task.loss(params, key, (), problem.data.arrays))), params
 
 
 def test_all_conditions_are_all_whether_drawn_or_not():
@@ -236,8 +236,8 @@ def test_a_reference_of_another_network_is_one_line(tmp_path):
         load(LATENTS + ":smoke", {"problem.instrument": "classifier"})
     np.savez(path, mu=np.zeros(16), sigma=np.eye(16))
     problem = problems.build(config)
-    assert problem.tuned == ("fid",) and problem.name.endswith("FID of 20 samples")
-    measured = problem.floor(jax.random.key(0), 4, True)
+    assert problem.instrument.tuned == ("fid",) and problem.name.endswith("FID of 20 samples")
+    measured = problem.instrument.floor(jax.random.key(0), 4, True)
     assert "fid" in measured and "kid" not in measured, "a reference without images"
 
 
@@ -260,7 +260,7 @@ def _written(folder, count=20, label=lambda i: i % 10, spoil=lambda a: a, **abou
 
 def test_latents_are_drawn_from_both_views_of_the_right_images(tmp_path):
     problem = problems.build(load(LATENTS + ":smoke", _written(tmp_path / "latents")))
-    z, labels = jax.jit(problem.draw, static_argnums=2)(problem.data, jax.random.key(0), 4000)
+    z, labels = jax.jit(problem.data.draw, static_argnums=2)(problem.data.arrays, jax.random.key(0), 4000)
     z = np.asarray(z).reshape(4000, 16) / vae.SCALE
     image = np.rint(np.abs(z.mean(1))).astype(int)
     near = image % 10 == np.asarray(labels)
@@ -269,7 +269,7 @@ def test_latents_are_drawn_from_both_views_of_the_right_images(tmp_path):
     assert abs(z.std(axis=1, ddof=1).mean() - 0.983) < 5 * 0.18 / np.sqrt(4000)  # c4(16) of 16 standard normals
     far = image > 3
     assert abs((z.mean(1) > 0)[far].mean() - 0.5) < 5 * 0.5 / np.sqrt(far.sum())
-    each = problem.real(problem.data, jax.random.key(1), 50, jnp.asarray([7, 3]))
+    each = problem.data.real(problem.data.arrays, jax.random.key(1), 50, jnp.asarray([7, 3]))
     assert each.shape == (2, 50, 2, 2, 4)
     third = np.rint(np.abs(np.asarray(each[1]).reshape(50, 16).mean(1) / vae.SCALE))
     assert np.isin(third, [2, 3, 4, 12, 13, 14]).all()
@@ -317,14 +317,14 @@ def _problem(source):
 @pytest.mark.parametrize("source", SMOKES)
 def test_a_setting_is_built(source):
     problem = _problem(source)
-    x0, cond = problem.draw(problem.data, jax.random.key(0), 3)
-    assert x0.shape == (3, *problem.shape) and cond.shape == (3,) and len(problem.conditions) == 10
-    assert problem.shape == ((32, 32, 4) if "latents" in source else (64, 64, 3))
-    pictures = jax.eval_shape(problem.to_images, jax.ShapeDtypeStruct((2, *problem.shape), jnp.float32))
+    x0, cond = problem.data.draw(problem.data.arrays, jax.random.key(0), 3)
+    assert x0.shape == (3, *problem.model.shape) and cond.shape == (3,) and len(problem.model.conditions) == 10
+    assert problem.model.shape == ((32, 32, 4) if "latents" in source else (64, 64, 3))
+    pictures = jax.eval_shape(problem.model.to_images, jax.ShapeDtypeStruct((2, *problem.model.shape), jnp.float32))
     assert pictures.shape == ((2, 256, 256, 3) if "latents" in source else (2, 64, 64, 3))
-    if problem.network:
-        params = jax.eval_shape(problem.network.init, jax.random.key(0))
-        out = jax.eval_shape(problem.network.apply, params, x0, jnp.ones(3), cond)
+    if problem.model.network:
+        params = jax.eval_shape(problem.model.network.init, jax.random.key(0))
+        out = jax.eval_shape(problem.model.network.apply, params, x0, jnp.ones(3), cond)
         assert out.shape == x0.shape
 
 

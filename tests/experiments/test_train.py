@@ -23,11 +23,12 @@ CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
 def _truth():
     """Noised data, its exact D_c, and the labels."""
     config = load(CONFIG)
-    data = problems.build(config)
-    x0, cond = data.draw(data.data, jax.random.key(1), 1000)
+    problem = problems.build(config)
+    schedule = problem.model.schedule
+    x0, cond = problem.data.draw(problem.data.arrays, jax.random.key(1), 1000)
     t = jnp.linspace(0.2, 0.9, 1000)
-    x = diffuse(data.schedule, x0, jax.random.normal(jax.random.key(2), x0.shape), t)
-    return x, t, cond, jax.jit(mixtures.denoise(mixture.truth(config.problem), data.schedule))(x, t, cond)
+    x = diffuse(schedule, x0, jax.random.normal(jax.random.key(2), x0.shape), t)
+    return x, t, cond, jax.jit(mixtures.denoise(mixture.truth(config.problem), schedule))(x, t, cond)
 
 
 def _error(workdir, omega_trained, omega_sampled):
@@ -41,7 +42,7 @@ def _error(workdir, omega_trained, omega_sampled):
 
     @jax.jit
     def guide(params):
-        positive, reference = guides.both_branches(problem.denoise(params), x, t, cond, problem.null)
+        positive, reference = guides.both_branches(problem.model.denoise(params), x, t, cond, problem.model.null)
         return rules.cfg(positive, reference, jnp.full(1000, omega_sampled))
 
     guided = guide(params)
@@ -58,24 +59,29 @@ def test_a_guidance_matched_denoiser_is_right_when_guided_at_its_weight(tmp_path
     assert matched == pytest.approx(unguided, rel=1.0)
 
 
-class _Problem:
-    """A problem of one number per sample, whose network predicts eps with one parameter."""
+def _draw(arrays, key, n):
+    return jax.random.normal(key, (n, 1)), jnp.zeros(n, jnp.int32)
 
-    schedule, null, conditions, shape, feed, data = schedules.cosine(), 2, jnp.arange(2), (1,), None, ()
+
+def _problem():
+    """A problem of one number per sample, whose network predicts eps with one parameter."""
+    schedule = schedules.cosine()
     network = problems.Network(
         lambda key: {"a": jax.random.normal(key, ())}, lambda params, x, t, cond: params["a"] * x, "eps"
     )
 
-    @staticmethod
-    def draw(data, key, n):
-        return jax.random.normal(key, (n, 1)), jnp.zeros(n, jnp.int32)
+    def denoise(params):
+        return predictions.as_denoise(network.apply, params, "eps", schedule)
 
-    def denoise(self, params):
-        return predictions.as_denoise(self.network.apply, params, "eps", self.schedule)
-
-    @staticmethod
     def picture(axes, samples):
         axes.hist(np.asarray(samples).ravel())
+
+    return problems.Problem(
+        "one number",
+        problems.Model(schedule, (1,), jnp.arange(2), 2, denoise, network),
+        problems.Data(_draw, None),
+        problems.Instrument(None, None, (), picture),
+    )
 
 
 BASE = {
@@ -86,19 +92,21 @@ BASE = {
 
 def _config(**changes):
     return config_dict.ConfigDict(
-        {"seed": 0, "seeds": 1, "base": BASE | changes, "learn": {"checkpoint_every": 5}}, convert_dict=True
+        {"job": "train", "seed": 0, "seeds": 1, "base": BASE | changes, "learn": {"checkpoint_every": 5}},
+        convert_dict=True,
     )
 
 
 def test_the_min_snr_weight_is_the_published_one():
     """arXiv 2303.09556: the loss on eps gets the weight min(SNR, 5) / SNR."""
     params, base = {"a": jnp.float32(0.3)}, _config(weighting="min_snr", batch=4000).base
-    draw = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[0], train._batch(_Problem, base, key, ())))
+    problem, schedule = _problem(), _problem().model.schedule
+    draw = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[0], train._batch(problem, base, key, ())))
     batch = draw(jax.random.key(4))
-    x = diffuse(_Problem.schedule, batch.x0, batch.eps, batch.t)
-    snr = jnp.exp(_Problem.schedule.log_snr(batch.t))
+    x = diffuse(schedule, batch.x0, batch.eps, batch.t)
+    snr = jnp.exp(schedule.log_snr(batch.t))
     expected = jnp.mean(jnp.minimum(snr, 5) / snr * jnp.sum((0.3 * x - batch.eps) ** 2, -1))
-    loss = jax.jit(lambda params, batch: train._loss(_Problem, base, params, batch))(params, batch)
+    loss = jax.jit(lambda params, batch: train._loss(problem, base, params, batch))(params, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -106,7 +114,7 @@ def test_accumulation_changes_the_memory_and_no_number(tmp_path):
     results = []
     for parts in (1, 4):
         (tmp_path / f"{parts}").mkdir()
-        results += train.run(_Problem(), _config(accumulate=parts), tmp_path / f"{parts}")
+        results += train.run(_problem(), _config(accumulate=parts), tmp_path / f"{parts}")
     np.testing.assert_allclose(results[0]["a"], results[1]["a"], rtol=1e-5)
 
 
@@ -121,15 +129,15 @@ def test_a_feed_takes_the_place_of_draws(tmp_path):
         def at(i):
             asked.append(i)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), i)
-            return tuple(map(np.asarray, _Problem.draw((), jax.random.split(key, 4)[0], batch)))
+            return tuple(map(np.asarray, _draw((), jax.random.split(key, 4)[0], batch)))
 
         return at
 
-    fed = _Problem()
-    fed.feed = feed
+    fed = _problem()
+    fed = fed._replace(data=fed.data._replace(feed=feed))
     for name in ("drawn", "fed"):
         (tmp_path / name).mkdir()
-    [drawn] = train.run(_Problem(), _config(), tmp_path / "drawn")
+    [drawn] = train.run(_problem(), _config(), tmp_path / "drawn")
     [result] = train.run(fed, _config(), tmp_path / "fed")
     np.testing.assert_allclose(result["a"], drawn["a"], rtol=1e-6)
     assert asked == list(range(12))
@@ -139,13 +147,13 @@ def test_averages_kept_params_and_pictures(tmp_path):
     """sigma_rel = 0.2 averages over the updates; what is kept after 6 is what a run that ends at 6 returns."""
     config = _config(averages=(0.2, 0.1), keep=(6,), pictures=2)
     (tmp_path / "run").mkdir()
-    [last] = train.run(_Problem(), config, tmp_path / "run")
-    kept = train.kept(_Problem(), config, tmp_path / "run", 0, 6)
+    [last] = train.run(_problem(), config, tmp_path / "run")
+    kept = train.kept(_problem(), config, tmp_path / "run", 0, 6)
     (tmp_path / "plain").mkdir()
-    [plain] = train.run(_Problem(), _config(), tmp_path / "plain")
+    [plain] = train.run(_problem(), _config(), tmp_path / "plain")
     assert float(abs(last["a"] - plain["a"])) > 1e-4 and float(abs(kept["a"] - last["a"])) > 1e-4
     assert sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir()) == [
         "base_seed_0_update_0000006.png", "base_seed_0_update_0000012.png",
     ]  # fmt: skip
     with pytest.raises(checkpoints.CheckpointError, match="base.keep=7"):
-        train.kept(_Problem(), config, tmp_path / "run", 0, 7)
+        train.kept(_problem(), config, tmp_path / "run", 0, 7)

@@ -45,8 +45,8 @@ def test_it_is_the_published_size_with_its_settings():
 def test_a_batch_is_drawn_from_the_laws_on_disk(latents):
     """Each row from the law of its image, one view or the other; afresh at every update; the same of any part."""
     problem = problems.build(load(f"{CONFIG}:smoke", of(latents)))
-    assert problem.shape == (2, 2, 4) and len(problem.conditions) == 10 == problem.null
-    whole, *parts = (problem.feed(8, part, 3) for part in ((0, 1), (0, 2), (1, 2)))
+    assert problem.model.shape == (2, 2, 4) and len(problem.model.conditions) == 10 == problem.model.null
+    whole, *parts = (problem.data.feed(8, part, 3) for part in ((0, 1), (0, 2), (1, 2)))
     stored = data.Latents(latents)
     loader = data.Loader(stored, 8, 3)
     views = []
@@ -63,7 +63,7 @@ def test_a_batch_is_drawn_from_the_laws_on_disk(latents):
         np.testing.assert_array_equal(labels, [stored[int(i)]["label"] for i in loader.where(update)[1]])
     assert {0, 1} == set(views)
     np.testing.assert_array_equal(whole(1)[0], parts[0](1)[0].tolist() + parts[1](1)[0].tolist())
-    assert not np.array_equal(whole(0)[0], problem.feed(8, (0, 1), 4)(0)[0])
+    assert not np.array_equal(whole(0)[0], problem.data.feed(8, (0, 1), 4)(0)[0])
 
 
 @pytest.mark.slow
