@@ -265,10 +265,12 @@ def test_every_objective_is_the_same_on_batches_that_devices_do_not_divide(two):
         problem = jobs.in_data_parallel(problems.build(config))
         net = learn.network(problem, config)
         params = net.init(
-            jax.random.key(3), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.conditions[:1]
+            jax.random.key(3), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.model.conditions[:1]
         )
         tasks = learn.tasks(problem, config)
-        return {task.name: float(jax.jit(task.loss)(params, jax.random.key(7), (), problem.data)) for task in tasks}
+        return {
+            task.name: float(jax.jit(task.loss)(params, jax.random.key(7), (), problem.data.arrays)) for task in tasks
+        }
 
     on_two = losses()
     mesh.use(data=1)

@@ -138,7 +138,9 @@ def _rollout_loss(count):
     problem = problems.build(config)
     [task] = learn.tasks(problem, config)
     net = learn.network(problem, config)
-    params = net.init(jax.random.key(1), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.model.conditions[:1])
+    params = net.init(
+        jax.random.key(1), log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.model.conditions[:1]
+    )
     params = jax.tree.map(lambda a: a + 0.1, params)  # a head of zeros hands no gradient on
     return jax.jit(jax.value_and_grad(lambda params, key: task.loss(params, key, (), problem.data.arrays))), params
 
