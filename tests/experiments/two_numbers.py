@@ -75,21 +75,18 @@ def real(arrays, key, k, conditions):
 
 
 def problem(instrument: Measured) -> problems.Problem:
-    network = problems.Network(init, apply, "x0")
     return problems.Problem(
-        name="two numbers",
-        schedule=SCHEDULE,
-        shape=(2,),
-        conditions=jnp.arange(2),
-        null=NULL,
-        network=network,
-        denoise=lambda params: predictions.as_denoise(apply, params, "x0", SCHEDULE),
-        draw=draw,
-        real=real,
-        features=None,
-        measure=instrument.measure,
-        floor=instrument.floor,
-        tuned=("error", "excess"),
-        reward=None,
-        picture=lambda axes, samples: None,
+        "two numbers",
+        problems.Model(
+            SCHEDULE,
+            (2,),
+            conditions=jnp.arange(2),
+            null=NULL,
+            denoise=lambda params: predictions.as_denoise(apply, params, "x0", SCHEDULE),
+            network=problems.Network(init, apply, "x0"),
+        ),
+        problems.Data(draw, real),
+        problems.Instrument(
+            instrument.measure, instrument.floor, ("error", "excess"), picture=lambda axes, samples: None
+        ),
     )
