@@ -12,6 +12,7 @@ from experiments import weight_files
 from experiments.calls import GRIDS, LEARNED, RULES, SAMPLERS, WEIGHTS, Call, is_number, parse
 from experiments.config import ConfigError
 from experiments.families import AUTOGUIDED
+from experiments.problems import Model
 from guidance import rules, sampling, weights
 from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
 
@@ -44,9 +45,9 @@ def rule(settings) -> Rule:
     return members[0] if len(members) == 1 else rules.stack(*members)
 
 
-def weight(settings, problem, times: Array) -> Weight:
-    """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the problem."""
-    text, model = settings.weight, problem.model
+def weight(settings, model: Model, times: Array) -> Weight:
+    """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the model."""
+    text = settings.weight
     if is_number(text):
         return weights.constant(float(text))
     if not text.endswith(LEARNED):

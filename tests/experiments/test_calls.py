@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import calls, recipes
+from experiments import calls, problems, recipes
 from experiments.config import ConfigError
 from experiments.kinds import Refused
 from guidance import rules, sampling, schedules, weights
@@ -151,7 +151,7 @@ def settings(**given) -> types.SimpleNamespace:
     )
 
 
-PROBLEM = types.SimpleNamespace(schedule=schedules.rectified_flow(), conditions=jnp.arange(3), null=3)
+MODEL = problems.Model(schedules.rectified_flow(), (2,), jnp.arange(3), 3, None)
 
 
 @pytest.mark.parametrize("name", calls.RULES)
@@ -161,7 +161,7 @@ def test_every_rule_works_at_its_defaults(name):
     rule = recipes.rule(settings(rule=calls.rules().read(stack)))
     rng = np.random.default_rng(0)
     x, positive, reference = (jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32) for _ in range(3))
-    at = At(x, jnp.full(2, 0.5), jnp.full(2, 0.4), PROBLEM.schedule)
+    at = At(x, jnp.full(2, 0.5), jnp.full(2, 0.4), MODEL.schedule)
     out = rules.once(rule, positive, reference, jnp.full(2, 0.3), at).x0
     assert out.shape == x.shape and bool(jnp.all(jnp.isfinite(out)))
 
@@ -169,9 +169,9 @@ def test_every_rule_works_at_its_defaults(name):
 @pytest.mark.parametrize("name", calls.WEIGHTS)
 def test_every_weight_is_the_librarys(name):
     text = text_of(calls.WEIGHTS[name])
-    grid = recipes.grid(settings(), PROBLEM.schedule)
-    weight = recipes.weight(settings(weight=calls.weight().read(text)), PROBLEM, grid)
-    at_hand = {"schedule": PROBLEM.schedule, "grid": grid}
+    grid = recipes.grid(settings(), MODEL.schedule)
+    weight = recipes.weight(settings(weight=calls.weight().read(text)), MODEL, grid)
+    at_hand = {"schedule": MODEL.schedule, "grid": grid}
     maker = getattr(weights, name)
     given = {k: v for k, v in at_hand.items() if k in inspect.signature(maker).parameters}
     same = maker(**given, **needed(calls.WEIGHTS[name]))
@@ -187,8 +187,8 @@ def test_every_sampler_takes_a_step(name):
 
 @pytest.mark.parametrize("name", calls.GRIDS)
 def test_every_grid_has_its_steps_and_shifts(name):
-    grid = recipes.grid(settings(grid=name), PROBLEM.schedule)
-    shifted = recipes.grid(settings(grid=name, shift=3.0), PROBLEM.schedule)
+    grid = recipes.grid(settings(grid=name), MODEL.schedule)
+    shifted = recipes.grid(settings(grid=name, shift=3.0), MODEL.schedule)
     assert grid.shape == shifted.shape == (5,)
     level = lambda t: t[1:-1] / (1 - t[1:-1])  # noqa: E731 (of rectified flow)
     np.testing.assert_allclose(level(shifted), 3 * level(grid), rtol=1e-3)
@@ -196,11 +196,11 @@ def test_every_grid_has_its_steps_and_shifts(name):
 
 def test_a_shift_that_leaves_no_room_names_its_field():
     with pytest.raises(ConfigError, match=r"sample\.shift = 1e\+30: the times of a grid must decrease"):
-        recipes.grid(settings(shift=1e30), PROBLEM.schedule)
+        recipes.grid(settings(shift=1e30), MODEL.schedule)
 
 
 def test_karras_is_edm():
-    grids = [recipes.grid(settings(grid=f"{name}(noise_max=10)"), PROBLEM.schedule) for name in ("karras", "edm")]
+    grids = [recipes.grid(settings(grid=f"{name}(noise_max=10)"), MODEL.schedule) for name in ("karras", "edm")]
     np.testing.assert_array_equal(*grids)
 
 
@@ -208,11 +208,11 @@ def test_karras_is_edm():
     "build, given, words",
     [
         (
-            lambda s: recipes.weight(s, PROBLEM, jnp.linspace(1, 0, 5)),
+            lambda s: recipes.weight(s, MODEL, jnp.linspace(1, 0, 5)),
             {"weight": "interval_of_steps(1, 2, 9)"},
             "sample.weight = 'interval_of_steps(1, 2, 9)': ",
         ),
-        (lambda s: recipes.weight(s, PROBLEM, None), {"weight": "no.safetensors"}, "no.safetensors does not exist"),
+        (lambda s: recipes.weight(s, MODEL, None), {"weight": "no.safetensors"}, "no.safetensors does not exist"),
     ],
 )
 def test_what_the_library_refuses_names_the_field(build, given, words):
@@ -223,4 +223,4 @@ def test_what_the_library_refuses_names_the_field(build, given, words):
 
 def test_a_constant_is_a_number():
     t = jax.numpy.asarray([0.3, 0.9])
-    np.testing.assert_allclose(recipes.weight(settings(weight="1.5"), PROBLEM, None)(t=t, s=t, cond=None), 1.5)
+    np.testing.assert_allclose(recipes.weight(settings(weight="1.5"), MODEL, None)(t=t, s=t, cond=None), 1.5)
