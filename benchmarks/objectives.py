@@ -15,10 +15,10 @@ import optax
 
 from benchmarks import dits
 from experiments.jobs.learn import on_grid
-from guidance import guides, learning, predictions, sampling, schedules, weights
+from guidance import learning, predictions, sampling, schedules, weights
 from guidance.nets import flow_vit
 from guidance.nets.dit import dit_denoiser
-from guidance.rollout import rollout_loss
+from guidance.rollout import Rollout, rollout_loss
 from guidance.types import Denoise, Schedule
 
 CLASSES = 10
@@ -72,10 +72,9 @@ def through_sampler(model: Model, m: int, steps: int, remat: str) -> Callable:
 
     def loss(denoise, real, cond, params, key):
         weight = on_grid(weights.learned(NET, params, model.schedule), grid, LABELS)
-        guide = guides.cfg(weight, model.null, skip=False)
-        return rollout_loss(
-            key, denoise, guide, sampling.ddim(), model.schedule, grid, real, cond, m, segments=segments, remat=remat
-        )
+        frozen = learning.Model(denoise, model.schedule, model.null)
+        settings = Rollout(m, segments=segments, remat=remat)
+        return rollout_loss(key, frozen, weight, sampling.ddim(), grid, real, cond, settings)
 
     return _update(loss)
 

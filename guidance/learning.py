@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from guidance.guides import both_branches
+from guidance.guides import autoguided, both_branches, guided
 from guidance.mismatch import grouped_mismatch
 from guidance.predictions import eps_from_x0
 from guidance.rules import cfg, once
 from guidance.sampling.steps import churned
 from guidance.schedules import diffuse
-from guidance.types import Array, At, Cond, Denoise, Reward, Rule, Schedule, Weight
+from guidance.types import Array, At, Cond, Denoise, Guide, Reward, Rule, Schedule, Weight
 
 
 class OneStep(NamedTuple):
@@ -44,12 +44,29 @@ class OneStep(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The frozen model that is being guided."""
+    """The frozen model that is being guided: what every objective needs beside the weight and the data.
+
+    null: the null condition. weak: a denoiser whose prediction at the same condition stands for the reference
+    (autoguidance); None: the reference is the prediction at `null`, which is asked for nowhere else.
+    """
 
     denoise: Denoise
     schedule: Schedule
     null: Cond
     rule: Rule = cfg
+    weak: Denoise | None = None
+
+    def branches(self, x: Array, t: Array, cond: Cond) -> tuple[Array, Array]:
+        """The two predictions at (x, t), each [batch, ...]. 2 evaluations."""
+        if self.weak is None:
+            return both_branches(self.denoise, x, t, cond, self.null)
+        return self.denoise(x, t, cond), self.weak(x, t, cond)
+
+    def guide(self, weight: Weight, skip: bool = True) -> Guide:
+        """The guide of the rule with this weight, as a sampler takes it; `skip` as in `guides.guided`."""
+        if self.weak is None:
+            return guided(self.rule, weight, self.null, skip)
+        return autoguided(self.rule, weight, self.weak, skip)
 
 
 class Particles(NamedTuple):
@@ -85,15 +102,13 @@ def guided_particles(
     each = lambda a: jnp.repeat(a, m, axis=0)  # noqa: E731
     s_each, t_each = each(s), each(t)
     x_t = diffuse(model.schedule, flat, jax.random.normal(noise_key, flat.shape, flat.dtype), t_each)
-    positive, reference = jax.lax.stop_gradient(
-        both_branches(model.denoise, x_t, t_each, jax.tree.map(each, cond), model.null)
-    )
+    positive, reference = jax.lax.stop_gradient(model.branches(x_t, t_each, jax.tree.map(each, cond)))
     at = At(x_t, t_each, s_each, model.schedule)
-    guided = once(model.rule, positive, reference, each(weight(t=t, s=s, cond=cond)), at)
-    eps = eps_from_x0(model.schedule, x_t, guided.x0, t_each) if guided.eps is None else guided.eps
+    out = once(model.rule, positive, reference, each(weight(t=t, s=s, cond=cond)), at)
+    eps = eps_from_x0(model.schedule, x_t, out.x0, t_each) if out.eps is None else out.eps
     z = jax.random.normal(churn_key, flat.shape, flat.dtype)
-    y = churned(model.schedule, guided.x0, eps, z, t=t_each, s=s_each, churn=churn)
-    return Particles(y.reshape(x0.shape), guided.x0.reshape(x0.shape))
+    y = churned(model.schedule, out.x0, eps, z, t=t_each, s=s_each, churn=churn)
+    return Particles(y.reshape(x0.shape), out.x0.reshape(x0.shape))
 
 
 def _noised(key: Array, schedule: Schedule, x0: Array, s: Array) -> Array:
@@ -130,10 +145,10 @@ def self_consistency(
     Source: arXiv 2510.00815, eqs. 20-22, Algorithms 1 and 4.
     """
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
-    s, copies, guided = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
+    s, copies, particles = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
     x_s = _noised(noise_key, model.schedule, copies, s)
-    loss = grouped_mismatch(guided.y, x_s, settings.beta, settings.lam)
-    return loss if reward is None else loss - gamma * mean_reward(reward, guided.x0, cond)
+    loss = grouped_mismatch(particles.y, x_s, settings.beta, settings.lam)
+    return loss if reward is None else loss - gamma * mean_reward(reward, particles.x0, cond)
 
 
 def reward_only(
@@ -141,8 +156,8 @@ def reward_only(
 ) -> Array:
     """-mean R(D_omega(x_t, c), c): the reward without the mismatch that keeps it honest; the ablation."""
     steps_key, particle_key = jax.random.split(key)
-    _, _, guided = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
-    return -mean_reward(reward, guided.x0, cond)
+    _, _, particles = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
+    return -mean_reward(reward, particles.x0, cond)
 
 
 def mean_reward(reward: Reward, x0: Array, cond: Cond) -> Array:
@@ -177,9 +192,9 @@ def per_condition_consistency(
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
     s, t = draw_steps(steps_key, real.shape[:1], settings)
     half = real.shape[1] // 2
-    guided = guided_particles(particle_key, model, weight, real[:, :half], cond, t=t, s=s, churn=settings.churn)
+    particles = guided_particles(particle_key, model, weight, real[:, :half], cond, t=t, s=s, churn=settings.churn)
     x_s = _noised(noise_key, model.schedule, real[:, half:], s)
-    return grouped_mismatch(guided.y, x_s, settings.beta, settings.lam)
+    return grouped_mismatch(particles.y, x_s, settings.beta, settings.lam)
 
 
 def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep) -> Array:
@@ -193,11 +208,11 @@ def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, co
     half = x0.shape[0] // 2
     s_each, t_each = jnp.repeat(s, half), jnp.repeat(t, half)
     first = jax.tree.map(lambda c: c[:half], cond)
-    guided = guided_particles(
+    particles = guided_particles(
         particle_key, model, weight, x0[:half, None], first, t=t_each, s=s_each, churn=settings.churn
     )
     x_s = _noised(noise_key, model.schedule, x0[None, half:], s)
-    return grouped_mismatch(jnp.swapaxes(guided.y, 0, 1), x_s, settings.beta, settings.lam)
+    return grouped_mismatch(jnp.swapaxes(particles.y, 0, 1), x_s, settings.beta, settings.lam)
 
 
 def score_matching(key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep) -> Array:
@@ -207,8 +222,8 @@ def score_matching(key: Array, model: Model, weight: Weight, x0: Array, cond: Co
     """
     steps_key, particle_key = jax.random.split(key)
     s, t = draw_steps(steps_key, x0.shape[:1], settings)
-    guided = guided_particles(particle_key, model, weight, x0[:, None], cond, t=t, s=s, churn=settings.churn)
-    return jnp.mean(jnp.sum((guided.x0 - x0[:, None]).reshape(x0.shape[0], -1) ** 2, axis=-1))
+    particles = guided_particles(particle_key, model, weight, x0[:, None], cond, t=t, s=s, churn=settings.churn)
+    return jnp.mean(jnp.sum((particles.x0 - x0[:, None]).reshape(x0.shape[0], -1) ** 2, axis=-1))
 
 
 def update(key: Array, optimizer: optax.GradientTransformation, loss, params, opt_state):

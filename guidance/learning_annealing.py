@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from guidance.guides import both_branches
 from guidance.learning import Model
 from guidance.predictions import eps_from_x0
 from guidance.rules import annealed, once
@@ -34,10 +33,10 @@ def annealing_loss(key: Array, model: Model, network, x0: Array, cond: Cond, gri
     lam = jax.random.uniform(lam_key, (n,), x0.dtype)
     eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
     x_t = diffuse(schedule, x0, eps, t)
-    positive, reference = jax.lax.stop_gradient(both_branches(model.denoise, x_t, t, cond, model.null))
+    positive, reference = jax.lax.stop_gradient(model.branches(x_t, t, cond))
     guided = once(annealed(network), positive, reference, lam, At(x_t, t, s, schedule))
     error = eps_from_x0(schedule, x_t, guided.x0, t) - eps
     x_s = like(schedule.alpha(s), x0) * guided.x0 + like(schedule.sigma(s), x0) * guided.eps
-    after_c, after_u = both_branches(model.denoise, x_s, s, cond, model.null)
+    after_c, after_u = model.branches(x_s, s, cond)
     gap = like(schedule.alpha(s) / schedule.sigma(s), x0) * (after_c - after_u)
     return jnp.mean(lam * row_dot(gap, gap) + (1 - lam) * row_dot(error, error))

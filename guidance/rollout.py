@@ -15,14 +15,18 @@ activations, which is right for small networks. Gradients begin where guidance d
 which the weight is 0 whatever its params, are steps of a plain sampler.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from guidance.learning import Model
 from guidance.mismatch import grouped_mismatch
 from guidance.sampling.sample import advance, begin, initial_noise, step_inputs
 from guidance.sampling.solvers import as_solver
 from guidance.schedules import diffuse
-from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, Step
+from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, Step, Weight
 
 REMAT = ("none", "steps", "segments")
 
@@ -36,6 +40,7 @@ def rollout(
     grid: Array,
     x: Array,
     cond: Cond,
+    *,
     segments: int = 1,
     remat: str = "segments",
     detached: int = 0,
@@ -76,36 +81,46 @@ def rollout(
     return states
 
 
+class Rollout(NamedTuple):
+    """Settings of the rollout objective.
+
+    particles: generated samples for each condition. features: the space in which the law at the end is matched,
+    [n, ...] -> [n, d]; None: that of the samples. path_weight is kappa: above 0 the laws at the inner segment ends are
+    matched too. segments, remat and detached: as in `rollout`.
+    """
+
+    particles: int
+    beta: float = 1.0
+    segments: int = 1
+    remat: str = "segments"
+    path_weight: float = 0.0
+    detached: int = 0
+    features: Callable[[Array], Array] | None = None
+
+
 def rollout_loss(
     key: Array,
-    denoise: Denoise,
-    guide: Guide,
+    model: Model,
+    weight: Weight,
     step: Step | Solver,
-    schedule: Schedule,
     grid: Array,
     real: Array,
     cond: Cond,
-    particles: int,
-    beta: float = 1.0,
-    segments: int = 1,
-    remat: str = "segments",
-    path_weight: float = 0.0,
-    features=None,
-    detached: int = 0,
+    settings: Rollout,
 ) -> Array:
-    """The rollout objective on G conditions; differentiable in the leaves of `guide`.
+    """The rollout objective on G conditions: a scalar, differentiable in the leaves of `weight`.
 
-    real: true samples [G, k, ...], k per condition; cond: leaves [G, ...]; `particles` generated per condition. The
-    law at the end is matched in the space of `features` ([n, ...] -> [n, d]; default: the sample itself) and, with
-    path_weight > 0, the law at the inner segment ends is matched in sample space to `real` with fresh noise.
-    Unbiased in the laws: pairs of a particle with itself are left out. `segments`, `remat` and `detached` are those of
-    `rollout`. Returns a scalar.
+    real: true samples [G, k, ...], k per condition; cond: leaves [G, ...]. At the inner segment ends the truth is
+    `real` with fresh noise, in the space of the samples. Unbiased in the laws: pairs of a particle with itself are
+    left out. Evaluations: those of `sample` for G * particles samples, and what recomputation adds.
     """
+    schedule, (particles, beta, segments, remat, path_weight, detached, features) = model.schedule, settings
     groups, shape = real.shape[0], real.shape[2:]
     start_key, step_key, noise_key = jax.random.split(key, 3)
     x = initial_noise(start_key, schedule, grid, shape, jnp.arange(groups * particles))
     each = jax.tree.map(lambda c: jnp.repeat(c, particles, axis=0), cond)
-    states = rollout(step_key, denoise, guide, step, schedule, grid, x, each, segments, remat, detached)
+    guide, parts = model.guide(weight, skip=False), {"segments": segments, "remat": remat, "detached": detached}
+    states = rollout(step_key, model.denoise, guide, step, schedule, grid, x, each, **parts)
     states = states.reshape(segments, groups, particles, *shape)
 
     last, target = states[-1], real

@@ -333,6 +333,25 @@ def test_any_rule_may_be_learned():
     chex.assert_trees_all_close(value, jax.jit(loss, static_argnums=1)(0.0, rules.cfg), rtol=1e-5)
 
 
+def test_a_weaker_denoiser_stands_for_the_reference():
+    """Autoguidance in a one-step objective: away from the null prediction it is CFG, away from itself nothing."""
+    x0, cond = _small()
+    strong = oracles.hg_model(0.3)
+
+    def null(x, t, cond):
+        return strong.denoise(x, t, {"mu": cond["mu"], "known": jnp.zeros_like(cond["known"])})
+
+    @jax.jit
+    def loss(weak, omega):
+        model = strong._replace(weak=weak)
+        return learning.self_consistency(jax.random.key(0), model, weights.constant(omega), x0, cond, OneStep())
+
+    for omega in (0.0, 1.5):
+        chex.assert_trees_all_close(loss(Partial(null), omega), loss(None, omega), rtol=1e-5)
+        chex.assert_trees_all_close(loss(strong.denoise, omega), loss(None, 0.0), rtol=1e-5)
+    assert abs(float(loss(None, 1.5) - loss(None, 0.0))) > 1e-2
+
+
 def test_update_is_one_optimiser_step():
     """Gradient descent on a parabola, by hand; the metrics are those before the step."""
     optimizer = optax.sgd(0.25)

@@ -11,8 +11,9 @@ from jax.tree_util import Partial
 from scipy import stats
 
 from guidance import guides, schedules, weights
+from guidance.learning import Model
 from guidance.mismatch import grouped_mismatch
-from guidance.rollout import REMAT, rollout, rollout_loss
+from guidance.rollout import REMAT, Rollout, rollout, rollout_loss
 from guidance.sampling import churned_ddim, ddim, initial_noise, sample, transition, uniform_grid
 from tests import oracles
 
@@ -32,6 +33,7 @@ def _gaussian(x, t, cond):
 
 
 DENOISE = Partial(_gaussian)
+MODEL = Model(DENOISE, RF, NULL)
 
 
 def _inputs(batch=6):
@@ -81,7 +83,8 @@ def _end(omegas, x, cond, remat):
     key, guide, step = jax.random.key(2), _table_guide(omegas), churned_ddim(0.5)
     if remat is None:
         return jnp.mean(jnp.sin(sample(key, DENOISE, guide, step, RF, GRID, x, cond).x0))
-    return jnp.mean(jnp.sin(rollout(key, DENOISE, guide, step, RF, GRID, x, cond, 2, remat)[-1]))
+    states = rollout(key, DENOISE, guide, step, RF, GRID, x, cond, segments=2, remat=remat)
+    return jnp.mean(jnp.sin(states[-1]))
 
 
 _end_gradient = jax.jit(jax.grad(_end, (0, 1)), static_argnums=3)
@@ -140,10 +143,8 @@ def test_loss_gradient_against_finite_differences(x64):
     real = _real()
 
     def loss(omegas):
-        return rollout_loss(
-            jax.random.key(0), DENOISE, _table_guide(omegas), churned_ddim(0.5), RF, GRID, real, jnp.arange(2),
-            particles=3, segments=4, path_weight=0.5, features=jnp.tanh,
-        )  # fmt: skip
+        weight, settings = weights.table(GRID, omegas), Rollout(3, segments=4, path_weight=0.5, features=jnp.tanh)
+        return rollout_loss(jax.random.key(0), MODEL, weight, churned_ddim(0.5), GRID, real, jnp.arange(2), settings)
 
     omegas = jnp.linspace(0.2, 1.5, 8)
     _compare_with_differences(jax.jit(loss), omegas, jax.jit(jax.grad(loss))(omegas))
@@ -174,7 +175,8 @@ def _memory(steps, segments, remat, denoise=_wide, dim=2):
     def loss(omega, x):
         guide = guides.cfg(weights.constant(omega), 3, skip=False)
         cond = jnp.zeros(64, jnp.int32)
-        return jnp.mean(rollout(jax.random.key(0), denoise, guide, ddim(), RF, grid, x, cond, segments, remat)[-1])
+        arguments = jax.random.key(0), denoise, guide, ddim(), RF, grid, x, cond
+        return jnp.mean(rollout(*arguments, segments=segments, remat=remat)[-1])
 
     compiled = jax.jit(jax.grad(loss)).lower(1.0, jnp.zeros((64, dim))).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -234,11 +236,8 @@ def _losses(omega, real_law, path_weight=0.0, features=None, detached=0):
         real_key, key = jax.random.split(key)
         mean, variance = real_law
         real = mean[:, None, None] + jnp.sqrt(variance)[:, None, None] * jax.random.normal(real_key, (2, 4, 1))
-        guide = guides.cfg(weights.constant(omega), NULL, skip=False)
-        return rollout_loss(
-            key, DENOISE, guide, ddim(), RF, grid, real, jnp.arange(2), particles=3, segments=2,
-            path_weight=path_weight, features=features, detached=detached,
-        )  # fmt: skip
+        settings = Rollout(3, segments=2, path_weight=path_weight, features=features, detached=detached)
+        return rollout_loss(key, MODEL, weights.constant(omega), ddim(), grid, real, jnp.arange(2), settings)
 
     return jax.vmap(one)(jax.random.split(jax.random.key(0), 2000))
 
@@ -305,9 +304,10 @@ def test_each_condition_meets_its_own_data():
 def test_one_segment_needs_no_path_term():
     """The loss by hand from the sampler's states: no randomness enters but that of start and steps."""
     real, cond = _real(), jnp.arange(2)
-    arguments = (DENOISE, guides.cfg(weights.constant(0.5), NULL), ddim(), RF, GRID)
-    loss = jax.jit(rollout_loss, static_argnames="particles")(jax.random.key(0), *arguments, real, cond, particles=3)
+    half, arguments = weights.constant(0.5), (ddim(), GRID, real, cond, Rollout(3))
+    loss = jax.jit(lambda half: rollout_loss(jax.random.key(0), MODEL, half, *arguments))(half)
     start_key, step_key, _ = jax.random.split(jax.random.key(0), 3)
     x = initial_noise(start_key, RF, GRID, (1,), jnp.arange(6))
-    y = jax.jit(sample)(step_key, *arguments, x, jnp.repeat(cond, 3)).x0.reshape(2, 3, 1)
+    arguments = (DENOISE, guides.cfg(half, NULL), ddim(), RF, GRID, x, jnp.repeat(cond, 3))
+    y = jax.jit(sample)(step_key, *arguments).x0.reshape(2, 3, 1)
     chex.assert_trees_all_close(loss, grouped_mismatch(y, real, 1.0, 1.0), rtol=1e-5)

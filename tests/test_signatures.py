@@ -49,6 +49,17 @@ def test_keys_come_first_in_public_functions():
     assert found > 20
 
 
+def test_what_takes_more_arguments_takes_a_record():
+    """At most nine that must be given; whatever may be left out beyond eight is given by keyword."""
+    wrong = []
+    for where, name, arguments in _functions():
+        names = [n for n in _names(arguments.posonlyargs + arguments.args) if n != "self"]
+        required = len(names) - len(arguments.defaults) + arguments.kw_defaults.count(None)
+        if not name.startswith("_") and name != "lambda" and (required > 9 or len(names) > 9):
+            wrong.append(f"{where} {name}")
+    assert not wrong
+
+
 def _takes(function, positional: list[str], keyword: list[str]):
     """A protocol's arguments under their names, after the knobs that a Partial has bound."""
     parameters = inspect.signature(function).parameters.values()

@@ -11,7 +11,7 @@ import pytest
 
 from guidance import guides, learning, mismatch, mixtures, predictions, rules, schedules, weights
 from guidance.learning import Model, OneStep
-from guidance.rollout import rollout_loss
+from guidance.rollout import Rollout, rollout_loss
 from guidance.sampling import (
     churned_ddim,
     ddim,
@@ -97,11 +97,11 @@ def _per_condition(x0, omega):
 
 def _rollout(real, omega):
     denoise, null = _toy()
-    guide, real = guides.cfg(weights.constant(omega), null, skip=False), jnp.stack([real, real + 0.1], axis=1)
+    model, real = Model(denoise, RF, null), jnp.stack([real, real + 0.1], axis=1)
+    settings = Rollout(2, segments=2, path_weight=0.5)
     return rollout_loss(
-        jax.random.key(0), denoise, guide, ddim(), RF, uniform_grid(4, 0.9), real, LABELS, particles=2, segments=2,
-        path_weight=0.5,
-    )  # fmt: skip
+        jax.random.key(0), model, weights.constant(omega), ddim(), uniform_grid(4, 0.9), real, LABELS, settings
+    )
 
 
 def _update(a):
@@ -249,10 +249,8 @@ def test_rollout_trains_under_jit():
     real = jnp.stack([X, X + 0.1], axis=1)
 
     def loss(params):
-        guide = guides.cfg(weights.learned(NET, params, RF), null, skip=False)
-        return rollout_loss(
-            jax.random.key(0), denoise, guide, ddim(), RF, uniform_grid(4), real, LABELS, particles=2
-        )  # fmt: skip
+        model, weight = Model(denoise, RF, null), weights.learned(NET, params, RF)
+        return rollout_loss(jax.random.key(0), model, weight, ddim(), uniform_grid(4), real, LABELS, Rollout(2))
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(_net_params())
     chex.assert_tree_all_finite((value, gradient))

@@ -9,8 +9,9 @@ import numpy as np
 from experiments import mesh, problems, progress
 from experiments.families import AUTOGUIDED, rule_of
 from experiments.jobs import train
-from guidance import guides, sampling, weights
-from guidance.types import Denoise, Guide, Rule, Weight
+from guidance import sampling, weights
+from guidance.learning import Model
+from guidance.types import Rule
 
 
 class Pair(NamedTuple):
@@ -28,12 +29,11 @@ def bases_of(problem, config, workdir, rule: str, bases: list) -> list:
     return [Pair(base, train.kept(problem, config, workdir, config.seed + i, updates)) for i, base in enumerate(bases)]
 
 
-def denoise_and_guide(problem, rule: Rule, base, weight: Weight, skip: bool = True) -> tuple[Denoise, Guide]:
-    """What `guidance.sampling.sample` takes. base: params of the denoiser, or a Pair of them."""
+def model_of(problem, rule: Rule, base) -> Model:
+    """What is guided by the rule. base: params of the denoiser, or a Pair of them."""
     model = problem.model
-    if isinstance(base, Pair):
-        return model.denoise(base.strong), guides.autoguided(rule, weight, model.denoise(base.weak), skip)
-    return model.denoise(base), guides.guided(rule, weight, model.null, skip)
+    strong, weak = (base.strong, model.denoise(base.weak)) if isinstance(base, Pair) else (base, None)
+    return Model(model.denoise(strong), model.schedule, model.null, rule, weak)
 
 
 def step_of(config):
@@ -64,8 +64,9 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     def run(base, table, key, ids, cond):
         start_key, step_key = jax.random.split(key)
         x = sampling.initial_noise(start_key, model.schedule, grid, model.shape, ids)
-        denoise, guide = denoise_and_guide(problem, rule_of(rule), base, weights.table(grid, table))
-        out = sampling.sample(step_key, denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
+        guided = model_of(problem, rule_of(rule), base)
+        guide = guided.guide(weights.table(grid, table))
+        out = sampling.sample(step_key, guided.denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
         return out.x0, sum(out.nfe.values())
 
     def sample(base, table, key):

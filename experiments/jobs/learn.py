@@ -11,7 +11,7 @@ import optax
 from experiments import checkpoints, launch, mesh, weight_files
 from experiments.families import AUTOGUIDED, rule_of
 from experiments.jobs import selection, train
-from experiments.jobs.draws import bases_of, denoise_and_guide, step_of
+from experiments.jobs.draws import bases_of, model_of, step_of
 from experiments.loop import compiled, fit
 from experiments.problems import require
 from guidance import learning, rollout, sampling, weights
@@ -89,25 +89,21 @@ def _rollout_task(
     grid, step = sampling.uniform_grid(steps), step_of(config)
     weight = rollout_weight(net, problem.model.schedule, steps, interval)
     unguided = int(jnp.argmax(within(grid[:-1], *interval))) if interval else 0  # steps before the first guided one
+    settings = rollout.Rollout(
+        learn.rollout_batch,
+        segments=_segments(steps - unguided) if learn.remat == "segments" else 1,
+        remat=learn.remat,
+        detached=unguided,
+        features=problem.instrument and problem.instrument.features,
+    )
 
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
         among = drawn(rest[0], conditions, learn.rollout_conditions) if rest else conditions
         omega = on_grid(weight(params), grid, conditions, among)
-        return rollout.rollout_loss(
-            roll_key,
-            *denoise_and_guide(problem, rule_of(rule), base, omega, skip=False),
-            step,
-            problem.model.schedule,
-            grid,
-            problem.data.real(data, data_key, learn.rollout_real, among),
-            among,
-            learn.rollout_batch,
-            segments=_segments(steps - unguided) if learn.remat == "segments" else 1,
-            remat=learn.remat,
-            features=problem.instrument and problem.instrument.features,
-            detached=unguided,
-        )
+        real = problem.data.real(data, data_key, learn.rollout_real, among)
+        model = model_of(problem, rule_of(rule), base)
+        return rollout.rollout_loss(roll_key, model, omega, step, grid, real, among, settings)
 
     name = "rollout" if rule == "cfg" else f"rollout {rule}"
     if interval:
@@ -170,7 +166,7 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
 
     def loss(params, key, base, data):
         data_key, key = jax.random.split(key)
-        model = learning.Model(problem.model.denoise(base), schedule, problem.model.null)
+        model = model_of(problem, rule_of("cfg"), base)
         if objective == "per_condition":
             each = 2 * max(1, learn.batch * learn.particles // (2 * len(conditions)))
             real = problem.data.real(data, data_key, each, conditions)

@@ -95,8 +95,9 @@ def _sampler(problem, times, rule, weight, step):
         seeds, labels = mesh.spread((seeds, labels))
         start_key, step_key = jax.random.split(jax.random.key(0))
         x = sampling.initial_noise(start_key, schedule, times, problem.model.shape, seeds)
-        denoise, guide = draws.denoise_and_guide(problem, rule, base, weight)
-        out = sampling.sample(step_key, denoise, guide, step, schedule, times, x, labels, ids=seeds)
+        model = draws.model_of(problem, rule, base)
+        guide = model.guide(weight)
+        out = sampling.sample(step_key, model.denoise, guide, step, schedule, times, x, labels, ids=seeds)
         whole = _finite(out.x0)
         if to_images is None:
             return out.x0, whole, out.nfe

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from experiments.jobs.learn import guidance_optimizer, on_grid, rollout_weight
 from experiments.leaderboard.evaluate import QUICKLY
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
-from guidance import guides, learning, mixtures, sampling, weights
-from guidance.rollout import rollout_loss
+from guidance import learning, mixtures, sampling, weights
+from guidance.rollout import Rollout, rollout_loss
 
 REAL = 256  # true samples for each condition and update
 PARTICLES = 64
@@ -25,11 +25,9 @@ def trainer(group: Group, rule, steps: int, updates: int):
     def loss(truth, model, params, key):
         data_key, roll_key = jax.random.split(key)
         real = mixtures.sample(data_key, truth, jnp.repeat(labels, REAL)).reshape(GUIDED, REAL, -1)
-        guide = guides.guided(rule, on_grid(weight(params), grid, labels), truth.null, skip=False)
-        return rollout_loss(
-            roll_key, group.denoise(model), guide, sampling.ddim(), SCHEDULE, grid, real, labels, PARTICLES,
-            remat="none",
-        )  # fmt: skip
+        guided = learning.Model(group.denoise(model), SCHEDULE, truth.null, rule)
+        omega, settings = on_grid(weight(params), grid, labels), Rollout(PARTICLES, remat="none")
+        return rollout_loss(roll_key, guided, omega, sampling.ddim(), grid, real, labels, settings)
 
     def train(truth, model, key):
         params = net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=labels[:1])

@@ -45,6 +45,7 @@ def sample(
     grid: Array,
     x: Array,
     cond: Cond,
+    *,
     ids: Array | None = None,
     trajectory: bool = False,
 ) -> Sampled:

@@ -40,6 +40,7 @@ def feynman_kac(
     grid: Array,
     x: Array,
     cond: Cond,
+    *,
     fraction=0.5,
 ) -> Population:
     """n weighted particles of p_c^(1 + omega) p_u^(-omega) for one condition.

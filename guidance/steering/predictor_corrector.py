@@ -72,6 +72,7 @@ def predictor_corrector(
     grid: Array,
     x: Array,
     cond: Cond,
+    *,
     corrections: int = 1,
     size=1.0,
     step: Step | None = None,

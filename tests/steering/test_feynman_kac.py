@@ -30,7 +30,7 @@ def _run(key, omega, fraction, churn, n=FEW):
     x = 2 + 60 * jax.random.normal(start_key, (n, 1))
     step, labels = sampling.churned_ddim(churn), jnp.zeros(n, jnp.int32)
     denoise = mixtures.denoise(mixture, EDM)
-    return steering.feynman_kac(key, denoise, omega, mixture.null, step, EDM, grid, x, labels, fraction)
+    return steering.feynman_kac(key, denoise, omega, mixture.null, step, EDM, grid, x, labels, fraction=fraction)
 
 
 def _moments(population):

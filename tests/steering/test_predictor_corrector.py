@@ -128,7 +128,7 @@ def _sample(schedule, corrections, omega=2.0, steps=50, n=4000, size=1.0):
     run = jax.jit(
         lambda x: steering.predictor_corrector(
             jax.random.key(1), mixtures.denoise(mixture, schedule), weights.constant(omega), mixture.null,
-            schedule, grid, x, labels, corrections, size,
+            schedule, grid, x, labels, corrections=corrections, size=size,
         )
     )  # fmt: skip
     return run(x), x
