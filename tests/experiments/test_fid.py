@@ -347,6 +347,28 @@ def test_clean_resizing_averages_and_does_not_round():
     np.testing.assert_allclose(found[0, 150, 10:-10, 1], expected[10:-10], atol=1e-3)  # bicubic keeps linear functions
 
 
+def cubic(size, target):
+    """The matrix [target, size] of a bicubic resize whose kernel, of slope -1/2 at 1, widens where it shrinks.
+
+    k(u) = 1 - 5/2 u^2 + 3/2 |u|^3 for |u| < 1 and 2 - 4 |u| + 5/2 u^2 - |u|^3 / 2 for 1 <= |u| < 2 (Keys 1981).
+    """
+    scale = size / target
+    u = np.abs((np.arange(size)[None] + 0.5) - (np.arange(target)[:, None] + 0.5) * scale) / max(scale, 1)
+    kernel = np.where(u < 1, 1 - 2.5 * u**2 + 1.5 * u**3, 2 - 4 * u + 2.5 * u**2 - 0.5 * u**3)
+    kernel = np.where(u < 2, kernel, 0)
+    return kernel / kernel.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (400, 352)])
+def test_clean_resizing_is_bicubic(height, width):
+    """On noise, where bilinear and bicubic differ by tens of levels; overshoot is clipped."""
+    image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3)).astype(np.uint8)
+    expected = np.einsum(
+        "ih,hwc,jw->ijc", cubic(height, 299), image[0].astype(float), cubic(width, 299), optimize=True
+    )
+    np.testing.assert_allclose(networks.clean(image, 299)[0], np.clip(expected, 0, 255), atol=0.01)
+
+
 def test_hash_is_of_the_arrays():
     arrays = {"b": np.arange(6.0), "a": np.zeros(2)}
     assert networks.hash_arrays(arrays) == networks.hash_arrays(dict(reversed(arrays.items())))
