@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
 def test_labelled_images_and_the_newest_version(folder):
     folder, written = folder
     source = data.open_source("cifar10", folder=folder)
-    assert (len(source), source.classes) == (7, 10)
+    assert (len(source), source.classes, source.names) == (7, 10, tuple("0123456789"))  # written without names
     order = as_written(source, written["cifar10"])
     assert [source[i]["label"] for i in range(7)] == order  # label i was written with image i
 
@@ -125,6 +125,7 @@ def test_a_binary_attribute_is_a_label(folder):
     folder, written = folder
     plain, smiling = (data.open_source(name, folder=folder) for name in ("celeb_a", "celeb_a/Smiling"))
     assert (plain.classes, plain[0].keys(), smiling.classes) == (None, {"image"}, 2)
+    assert (plain.names, smiling.names) == (None, ("not Smiling", "Smiling"))
     order = as_written(smiling, written["celeb_a"])
     assert [smiling[i]["label"] for i in range(4)] == [int(i % 2 == 0) for i in order]
     with pytest.raises(ValueError, match="celeb_a has no attribute 'Smilin'; did you mean Smiling"):
