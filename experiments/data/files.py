@@ -17,10 +17,11 @@ CLASSES = 100_000  # or as many as there are images: more are a label gone wrong
 
 
 class Labelled(NamedTuple):
-    """images [n, H, W, C] (uint8 0..255, or float32 in [0, 1]); labels int32 [n]."""
+    """images [n, H, W, C] (uint8 0..255, or float32 in [0, 1]); labels int32 [n]; names of the classes, if any."""
 
     images: np.ndarray
     labels: np.ndarray
+    names: tuple[str, ...] | None = None
 
 
 def read_idx(path) -> np.ndarray:

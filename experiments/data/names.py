@@ -19,12 +19,14 @@ def difference(there: tuple[str, ...] | None, here: tuple[str, ...] | None) -> s
     return f"class {i} is {there[i]!r} there, {here[i]!r} here"
 
 
-def keep(folder, names: tuple[str, ...]) -> None:
+def keep(folder, names: tuple[str, ...] | None) -> None:
     """Writes the names of the classes, in the order of their numbers, into a run's folder, or compares them with those
-    that the run began with.
+    that the run began with. Does nothing without a folder or names.
 
     Raises ValueError, in one line, where they differ.
     """
+    if folder is None or names is None:
+        return
     path = pathlib.Path(folder) / FILE
     if path.exists():
         with reading(path, "a list of names of classes"):

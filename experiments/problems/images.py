@@ -25,15 +25,32 @@ class Pool(NamedTuple):
     counts: Array  # [G]
 
 
-def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
-    """Sorts by label. Raises ValueError if a class is empty, or a label none of theirs."""
-    present = np.unique(labels)
+def check_classes(
+    labels: np.ndarray, classes: int, names: tuple[str, ...] | None = None, least: int = 1, use: str = "in this split"
+) -> None:
+    """Raises ValueError, naming the class, unless the labels are of these classes and each has `least` of them.
+
+    Nothing is made for every class before it is known that they are no more than the labels.
+    """
+    present, counts = np.unique(labels, return_counts=True)
     strange = present[(present < 0) | (present >= classes)]
     if len(strange):
         raise ValueError(f"label {strange[0]} is outside 0..{classes - 1}")
-    if len(present) < classes:  # said before anything is made for each of them
-        empty = int(np.argmax(np.append(present, classes) != np.arange(len(present) + 1)))
-        raise ValueError(f"class {empty} has no image in this split")
+    gaps = np.append(present, classes) != np.arange(len(present) + 1)
+    if gaps.any():
+        lacking, count = int(np.argmax(gaps)), 0
+    elif counts.min() < least:
+        lacking, count = int(np.argmin(counts)), int(counts.min())
+    else:
+        return
+    called = f"class {lacking} ({names[lacking]})" if names else f"class {lacking}"
+    found = f"{count} image{'s' * (count > 1)}" if count else "no image"
+    raise ValueError(f"{called} has {found} {use}" + f"; expected {least} or more" * (least > 1))
+
+
+def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
+    """Sorts by label. Raises ValueError if a class is empty, or a label none of theirs."""
+    check_classes(labels, classes)
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels, minlength=classes)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])

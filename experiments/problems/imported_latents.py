@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, mesh, progress, tensors
+from experiments import data, launch, mesh, progress, tensors
 from experiments.config import ConfigError
 from experiments.problems import Data, Problem, images, imported, inception, shares
 from guidance.nets import vae
@@ -26,13 +26,13 @@ SYNTHETIC = 4  # latents of each class
 def build(config, folder) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
     problem = imported.build(config, folder)
-    return problem if config.job == "sample" else with_data(problem, config, stored(config.problem))
+    return problem if config.job == "sample" else with_data(problem, config, stored(config.problem, folder))
 
 
-def stored(settings) -> data.Latents | None:
+def stored(settings, folder) -> data.Latents | None:
     """The labelled latents of problem.latents, by the autoencoder problem.vae; None for synthetic ones.
 
-    Raises ConfigError.
+    The names of their classes are kept in the run's folder. Raises ConfigError.
     """
     if settings.latents == "synthetic":
         return None
@@ -43,6 +43,7 @@ def stored(settings) -> data.Latents | None:
             raise ValueError("latents of another autoencoder than problem.vae")
         if found.classes is None:
             raise ValueError("latents without labels")
+        launch.first(lambda: data.keep_names(folder, found.names))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
     return found
@@ -53,6 +54,7 @@ def with_data(problem: Problem, config, latents: data.Latents | None, feed=None)
     settings, model = config.problem, problem.model
     try:
         laws = _synthetic(model) if latents is None else _laws(model, latents, settings.images)
+        images.check_classes(laws[1], len(model.conditions), latents and latents.names)
         pool = images.pool(*laws, len(model.conditions))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
@@ -67,7 +69,7 @@ def with_data(problem: Problem, config, latents: data.Latents | None, feed=None)
     of_floor, _ = shares(model.conditions, config.eval.samples)
     return problem._replace(
         name=f"{problem.name}, FID of {config.eval.samples} samples",
-        data=Data(draw, real, pool, feed),
+        data=Data(draw, real, pool, feed, latents and latents.names),
         instrument=inception.instrument(meter, decode, functools.partial(real, pool), of_floor, show),
     )
 

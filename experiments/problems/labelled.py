@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from experiments import data, mesh, progress
+from experiments import data, launch, mesh, progress
 from experiments.loop import compiled, fit
 from experiments.problems import Data, Instrument, Model, Network, Problem, images, inception, shares
 from guidance import predictions, schedules
@@ -53,9 +53,14 @@ def build(config, folder: pathlib.Path | None) -> Problem:
     source = data.chosen(settings)
     if source.classes is None:
         raise ValueError(f"{source.name} has no labels")
+    launch.first(lambda: data.keep_names(folder, source.names))
     rows = np.random.default_rng(SPLIT_SEED).permutation(len(source))[: settings.images or None]
     everything = in_memory(source, np.sort(rows))
     name = f"{pathlib.Path(settings.source).name}, {base.network}, {base.steps} updates"
+    try:
+        _check_enough(everything, source.classes, settings)
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from None
     problem = assemble(config, folder, everything, NETWORKS[base.network](base, source.classes), "velocity", name)
     if len(rows) == len(source):
         return problem
@@ -71,7 +76,21 @@ def in_memory(source: data.Source, rows) -> data.Labelled:
     return data.Labelled(
         data.to_unit(np.stack([example["image"] for example in examples])),
         np.asarray([example["label"] for example in examples], np.int32),
+        source.names,
     )
+
+
+def _check_enough(everything: data.Labelled, classes: int, settings) -> None:
+    """Raises ValueError unless each part has the images of each class that its use takes."""
+    by_classifier = settings.instrument == "classifier"
+    own, judges, held = _parts(len(everything.labels), settings)
+    needs = [("to train on", own, 1)]
+    if by_classifier:
+        needs += [("for the classifier", judges, 1), ("held out", held, 2)]  # a distance has two of each
+    for use, rows, least in needs:
+        images.check_classes(everything.labels[rows], classes, everything.names, least, use)
+    if by_classifier and len(held) <= images.NEIGHBOURS:
+        raise ValueError(f"{len(held)} images are held out; expected more than {images.NEIGHBOURS}")
 
 
 def _feed(source: data.Source, rows):
@@ -168,7 +187,7 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
     return Problem(
         name,
         Model(schedule, shape, every, classes, denoise, network, to_images=Partial(_to_unit)),
-        Data(lambda arrays, key, n: _centred(images.draw(arrays, key, n)), real, training),
+        Data(lambda arrays, key, n: _centred(images.draw(arrays, key, n)), real, training, names=everything.names),
         instrument,
     )
 

@@ -18,9 +18,8 @@ from guidance import predictions, schedules
 
 def build(config, folder) -> Problem:
     """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
-    del folder  # nothing is kept
     settings, base = config.problem, config.base
-    stored = imported_latents.stored(settings)
+    stored = imported_latents.stored(settings, folder)
     if stored is None:
         shape, classes = imported.TINY_SHAPE, imported.TINY.classes
     else:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments import problems, records
+from experiments import data, problems, records
 from experiments.config import ConfigError, load
 from experiments.jobs import draws, learn
 from experiments.main import main
@@ -44,9 +45,9 @@ def _overrides(source, **more):
 @pytest.mark.parametrize("network", sorted(labelled.NETWORKS.keys() - {"adm"}))  # which takes no 12 x 12 pixels
 def test_what_it_is_made_of(source, network, tmp_path):
     problem = problems.build(load(CONFIG, _overrides(source, **{"base.network": network})), tmp_path)
-    model, data, instrument = problem.model, problem.data, problem.instrument
+    model, drawn, instrument = problem.model, problem.data, problem.instrument
     assert model.shape == (12, 12, 1) and model.null == 2 and problem.name.startswith(f"halves.npz, {network}")
-    x0, cond = data.draw(data.arrays, jax.random.key(0), 16)
+    x0, cond = drawn.draw(drawn.arrays, jax.random.key(0), 16)
     assert x0.shape == (16, 12, 12, 1) and float(x0.min()) >= -1 and float(x0.max()) <= 1 and cond.shape == (16,)
     right = np.asarray(x0)[:, :, 6:].mean((1, 2, 3)) > np.asarray(x0)[:, :, :6].mean((1, 2, 3))
     np.testing.assert_array_equal(right, np.asarray(cond) == 1)
@@ -113,6 +114,59 @@ def test_only_labelled_sources_and_what_fits_the_network(source, tmp_path):
     for field, value in (("base.patch", "5"), ("base.heads", "3"), ("problem.train_fraction", "0.9")):
         with pytest.raises(ConfigError, match=field if "fraction" not in field else "classifier_fraction"):
             load(CONFIG, _overrides(source, **{field: value}))
+
+
+def test_classes_keep_their_numbers_in_a_run(tmp_path):
+    """And what a class lacks is said with its name, before anything is trained."""
+    rng, run = np.random.default_rng(0), tmp_path / "run"
+    run.mkdir()
+
+    def put(name: str, count: int) -> None:
+        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+            picture.save(tmp_path / "set" / name / f"{i}.png")
+
+    def built():
+        config = load(CONFIG, _overrides(tmp_path / "set", **{"base.network": "mlp", "problem.split": "train"}))
+        config.problem.classifier_steps = 2
+        return problems.build(config, run)
+
+    put("train/cat", 20)
+    put("train/dog", 20)
+    put("test/ant", 1)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/set: class 0 \(ant\) has no image to train on"):
+        built()
+    put("train/ant", 4)
+    with pytest.raises(ValueError, match=r"class 0 \(ant\) has .* (held out|for the classifier|to train on)"):
+        built()
+    assert not (run / "classifier").exists()
+    put("train/ant", 20)
+    assert built().data.names == ("ant", "cat", "dog")
+    assert json.loads((run / "classes.json").read_text()) == ["ant", "cat", "dog"]
+    put("test/bee", 1)
+    with pytest.raises(ValueError, match="3 classes there, 4 here; another folder is needed"):
+        built()
+
+
+def test_a_class_of_one_held_out_image_is_refused_at_once():
+    """An energy distance takes two of each class; it was said after everything was trained."""
+    settings = load(CONFIG, {"problem.train_fraction": "0.4", "problem.classifier_fraction": "0.4"}).problem
+
+    def alternating(count: int) -> tuple[data.Labelled, np.ndarray]:
+        """In every part labels 0 and 1 in turn, and the rows that are held out."""
+        labels = np.zeros(count, np.int32)
+        for rows in labelled._parts(count, settings):
+            labels[rows] = np.arange(len(rows)) % 2
+        return data.Labelled(np.zeros((count, 1)), labels), labelled._parts(count, settings)[2]
+
+    images, held = alternating(40)
+    labelled._check_enough(images, 2, settings)
+    images.labels[held] = [0] * (len(held) - 1) + [1]
+    with pytest.raises(ValueError, match="class 1 has 1 image held out; expected 2 or more"):
+        labelled._check_enough(images, 2, settings)
+    with pytest.raises(ValueError, match="^4 images are held out; expected more than 5$"):
+        labelled._check_enough(alternating(20)[0], 2, settings)
 
 
 @pytest.mark.slow
