@@ -62,13 +62,6 @@ def test_reward_targets_the_tilted_law():
         assert np.all(np.abs(tilted[c].mean(0) - expected) < 5 * error)
 
 
-def test_mixture_floor_is_zero_in_the_mean_and_unguided_error_is_not():
-    config = load(f"{CONFIGS / 'mixture.py'}:attenuated")
-    problem = problems.build(config)
-    floors = [problem.instrument.floor(jax.random.key(i), 500, False)["energy_distance"] for i in range(6)]
-    assert abs(np.mean(floors)) < 5 * np.std(floors, ddof=1) / np.sqrt(6)
-
-
 @pytest.mark.parametrize("job", [train, learn, evaluate, report])
 @pytest.mark.parametrize("part", ["data", "instrument"])
 def test_a_job_that_needs_a_missing_part_says_so_before_anything_else(job, part, tmp_path):

@@ -31,9 +31,9 @@ def _truth():
     return x, t, cond, jax.jit(mixtures.denoise(mixture.truth(config.problem), schedule))(x, t, cond)
 
 
-def _error(workdir, omega_trained, omega_sampled):
-    """E|D_guided - exact D_c|^2 of a network that was trained at one weight and is guided at another."""
-    overrides = {"seeds": "1", "base.steps": "400", "base.width": "48", "base.guidance_matched": str(omega_trained)}
+def _errors(workdir, trained):
+    """E|D_guided - exact D_c|^2 of a network that was trained at one weight, by the weight that it is guided at."""
+    overrides = {"seeds": "1", "base.steps": "400", "base.width": "48", "base.guidance_matched": str(trained)}
     config = load(CONFIG, overrides)
     workdir.mkdir(exist_ok=True)
     problem = problems.build(config)
@@ -41,22 +41,21 @@ def _error(workdir, omega_trained, omega_sampled):
     x, t, cond, exact = _truth()
 
     @jax.jit
-    def guide(params):
+    def guide(params, omega):
         positive, reference = guides.both_branches(problem.model.denoise(params), x, t, cond, problem.model.null)
-        return rules.cfg(positive, reference, jnp.full(1000, omega_sampled))
+        return rules.cfg(positive, reference, jnp.full(1000, omega))
 
-    guided = guide(params)
-    return float(np.mean(np.sum(np.asarray(guided - exact) ** 2, -1)))
+    return {w: float(np.mean(np.sum(np.asarray(guide(params, w) - exact) ** 2, -1))) for w in (0.0, 1.0, 2.0, 4.0)}
 
 
 @pytest.mark.slow
 def test_a_guidance_matched_denoiser_is_right_when_guided_at_its_weight(tmp_path):
-    """Guided at omega = 2 it is about as right as the plain one unguided; the plain one overshoots there."""
-    matched = _error(tmp_path / "matched", 2.0, 2.0)
-    plain = _error(tmp_path / "plain", 0.0, 2.0)
-    unguided = _error(tmp_path / "plain", 0.0, 0.0)
-    assert matched < 0.5 * plain
-    assert matched == pytest.approx(unguided, rel=1.0)
+    """Trained at omega = 2 it is right at 2, and clearly less so at half and at twice that; the plain one at 0. Where
+    it is right it is as right as the plain one, up to what two trainings of 400 updates differ by."""
+    matched, plain = _errors(tmp_path / "matched", 2.0), _errors(tmp_path / "plain", 0.0)
+    assert matched[2.0] < 0.75 * min(matched[0.0], matched[1.0], matched[4.0])
+    assert plain[0.0] < 0.75 * min(plain[1.0], plain[2.0], plain[4.0])
+    assert matched[2.0] == pytest.approx(plain[0.0], rel=0.4)
 
 
 def _draw(arrays, key, n):
@@ -143,17 +142,13 @@ def test_a_feed_takes_the_place_of_draws(tmp_path):
     assert asked == list(range(12))
 
 
-def test_averages_kept_params_and_pictures(tmp_path):
-    """sigma_rel = 0.2 averages over the updates; what is kept after 6 is what a run that ends at 6 returns."""
-    config = _config(averages=(0.2, 0.1), keep=(6,), pictures=2)
-    (tmp_path / "run").mkdir()
-    [last] = train.run(_problem(), config, tmp_path / "run")
-    kept = train.kept(_problem(), config, tmp_path / "run", 0, 6)
-    (tmp_path / "plain").mkdir()
-    [plain] = train.run(_problem(), _config(), tmp_path / "plain")
-    assert float(abs(last["a"] - plain["a"])) > 1e-4 and float(abs(kept["a"] - last["a"])) > 1e-4
-    assert sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir()) == [
+def test_pictures_are_drawn_on_the_way_and_what_was_not_kept_is_named(tmp_path):
+    """What is kept and averaged is worked out in `test_train_numbers`."""
+    config, run = _config(keep=(6,), pictures=2), tmp_path / "run"
+    run.mkdir()
+    train.run(_problem(), config, run)
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == [
         "base_seed_0_update_0000006.png", "base_seed_0_update_0000012.png",
     ]  # fmt: skip
     with pytest.raises(checkpoints.CheckpointError, match="base.keep=7"):
-        train.kept(_problem(), config, tmp_path / "run", 0, 7)
+        train.kept(_problem(), config, run, 0, 7)
