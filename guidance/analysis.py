@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from guidance.metrics.modes import mode_moments
 from guidance.predictions import eps_from_x0
-from guidance.shapes import row_dot
+from guidance.shapes import row_dot, safe_sqrt
 from guidance.types import Array, Schedule
 
 
@@ -175,7 +175,7 @@ def mode_spread(path: Array, final: Array) -> Array:
     def at_one_time(x):
         covariance = mode_moments(x, final).covariance
         variance = jnp.trace(covariance, axis1=-2, axis2=-1) / x.shape[-1]
-        return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+        return safe_sqrt(variance)
 
     return jax.lax.map(at_one_time, path)
 
@@ -189,8 +189,7 @@ def _flat(path: Array) -> Array:
 
 def _safe_norm(vectors: Array) -> Array:
     """Euclidean norms over the last axis, with a zero gradient at the zero vector."""
-    square = jnp.sum(vectors**2, axis=-1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return safe_sqrt(jnp.sum(vectors**2, axis=-1))
 
 
 def _norms(path: Array) -> Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from guidance.shapes import normal_like
+from guidance.shapes import normal_like, safe_sqrt
 from guidance.types import Array, Denoise, Schedule
 
 
@@ -192,7 +192,7 @@ def _choose(keys: Array, log_weights: Array) -> tuple[Array, Array]:
 
 def _draw_gaussian(keys: Array, mean: Array, variance: Array, basis: Array | None) -> Array:
     """N(mean [n, d], variance [n, 1 | d] along the columns of basis [n, d, d])."""
-    noise = jnp.sqrt(variance) * normal_like(keys, mean)
+    noise = safe_sqrt(variance) * normal_like(keys, mean)
     return mean + (noise if basis is None else jnp.einsum("ne,nde->nd", noise, basis, precision="highest"))
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from guidance.shapes import like
+from guidance.shapes import like, safe_sqrt
 from guidance.types import Array, Schedule
 
 LOG_SNR_MAX = 80.0
@@ -91,7 +91,7 @@ def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
         # sigma sigma_dot = beta exp(-B) / 2. At t = 0 sigma_dot is infinite (sigma ~ sqrt(beta_min t)); the floor
         # keeps it finite there.
         floor = math.exp(-LOG_SNR_MAX / 2)
-        sigma = jnp.sqrt(jnp.maximum(-jnp.expm1(-big_b(t)), floor**2))
+        sigma = jnp.maximum(safe_sqrt(-jnp.expm1(-big_b(t))), floor)
         return 0.5 * (beta_min + slope * t) * jnp.exp(-big_b(t)) / sigma
 
     def log_snr(t):
@@ -104,7 +104,8 @@ def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
 
     return _schedule(
         alpha=lambda t: jnp.exp(-0.5 * big_b(t)),
-        sigma=lambda t: jnp.sqrt(-jnp.expm1(-big_b(t))),
+        # with gradient 0 at t = 0, where it is infinite
+        sigma=lambda t: safe_sqrt(-jnp.expm1(-big_b(t))),
         log_snr=log_snr,
         time=time,
         alpha_dot=lambda t: -0.5 * (beta_min + slope * t) * jnp.exp(-0.5 * big_b(t)),

@@ -49,3 +49,9 @@ def ratio(a: Array, b: Array, otherwise=0.0) -> Array:
     """a / b elementwise, and `otherwise`, with zero gradient, where b is zero."""
     zero = b == 0
     return jnp.where(zero, otherwise, a / jnp.where(zero, 1, b))
+
+
+def safe_sqrt(a: Array) -> Array:
+    """sqrt(max(a, 0)) elementwise; its gradient where a <= 0 is 0, not infinite."""
+    positive = a > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, a, 1)), 0)

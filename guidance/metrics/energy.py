@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from guidance.metrics.distances import padded_blocks, squared_distances
-from guidance.metrics.estimate import Estimate, accumulator_dtype, block_mean, safe_sqrt, variance_of_mean
+from guidance.metrics.estimate import Estimate, accumulator_dtype, block_mean, variance_of_mean
+from guidance.shapes import safe_sqrt
 from guidance.types import Array
 
 Kernel = Callable[[Array, Array], Array]  # (x [n, d], y [m, d]) -> k(x_i, y_j) as [n, m]; symmetric

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from guidance.shapes import safe_sqrt
 from guidance.types import Array
 
 
@@ -42,9 +43,3 @@ def mean_estimate(values: Array) -> Estimate:
     if values.ndim != 1 or values.shape[0] < 2:
         raise ValueError(f"values must have shape [n] with n >= 2, got {values.shape}")
     return Estimate(block_mean(values), safe_sqrt(variance_of_mean(values)))
-
-
-def safe_sqrt(x: Array) -> Array:
-    """sqrt(max(x, 0)) whose gradient at x <= 0 is 0, not infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)

@@ -19,8 +19,8 @@ from jax.tree_util import Partial
 
 from guidance.ranges import NonNegative, Number, ranged
 from guidance.sampling.solvers import no_memory, where_needed
-from guidance.sampling.steps import decay, safe_sqrt
-from guidance.shapes import like, normal_like
+from guidance.sampling.steps import decay
+from guidance.shapes import like, normal_like, safe_sqrt
 from guidance.types import Array, Guided, Schedule, Solver
 
 Fraction = Annotated[Any, Number(0, 1, "(]")]
@@ -49,6 +49,12 @@ def _first_order(schedule, guided: Guided, s, kept, noise=None):
     if noise is None:
         return x_s
     return x_s + like(schedule.sigma(s) * safe_sqrt(1 - kept**2), noise) * noise
+
+
+def _power(r: Array, exponent) -> Array:
+    """r^exponent for r >= 0; its gradient in r at r = 0, where it is infinite for exponents below 1, is 0."""
+    positive = r > 0
+    return jnp.where(positive, jnp.where(positive, r, 1) ** exponent, 0.0**exponent)
 
 
 # ---- multistep: the slope of D from the step before
@@ -88,7 +94,7 @@ def _2m(keys, memory, carry, evaluate, x, *, t, s, schedule):
 def _2m_sde(eta, keys, memory, carry, evaluate, x, *, t, s, schedule):
     carry, guided = evaluate(carry, x, t=t, s=s)
     r = decay(schedule, t=t, s=s)
-    base = _first_order(schedule, guided, s, r**eta, normal_like(keys, x))
+    base = _first_order(schedule, guided, s, _power(r, eta), normal_like(keys, x))
     return _extrapolated(memory, carry, guided, base, 1 - r ** (1 + eta), t=t, s=s, schedule=schedule)
 
 
@@ -152,14 +158,15 @@ def _through_midpoint(fraction, eta, noise, carry, evaluate, x, *, t, s, schedul
     middle = schedule.time(2 * (lam + fraction * (lam_s - lam))).astype(t.dtype)
     r, r_m, r_s = decay(schedule, t=t, s=s), decay(schedule, t=t, s=middle), decay(schedule, t=middle, s=s)
 
-    base = _first_order(schedule, first, s, r**eta)
+    base = _first_order(schedule, first, s, _power(r, eta))
     if noise is not None:
-        late, early = safe_sqrt(1 - r_s ** (2 * eta)), r_s**eta * safe_sqrt(1 - r_m ** (2 * eta))
+        late = safe_sqrt(1 - _power(r_s, 2 * eta))
+        early = _power(r_s, eta) * safe_sqrt(1 - _power(r_m, 2 * eta))
         base += like(schedule.sigma(s), x) * (like(early, x) * noise[0] + like(late, x) * noise[1])
     base = base.astype(x.dtype)
 
     def refine(carry):
-        x_m = _first_order(schedule, first, middle, r_m**eta, None if noise is None else noise[0])
+        x_m = _first_order(schedule, first, middle, _power(r_m, eta), None if noise is None else noise[0])
         carry, second = evaluate(carry, x_m.astype(x.dtype), t=middle, s=s)
         weight = schedule.alpha(s) * (1 - r ** (1 + eta)) / (2 * fraction)
         return carry, base + like(weight, x) * (second.x0 - first.x0)

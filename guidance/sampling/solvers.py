@@ -22,9 +22,9 @@ from jax.tree_util import Partial
 
 from guidance.mixtures import Mixture, reverse_sample
 from guidance.ranges import Above, Cap, NonNegative, ranged
-from guidance.sampling.steps import ddim, euler, safe_sqrt
+from guidance.sampling.steps import ddim, euler
 from guidance.schedules import times_of_noise_level
-from guidance.shapes import like, normal_like
+from guidance.shapes import like, normal_like, safe_sqrt
 from guidance.times import last_equal
 from guidance.types import Array, Cond, Guided, Schedule, Solver, Step
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.ranges import Share, ranged
-from guidance.shapes import like, normal_like
+from guidance.shapes import like, normal_like, safe_sqrt
 from guidance.types import Array, Guided, Schedule, Step
 
 
@@ -22,12 +22,6 @@ def decay(schedule: Schedule, *, t: Array, s: Array) -> Array:
     """
     ratio_alpha, ratio_sigma = _ratios(schedule, t=t, s=s)
     return ratio_alpha * ratio_sigma
-
-
-def safe_sqrt(a: Array) -> Array:
-    """sqrt(max(a, 0)) with gradient 0 where a <= 0."""
-    positive = a > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, a, 1)), 0)
 
 
 def transition(schedule: Schedule, *, t: Array, s: Array, churn) -> tuple[Array, Array, Array]:
@@ -87,10 +81,13 @@ def _churned_ddim(churn, keys, x, guided, *, t, s, schedule):
 
 def churned(schedule: Schedule, x0: Array, eps: Array, z: Array, *, t: Array, s: Array, churn) -> Array:
     """The churned DDIM step from x0 and eps with the noise z [batch, ...]; see `churned_ddim`."""
-    _, _, variance = transition(schedule, t=t, s=s, churn=churn)
-    kept = jnp.sqrt(jnp.maximum(schedule.sigma(s) ** 2 - variance, 0))
-    mean = like(schedule.alpha(s), x0) * x0 + like(kept, x0) * eps
-    return mean + like(jnp.sqrt(variance), x0) * z
+    r11 = decay(schedule, t=t, s=s)
+    # 1 - e^2 (1 - r_11) and the root of 1 - kept^2, both without cancellation; the churn stands outside of the root,
+    # where its derivative at 0 is finite
+    kept = (1 - churn) * (1 + churn) + churn**2 * r11
+    added = churn * safe_sqrt((1 - r11) * (1 + kept))
+    sigma = schedule.sigma(s)
+    return like(schedule.alpha(s), x0) * x0 + like(sigma * kept, x0) * eps + like(sigma * added, x0) * z
 
 
 def ddpm() -> Step:

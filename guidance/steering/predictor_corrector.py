@@ -13,15 +13,13 @@ from guidance.predictions import x0_to
 from guidance.rules import cfg
 from guidance.sampling import Sampled, ddim
 from guidance.sampling.sample import step_inputs
-from guidance.shapes import like, normal_like
+from guidance.shapes import like, normal_like, safe_sqrt
 from guidance.types import Array, Cond, Denoise, Schedule, Step, Weight
 
 
 def langevin(keys: Array, x: Array, score: Array, size: Array) -> Array:
     """One unadjusted Langevin step: x + (size/2) score + sqrt(size) z; keys, size >= 0 [batch]."""
-    still = size == 0
-    root = jnp.where(still, 0, jnp.sqrt(jnp.where(still, 1, size)))
-    return x + like(size / 2, x) * score + like(root, x) * normal_like(keys, x)
+    return x + like(size / 2, x) * score + like(safe_sqrt(size), x) * normal_like(keys, x)
 
 
 def predict(
