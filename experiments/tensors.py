@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from experiments import launch
 from experiments.border import existing, reading
 from experiments.data import npz
 from guidance.words import listed
@@ -36,7 +37,7 @@ def read_weights(path) -> Arrays:
     Prints which prefix was left out, if one was. Raises as `read_safetensors`.
     """
     arrays, note = unwrapped(read_safetensors(path) if str(path).endswith(".safetensors") else npz.read(path))
-    if note:
+    if note and launch.primary():
         print(f"{path}: {note}", file=sys.stderr)
     return arrays
 
@@ -73,7 +74,7 @@ def read_safetensors(path) -> Arrays:
         foreign = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in DTYPES]
         arrays = {} if foreign else {name: file.get_tensor(name) for name in kinds}
     if foreign:
-        raise ValueError(f"{path}: {listed(foreign, 3)}; expected {', '.join(DTYPES)}")
+        raise ValueError(f"{path}: {listed(foreign, 3)}; expected F16, BF16, F32, F64 or integers")
     return arrays
 
 

@@ -8,7 +8,7 @@
 
 `gen` is the job `sample` of experiments.main, then `calc`: what was sampled before is not sampled again, and the JSON
 says what the samples follow from.
-Images are a folder or the .npz of the ADM evaluation suite; see `images`. References are its .npz too; see
+Images are a folder, a .zip or the .npz of the ADM evaluation suite; see `images`. References are its .npz too; see
 `references`. Feature networks, and how to bring another: see `networks`. The weights of Inception are the arrays
 of pytorch-fid's file by their names there, as .safetensors or .npz; where torch is installed, once,
 

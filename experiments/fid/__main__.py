@@ -48,7 +48,9 @@ def parser() -> Parser:
         command.add_argument("--few", action="store_true", help="allow Frechet distances from too few images")
         command.add_argument("--out", help="a file for the JSON as well")
     for command in (ref, calc):
-        command.add_argument("--images", required=True, help="a folder, or an .npz with uint8 arr_0 [n, H, W, C]")
+        command.add_argument(
+            "--images", required=True, help="a folder or .zip, or an .npz with uint8 arr_0 [n, H, W, C]"
+        )
     for command in (ref, calc, gen):
         command.add_argument("--features", required=True, help="inception, lenet, pixels, or module:function")
         command.add_argument("--weights", help="the network's weights by their published names, .safetensors or .npz")

@@ -11,7 +11,8 @@ import pytest
 import safetensors
 
 from experiments import convert, tensors
-from guidance.nets import published
+from experiments.fid import networks
+from guidance.nets import lenet, published
 from guidance.words import listed
 
 ARRAYS = {
@@ -45,6 +46,19 @@ def test_names_in_a_wrapper_are_recognised_and_said(tmp_path, capsys, wrapper):
     assert capsys.readouterr().err == f"{path}: taking the names after {wrapper!r}\n"
     np.savez(tmp_path / "a.npz", **named(wrapper))
     assert tensors.read_weights(tmp_path / "a.npz").keys() == named("").keys()
+
+
+def test_a_network_whose_weights_are_wrapped_is_that_network(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in lenet.torch_shapes().items()}
+    tensors.write_safetensors(tmp_path / "plain.safetensors", arrays, {})
+    wrapped = {f"module.{name}": array for name, array in arrays.items()}
+    tensors.write_safetensors(tmp_path / "wrapped.safetensors", wrapped, {})
+    plain, other = (
+        networks.build("lenet", str(tmp_path / f"{name}.safetensors"), None) for name in ("plain", "wrapped")
+    )
+    assert plain.about() == other.about()
+    assert capsys.readouterr().err == f"{tmp_path}/wrapped.safetensors: taking the names after 'module.'\n"
 
 
 def test_names_without_a_wrapper_are_left_alone(tmp_path, capsys):
