@@ -357,6 +357,17 @@ def dit_arrays(**changed) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in (arrays | changed).items()}
 
 
+def test_an_autoencoder_of_forty_levels(tmp_path):
+    """Its smallest picture has 2^39 pixels a side."""
+    small = np.zeros((4, 4, 1, 1), np.float32)
+    arrays = {"encoder.conv_in.weight": small, "post_quant_conv.weight": small}
+    arrays |= {f"encoder.down_blocks.{i}.resnets.0.conv1.weight": small for i in range(40)}
+    path = tmp_path / "vae.safetensors"
+    tensors.write_safetensors(path, arrays, {})
+    with pytest.raises(ConfigError, match=f"problem.vae = {path}: 40 levels of encoder.down_blocks; no .* than 16$"):
+        imported.decoder(types.SimpleNamespace(vae=path, vae_groups=4), 4)
+
+
 SETTINGS = types.SimpleNamespace(heads=2, side=0, dtype="float32")
 
 

@@ -28,6 +28,7 @@ Arrays = Mapping[str, np.ndarray]
 TINY = DiT(width=32, heads=2, depth=1, patch=4, classes=10, learn_sigma=False)
 TINY_VAE = vae.AutoencoderKL(widths=(8, 8, 8, 8), layers=1, groups=4)
 TINY_SHAPE = (32, 32, 4)
+LEVELS = 16  # of an autoencoder, each of half the side: a latent of 32,768 x 32,768 pixels
 
 # where the two layouts keep what says how large the network is: patches, classes, output, blocks
 ORIGINAL = (
@@ -169,6 +170,8 @@ def _decoder(settings, arrays: Arrays, channels: int) -> Partial:
         raise ValueError(
             f"no autoencoder in a layout that is known: no array {(missing or [f'{at}.0.'])[0]} of 4 axes"
         )
+    if levels > LEVELS:
+        raise ValueError(f"{levels} levels of {at}; no autoencoder has more than {LEVELS}")
     net = vae.AutoencoderKL(
         channels=arrays[names[0]].shape[1],
         latents=arrays[names[1]].shape[0],

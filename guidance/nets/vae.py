@@ -248,7 +248,8 @@ def to_diffusers(net: AutoencoderKL, params) -> dict[str, np.ndarray]:
 
 def _shapes(net: AutoencoderKL):
     side = 2 ** (len(net.widths) - 1)
-    return jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, side, side, net.channels)))["params"]
+    x = jax.ShapeDtypeStruct((1, side, side, net.channels), jnp.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), x)["params"]
 
 
 def _rows(net: AutoencoderKL) -> list[Row]:
