@@ -76,7 +76,9 @@ def test_every_seed_has_its_own_model_weights_noise_and_start(run):
     by_key = {}
     for key, samples, _ in instrument.shown:
         by_key.setdefault(tuple(key), []).append(samples[..., 1])
-    assert len(by_key) == 3  # the key of the measurements, reference samples among them: one for each seed
+    # reference samples follow from the key of the measurement: one for each seed, and not that of the noise
+    pairs = [[tuple(jax.random.key_data(key).tolist()) for key in draws.keys(seed)] for seed in (5, 6, 7)]
+    assert set(by_key) == {pair[1] for pair in pairs} and len(set(sum(pairs, []))) == 6
     noises = [seen[0] for seen in by_key.values()]
     for own in by_key.values():
         for noise in own:  # all weights of a seed meet the same noise, but for those of twice the steps
