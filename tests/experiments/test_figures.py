@@ -94,7 +94,7 @@ def test_the_map_of_a_weight(problem):
 
 
 def test_what_the_stages_measure():
-    """From the paths themselves: distances to (1 + omega) m, posteriors of the weak mode, what ends in the strong one."""
+    """From the paths themselves: distances to (1 + omega) m, posteriors of the weak mode, the strong one."""
     measured = stages.measure(samples=300, steps=30, seed=1)
     means, shares, v = stages.MEANS, stages.SHARES, stages.VARIANCE
     path, grid = np.asarray(measured.path, np.float64), np.asarray(measured.grid, np.float64)
