@@ -61,3 +61,29 @@ def test_a_line_in_lambda_is_replaced_by_its_middle(solver, eta, first_order_sta
     run = jax.jit(lambda x: driven(solver, Partial(line), guides.unguided(), VP, jnp.asarray(GRID), x, None, quiet))
     path = run(jnp.asarray(START)[None])[:, 0]
     np.testing.assert_allclose(path, path_by_midpoints(eta, first_order_start), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "gamma, s_noise, noise_min, noise_max, raised",
+    [
+        (0.2, 1.0, 0.0, np.inf, 1.2),
+        (0.2, 0.7, 0.0, np.inf, 1.2),
+        (5.0, 1.0, 0.0, np.inf, 2**0.5),
+        (0.2, 1.0, 1.1, np.inf, 1.0),
+        (0.2, 1.0, 0.0, 0.9, 1.0),
+    ],
+)
+def test_the_noise_level_is_raised_by_the_factor_that_was_asked_for(gamma, s_noise, noise_min, noise_max, raised, x64):
+    """From rho = sigma/alpha = 1 where D = 0: y_s = (rho_s/rho') (y + S_noise sqrt(rho'^2 - rho^2) z), y = x/alpha.
+
+    rho' = (1 + gamma) rho, gamma at most sqrt(2) - 1 (arXiv 2206.00364, algorithm 2). Marginals and orders do not see
+    the factor: they are kept at any.
+    """
+    grid, z = jnp.asarray([0.5, 0.25]), np.array([0.6, -1.3])
+    alpha, rho_s = np.cos(np.pi / 8), np.tan(np.pi / 8)
+    noise = jnp.asarray(np.broadcast_to(z, (1, 2, 1, 2)))
+    nothing = Partial(lambda x, t, cond: 0 * x)
+    solver = sampling.edm_stochastic(gamma, s_noise, noise_min, noise_max)
+    path = driven(solver, nothing, guides.unguided(), VP, grid, jnp.asarray(START)[None], None, noise)
+    y = START / np.cos(np.pi / 4) + s_noise * np.sqrt(raised**2 - 1) * z
+    np.testing.assert_allclose(path[-1, 0], alpha * rho_s / raised * y, rtol=1e-9)

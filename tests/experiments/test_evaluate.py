@@ -53,10 +53,15 @@ def scored(a, omega):
     return np.mean((end - np.array([2.0, 4.0])) ** 2), np.mean(np.abs(end - np.array([1.5, 3.0])))
 
 
-def learned_omegas(workdir):
-    """Of each seed, of each class: what the weight in its file answers on the last of four steps."""
+def learned_tables(workdir):
+    """Of each seed: what the weight in its file answers on the four steps, for each class."""
     grid, paths = sampling.uniform_grid(4), [workdir / "weights" / f"l2_seed_{s}.safetensors" for s in (5, 6, 7)]
-    return [np.asarray(weights.tabulated(weight_files.read(path)[0], grid, jnp.arange(2)))[-1] for path in paths]
+    return [np.asarray(weights.tabulated(weight_files.read(path)[0], grid, jnp.arange(2))) for path in paths]
+
+
+def learned_omegas(workdir):
+    """Of each seed, of each class: the weight on the last step, which decides where samples end."""
+    return [table[-1] for table in learned_tables(workdir)]
 
 
 def agrees(row, values):
@@ -153,6 +158,7 @@ def test_what_is_not_tuned_is_shown_at_the_weights_tuned_on_the_leading_metric(r
     omegas = learned_omegas(workdir)
     agrees(found(rows, "l2", "end"), [np.mean(two_numbers.ends(a, w)) for a, w in zip(levels, omegas, strict=True)])
     agrees(found(rows, "best constant", "median_omega"), [best(a, 0)[1] for a in levels])
+    agrees(found(rows, "l2", "median_omega"), [np.median(table) for table in learned_tables(workdir)])
 
 
 def test_results_are_what_was_returned(run):
