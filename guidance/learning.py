@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from guidance import checks
 from guidance.guides import autoguided, both_branches, guided
 from guidance.mismatch import grouped_mismatch
 from guidance.predictions import eps_from_x0
@@ -59,8 +60,8 @@ class Model(NamedTuple):
     def branches(self, x: Array, t: Array, cond: Cond) -> tuple[Array, Array]:
         """The two predictions at (x, t), each [batch, ...]. 2 evaluations."""
         if self.weak is None:
-            return both_branches(self.denoise, x, t, cond, self.null)
-        return self.denoise(x, t, cond), self.weak(x, t, cond)
+            return both_branches(checks.watched(self.denoise), x, t, cond, self.null)
+        return checks.watched(self.denoise)(x, t, cond), checks.watched(self.weak)(x, t, cond)
 
     def guide(self, weight: Weight, skip: bool = True) -> Guide:
         """The guide of the rule with this weight, as a sampler takes it; `skip` as in `guides.guided`."""

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.shapes import like
 from guidance.types import Array, Denoise, Schedule
 
@@ -94,6 +95,8 @@ def as_denoise(network, params, kind: str, schedule: Schedule) -> Denoise:
     The result is a pytree whose leaves are the parameters.
     """
     _check(kind)
+    checks.is_network(network)
+    checks.is_schedule(schedule)
     return Partial(_Bound(network, kind, schedule), params)
 
 
@@ -106,7 +109,9 @@ class _Bound:
     schedule: Schedule
 
     def __call__(self, params, x, t, cond):
-        return x0_from(self.kind, self.schedule, x, self.network(params, x, t, cond), t)
+        prediction = self.network(params, x, t, cond)
+        checks.is_answer("network", prediction, x)
+        return x0_from(self.kind, self.schedule, x, prediction, t)
 
 
 def _check(kind: str) -> None:

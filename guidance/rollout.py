@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.learning import Model
 from guidance.mismatch import grouped_mismatch
 from guidance.sampling.sample import advance, begin, initial_noise, step_inputs
@@ -51,6 +52,7 @@ def rollout(
     flows through the first `detached` steps, and the parts are those of the others. Raises ValueError if the number
     of these is not a multiple of `segments`, or `remat` is not one of REMAT.
     """
+    checks.inputs(key, guide, schedule, grid, x, cond)
     if remat not in REMAT:
         raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {remat!r}")
     steps = grid.shape[0] - 1 - detached

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.types import Array, Cond
 
 
@@ -19,6 +20,7 @@ def normal_like(keys: Array, x: Array) -> Array:
 
 def null_like(cond: Cond, null: Cond) -> Cond:
     """The null condition `null` (leaves without batch axis, e.g. the int label C) repeated to the shape of `cond`."""
+    checks.null_fits(cond, null)
     return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), cond, null)
 
 

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from guidance.guides.two import as_guided, joined, stateless
+from guidance import checks
+from guidance.guides.two import as_guided, joined, omega_of, stateless
 from guidance.rules import cfg as cfg_rule
 from guidance.shapes import like, null_like
 from guidance.types import Array, Cond, Guide, Schedule, Weight
@@ -23,11 +24,12 @@ def delayed(weight: Weight, null: Cond, delta=0.1) -> Guide:
     Source: Conditional Diffusion Models with Classifier-Free Gibbs-like Guidance, arXiv 2505.21101
     (its w - 1 is our omega; its experiments have delta = 0.1).
     """
+    checks.is_weight(weight)
     return stateless(_apply_delayed, weight, null, delta)
 
 
 def _apply_delayed(weight, null, delta, state, denoise, schedule, x, *, t, s, cond):
-    omega = weight(t=t, s=s, cond=cond)
+    omega = omega_of(weight, t=t, s=s, cond=cond)
     apart = delta < omega
     kept = jnp.where(apart, delta, 1)
     x_c, t_c = _lifted(schedule, x, t, jnp.where(apart, (1 + omega) / (1 + kept), 1))

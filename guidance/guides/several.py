@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from guidance.guides.two import as_guided, at_conditions, both_branches, stateless
+from guidance import checks
+from guidance.guides.two import as_guided, at_conditions, both_branches, omega_of, stateless
 from guidance.predictions import velocity_coefficients
 from guidance.rules import cfg as cfg_rule
 from guidance.rules import perp_neg
@@ -21,7 +22,8 @@ def composed(weight: Weight, null: Cond, others: list[tuple[Weight, Cond]]) -> G
     a negative prompt. All weights 0 is unguided. Evaluations: positive 1, reference 1, others J.
     Source: Compositional Visual Generation with Composable Diffusion Models, arXiv 2206.01714, eq. 11.
     """
-    return stateless(_apply_composed, weight, null, _pairs(others))
+    checks.is_weight(weight)
+    return stateless(_apply_composed, weight, null, _weighted(others))
 
 
 def perpendicular(weight: Weight, null: Cond, negatives: list[tuple[float, Cond]]) -> Guide:
@@ -29,6 +31,7 @@ def perpendicular(weight: Weight, null: Cond, negatives: list[tuple[float, Cond]
 
     Evaluations: positive 1, reference 1, others J. Source: arXiv 2304.04968.
     """
+    checks.is_weight(weight)
     return stateless(_apply_perpendicular, weight, null, _pairs(negatives))
 
 
@@ -40,7 +43,10 @@ def summed(weight: Weight, null: Cond, others: list[tuple[Weight, Denoise]]) -> 
     Evaluations: positive 1, reference 1, others J. Source: the published combinations of CFG with perturbed attention
     (arXiv 2403.17377), skipped layers, smoothed energy (arXiv 2408.00760) or a weak network (arXiv 2406.02507).
     """
-    return stateless(_apply_summed, weight, null, _pairs(others))
+    checks.is_weight(weight)
+    for _, other in others:
+        checks.is_denoiser(other)
+    return stateless(_apply_summed, weight, null, _weighted(others))
 
 
 def classifier_chosen(classifier, sharpness=1.0) -> Guide:
@@ -77,7 +83,14 @@ def rectified(weight: Weight, null: Cond) -> Guide:
     Source: Rectified-CFG++ for Flow Based Models, arXiv 2510.07631, Algorithm 1; for other schedules than rectified
     flow the flow to m is a DDIM step, our choice.
     """
+    checks.is_weight(weight)
     return stateless(_apply_rectified, weight, null)
+
+
+def _weighted(pairs):
+    for weight, _ in pairs:
+        checks.is_weight(weight)
+    return _pairs(pairs)
 
 
 def _pairs(pairs):
@@ -96,25 +109,25 @@ def _evaluate_all(denoise, x, t, cond, null, others):
 def _apply_composed(weight, null, pairs, state, denoise, schedule, x, *, t, s, cond):
     weights, conds = pairs
     positive, reference, *rest = _evaluate_all(denoise, x, t, cond, null, conds)
-    x0 = cfg_rule(positive, reference, weight(t=t, s=s, cond=cond))
+    x0 = cfg_rule(positive, reference, omega_of(weight, t=t, s=s, cond=cond))
     for own, other in zip(weights, rest, strict=True):
-        x0 += like(own(t=t, s=s, cond=cond), x) * (other - reference)
+        x0 += like(omega_of(own, t=t, s=s, cond=cond), x) * (other - reference)
     return state, as_guided(schedule, x, x0, t, _counts(others=len(rest)))
 
 
 def _apply_perpendicular(weight, null, pairs, state, denoise, schedule, x, *, t, s, cond):
     strengths, conds = pairs
     positive, reference, *rest = _evaluate_all(denoise, x, t, cond, null, conds)
-    x0 = perp_neg(positive, reference, weight(t=t, s=s, cond=cond), jnp.stack(rest), jnp.asarray(strengths))
+    x0 = perp_neg(positive, reference, omega_of(weight, t=t, s=s, cond=cond), jnp.stack(rest), jnp.asarray(strengths))
     return state, as_guided(schedule, x, x0, t, _counts(others=len(rest)))
 
 
 def _apply_summed(weight, null, pairs, state, denoise, schedule, x, *, t, s, cond):
     weights, others = pairs
     positive, reference = both_branches(denoise, x, t, cond, null)
-    x0 = cfg_rule(positive, reference, weight(t=t, s=s, cond=cond))
+    x0 = cfg_rule(positive, reference, omega_of(weight, t=t, s=s, cond=cond))
     for own, other in zip(weights, others, strict=True):
-        x0 += like(own(t=t, s=s, cond=cond), x) * (positive - other(x, t, cond))
+        x0 += like(omega_of(own, t=t, s=s, cond=cond), x) * (positive - other(x, t, cond))
     return state, as_guided(schedule, x, x0, t, _counts(others=len(others)))
 
 
@@ -143,7 +156,7 @@ def _apply_rectified(weight, null, state, denoise, schedule, x, *, t, s, cond):
     x_m = like(schedule.alpha(m), x) * ahead.x0 + like(schedule.sigma(m), x) * ahead.eps
     own, reference = both_branches(denoise, x_m, m, cond, null)
     slope = velocity_coefficients(schedule, m)[0] / velocity_coefficients(schedule, t)[0]
-    x0 = positive + like(weight(t=t, s=s, cond=cond) * slope, x) * (own - reference)
+    x0 = positive + like(omega_of(weight, t=t, s=s, cond=cond) * slope, x) * (own - reference)
     counts = _counts() | {"positive": jnp.asarray(2, jnp.int32)}
     return state, Guided(x0, as_guided(schedule, x, x0, t, {}).eps, counts)
 

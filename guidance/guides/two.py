@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.predictions import eps_from_x0
 from guidance.rules import as_stage
 from guidance.rules import cfg as cfg_rule
@@ -39,6 +40,7 @@ def autoguided(rule: Rule, weight: Weight, weak: Denoise, skip: bool = True) -> 
     (perturbed attention, skipped layers): anything of type `denoise`. weak = strong is the identity.
     Source: Guiding a Diffusion Model with a Bad Version of Itself, arXiv 2406.02507, eq. 3 (its w - 1 is our omega).
     """
+    checks.is_denoiser(weak)
     return _guide(rule, weight, Partial(_weak_branches, weak), skip)
 
 
@@ -48,6 +50,7 @@ def early_stopping(rule: Rule, weight: Weight, null: Cond, threshold=0.991) -> G
     From the next step on the sample is unguided; once all samples have stopped the reference branch is skipped.
     Source: Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models, arXiv 2312.12487.
     """
+    checks.is_weight(weight)
     stage = as_stage(rule)
     return Guide(Partial(_init_stopping, stage), Partial(_apply_stopping, stage, weight, null, threshold))
 
@@ -79,6 +82,13 @@ def joined(*conds: Cond) -> Cond:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds)
 
 
+def omega_of(weight: Weight, *, t: Array, s: Array, cond: Cond) -> Array:
+    """What a weight answers, [batch]."""
+    omega = weight(t=t, s=s, cond=cond)
+    checks.is_omega(omega, t)
+    return omega
+
+
 def opinion(branches: Branches, at: At, **nfe) -> Guided:
     """What a sampler takes: the final x0, the noise to keep, and the evaluations by branch."""
     counts = {branch: jnp.asarray(count, jnp.int32) for branch, count in nfe.items()}
@@ -91,6 +101,7 @@ def as_guided(schedule: Schedule, x: Array, x0: Array, t: Array, counts, eps: Ar
 
 
 def _guide(rule: Rule, weight: Weight, evaluate, skip: bool) -> Guide:
+    checks.is_weight(weight)
     stage = as_stage(rule)
     apply = _apply_skipping if skip and stage.idle is not None else _apply_both
     return Guide(Partial(_init, stage), Partial(apply, stage, weight, evaluate))
@@ -111,12 +122,12 @@ def _init(stage, x):
 def _apply_both(stage, weight, evaluate, state, denoise, schedule, x, *, t, s, cond):
     at = At(x, t, s, schedule)
     positive, reference = evaluate(denoise, x, t, cond)
-    state, branches = stage.apply(state, start(positive, reference, weight(t=t, s=s, cond=cond)), at)
+    state, branches = stage.apply(state, start(positive, reference, omega_of(weight, t=t, s=s, cond=cond)), at)
     return state, opinion(branches, at, positive=1, reference=1)
 
 
 def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, s, cond):
-    at, omega = At(x, t, s, schedule), weight(t=t, s=s, cond=cond)
+    at, omega = At(x, t, s, schedule), omega_of(weight, t=t, s=s, cond=cond)
     needed = jnp.any(omega != 0)
 
     def with_both(x):
@@ -138,7 +149,7 @@ def _init_stopping(stage: Stage, x):
 
 def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x, *, t, s, cond):
     inner, stopped = state
-    at, omega = At(x, t, s, schedule), jnp.where(stopped, 0, weight(t=t, s=s, cond=cond))
+    at, omega = At(x, t, s, schedule), jnp.where(stopped, 0, omega_of(weight, t=t, s=s, cond=cond))
 
     def with_both(x):
         positive, reference = both_branches(denoise, x, t, cond, null)

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.ranges import Each, Whole, ranged
 from guidance.types import Array, At, Branches, Rule, Stage
 
@@ -39,6 +40,7 @@ def as_stage(rule: Rule) -> Stage:
     """A plain rule (positive, reference, omega) -> x0 as a stage that combines; stages pass unchanged."""
     if isinstance(rule, Stage):
         return rule
+    checks.is_rule(rule)
     return stateless(_combine, rule if isinstance(rule, Partial) else Partial(rule))
 
 
@@ -89,7 +91,9 @@ def gain(factor: Array, branches: Branches) -> Branches:
 
 def _combine(rule, branches, at):
     del at
-    return branches._replace(x0=rule(branches.positive, branches.reference, branches.omega), eps=None)
+    x0 = rule(branches.positive, branches.reference, branches.omega)
+    checks.is_opinion(x0, rule, branches.positive)
+    return branches._replace(x0=x0, eps=None)
 
 
 @dataclasses.dataclass(frozen=True)

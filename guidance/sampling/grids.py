@@ -9,10 +9,10 @@ Every constructor raises ValueError where its finished array, in its own dtype, 
 import math
 from typing import Annotated
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance import checks
 from guidance.ranges import Above, Count, Positive, Time, ranged
 from guidance.schedules import noise_level, times_of_noise_level
 from guidance.types import Array, Schedule
@@ -26,16 +26,7 @@ def checked(times: Array, change: str) -> Array:
     Raises ValueError otherwise: it names the first two times that repeat or rise, and `change` says what to do. Times
     that are traced (all that are made under jit) cannot be looked at and pass.
     """
-    if isinstance(times, jax.core.Tracer):
-        return times
-    found = np.asarray(times)
-    if found.ndim != 1 or len(found) < 2:
-        raise ValueError(f"a grid needs at least two times in one dimension, got shape {found.shape}")
-    for i in np.flatnonzero(~(found[1:] < found[:-1]))[:1]:
-        pair = f"times {i} and {i + 1} are {found[i]} and {found[i + 1]} in {found.dtype}"
-        raise ValueError(f"the times of a grid must decrease, but {pair}; {change}")
-    if not (found[0] <= 1 and found[-1] >= 0):
-        raise ValueError(f"the times of a grid must lie within [0, 1], got {found[0]} to {found[-1]}")
+    checks.is_grid(times, change)
     return times
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.sampling.solvers import as_solver
 from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, State, Step
 
@@ -54,8 +55,10 @@ def sample(
     `step` is any member of `guidance.sampling`, or your own Step or Solver. A sample depends on its id (default: its
     row number), not on the batch it is in: its keys are fold_in(fold_in(key, id), step). x [batch, ...]; cond leaves
     [batch, ...]; grid [steps + 1], decreasing. The counts in `nfe` are of evaluations that took place: second
-    evaluations of a step count, branches and corrections that were skipped do not.
+    evaluations of a step count, branches and corrections that were skipped do not. Raises TypeError or ValueError for
+    what cannot be sampled; see `guidance.checks`.
     """
+    checks.inputs(key, guide, schedule, grid, x, cond)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
     solver = as_solver(step)
@@ -80,7 +83,8 @@ def begin(denoise, guide, solver, schedule, grid, x, cond) -> Running:
     """The state before the first step: no evaluations yet, for each branch that the guide reports."""
     state = guide.init(x)
     t = jnp.full(x.shape[:1], grid[0], x.dtype)
-    shapes = jax.eval_shape(lambda: guide.apply(state, denoise, schedule, x, t=t, s=t, cond=cond)[1].nfe)
+    watched = checks.watched(denoise)
+    shapes = jax.eval_shape(lambda: guide.apply(state, watched, schedule, x, t=t, s=t, cond=cond)[1].nfe)
     return Running(state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), solver.init(x))
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.mixtures import Mixture, reverse_sample
 from guidance.ranges import Above, Cap, NonNegative, ranged
 from guidance.sampling.steps import ddim, euler
@@ -37,6 +38,7 @@ def no_memory(x: Array) -> tuple:
 
 def as_solver(step: Step | Solver) -> Solver:
     """The solver itself, or a Step as a solver of one evaluation and no memory."""
+    checks.is_step(step)
     return step if isinstance(step, Solver) else Solver(Partial(no_memory), Partial(_one_evaluation, step))
 
 

@@ -12,6 +12,7 @@ It follows from d p / d(rho^2) = Laplace p / 2 for both branches, and is the sam
 import jax
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.guides import both_branches
 from guidance.guides.two import as_guided
 from guidance.rules import cfg
@@ -53,7 +54,9 @@ def feynman_kac(
     In many dimensions the weights collapse. 2 evaluations per particle and step.
     Source: Feynman-Kac Correctors in Diffusion, arXiv 2503.02819.
     """
-    rows = jnp.arange(x.shape[0])
+    checks.beginning(key, schedule, grid, x, cond)
+    checks.is_step(step)
+    denoise, rows = checks.watched(denoise), jnp.arange(x.shape[0])
 
     def move(key, x, *, t, s):
         t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.sampling.sample import step_inputs
 from guidance.types import Array
 
@@ -66,6 +67,8 @@ def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_we
     move, and not after the last one: fewer distinct particles would gain nothing. log_weights: those of the start,
     default 0.
     """
+    checks.one_key(key)
+    checks.is_grid(grid)
     n = jax.tree.leaves(x)[0].shape[0]
     log_weights = jnp.zeros(n, grid.dtype) if log_weights is None else log_weights
     last = grid.shape[0] - 2

@@ -7,6 +7,7 @@ p_c^(1 + 2 omega) p_u^(-2 omega). More corrections per step move the law from CF
 import jax
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.guides import both_branches
 from guidance.guides.two import as_guided
 from guidance.predictions import x0_to
@@ -82,7 +83,10 @@ def predictor_corrector(
     (default: its row number). Evaluations a step: positive 1 + corrections, reference corrections; those at s = 0,
     which have no effect, included. Source: arXiv 2408.09000.
     """
-    step = ddim() if step is None else step
+    checks.beginning(key, schedule, grid, x, cond)
+    checks.is_weight(weight)
+    step, denoise = ddim() if step is None else step, checks.watched(denoise)
+    checks.is_step(step)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 

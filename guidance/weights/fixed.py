@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.ranges import Above, Cap, Extended, Finite, Index, NonNegative, Time, ranged
 from guidance.schedules import times_of_log_snr, times_of_noise_level
 from guidance.times import within
@@ -106,8 +107,10 @@ def table(grid: Array, omegas: Array) -> Weight:
     """A free omega for each step of a grid and each class: omega(s, t, c) = omegas[i, c] for the step starting at t.
 
     grid [steps + 1] decreasing; omegas [steps] or [steps, classes] (then cond is the int label). Other times get the
-    omega of the nearest start of a step. The most flexible weight that sees neither x nor the sample.
+    omega of the nearest start of a step. The most flexible weight that sees neither x nor the sample. A label without
+    a column is refused where it is known, and has NaN inside jit. Raises ValueError for another number of rows.
     """
+    checks.is_table(grid, omegas)
     return Partial(_table, grid, omegas)
 
 
@@ -115,7 +118,10 @@ def _table(grid, omegas, *, t, s, cond):
     del s
     # the step that starts nearest to t: robust to the rounding of t
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
-    return omegas[i] if omegas.ndim == 1 else omegas[i, cond]
+    if omegas.ndim == 1:
+        return omegas[i]
+    checks.is_label(cond, omegas.shape[1])
+    return omegas.at[i, cond].get(mode="fill", fill_value=jnp.nan)
 
 
 def tabulated(weight: Weight, grid: Array, conditions: Cond) -> Array:

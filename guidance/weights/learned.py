@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.types import Array, Cond, Schedule, Weight
 from guidance.weights.fixed import interval as limited
 
@@ -107,6 +108,8 @@ class _Learned:
     interval: tuple[float, float] | None
 
     def __call__(self, params, *, t, s, cond):
+        if self.net.condition == "label":
+            checks.is_label(cond, self.net.num_classes)
         trained = jnp.clip(t, self.s_min, self.t_max)
         s = jnp.clip(jnp.minimum(s, trained - self.gap_min), self.s_min, self.t_max)
         omega = self.net.apply(
