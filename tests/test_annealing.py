@@ -52,6 +52,15 @@ def test_the_untrained_network_is_its_initial_scale():
     chex.assert_trees_all_close(_sampled(rule, weights.constant(0.2)), expected, rtol=1e-5)
 
 
+def test_gaps_are_measured_in_units():
+    """A gap of 10 in units of 5 is one of 2 in units of 1; neither time nor lambda has a unit."""
+    params = jax.tree.map(lambda leaf: leaf + 0.1, _params())  # a head of zeros answers the same to all
+    coarse, t, lam = NET.clone(gap_unit=5.0), jnp.asarray([0.3, 0.8]), jnp.asarray([0.2, 0.9])
+    gaps = jnp.asarray([10.0, 3.0])
+    chex.assert_trees_all_close(coarse.apply(params, t, gaps, lam), NET.apply(params, t, gaps / 5, lam), rtol=1e-6)
+    assert float(jnp.max(jnp.abs(NET.apply(params, t, gaps, lam) - NET.apply(params, t, gaps / 5, lam)))) > 1e-3
+
+
 def test_the_network_sees_time_the_gap_in_eps_and_lambda():
     seen = {}
 

@@ -133,3 +133,20 @@ def test_rollout_weights_answer_smaller_steps_as_their_own_and_do_not_clamp_thei
         100 * 11 / 12 + 11 / 12 - 1 / 6, abs=1e-3
     )  # log-SNR of noise is infinite
     assert asked(1 / 6, 0.0) == pytest.approx(100 / 6 + 1 / 12, abs=1e-3)
+
+
+def test_every_seed_learns_from_a_start_of_its_own(tmp_path):
+    """At a rate of next to nothing what is learned is the start: another one for each seed, though the denoiser is the
+    same; a rollout at more steps starts from that at fewer of the same seed."""
+    still = {"learn.learning_rate": "1e-9", "learn.rollout_learning_rate": "1e-9", "learn.iterations": "1"}
+    still |= {"learn.objectives": "l2,rollout", "learn.rollout_iterations": "2", "eval.steps": "2,4", "seeds": "2"}
+    config = load(CONFIG, FIELDS | still | {"figures": "False"})
+    problem = two_numbers.problem(two_numbers.Measured())
+    model = problem.model._replace(network=None, known={"a": jnp.float32(0.25)})
+    learned = learn.run(problem._replace(model=model), config, tmp_path)
+    tables = {name: [params["params"]["Embed_0"]["embedding"] for params in each] for name, each in learned.items()}
+    assert tables.keys() == {"l2", "rollout@2", "rollout@4"}
+    for first, second in tables.values():
+        assert np.max(np.abs(first - second)) > 0.1
+    for few, many in zip(tables["rollout@2"], tables["rollout@4"], strict=True):
+        np.testing.assert_allclose(few, many, atol=1e-6)

@@ -13,11 +13,11 @@ import pytest
 from experiments import checkpoints, records
 from experiments.config import load
 from experiments.jobs import draws, learn, report, selection
-from guidance import weights
+from guidance import sampling, weights
 from tests.experiments import two_numbers
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
-PLAIN = {"figures": "False", "seeds": "5", "eval.steps": "4", "learn.select_samples": "6"}
+PLAIN = {"figures": "False", "seeds": "5", "eval.steps": "4,2", "learn.select_samples": "6"}
 
 
 def row(method, metric, value, error=None, floor=None, weight="w", steps=10, nfe=20):
@@ -129,3 +129,7 @@ def test_the_checkpoint_with_the_lowest_score_is_kept(tmp_path):
     assert {tuple(key) for key, _, _ in instrument.shown} == {tuple(data(draws.keys(7, selection.PURPOSE)[1]))}
     assert data(draws.keys(7, selection.PURPOSE)[1]) != data(draws.keys(7)[1])
     assert all(samples.shape == (2, 3, 2) and not full for _, samples, full in instrument.shown)
+    table = weights.tabulated(weights.constant(0.9), sampling.uniform_grid(4), jnp.arange(2))
+    noise_key, _ = draws.keys(7, selection.PURPOSE)
+    again, _ = draws.sampler(problem, config, 4, 6)({"a": jnp.float32(0.1)}, table, noise_key)
+    np.testing.assert_allclose(instrument.shown[1][1], again, rtol=1e-6)  # a weight for any number of steps: the most

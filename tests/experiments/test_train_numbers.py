@@ -76,6 +76,17 @@ def test_the_loss_is_the_documented_one(problem, omega):
     assert (float(value), float(slope["a"])) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_network_is_trained_on_its_own_prediction(problem):
+    """Velocity: eps - x0 for rectified flow. A network that answers a everywhere has mean |a - (eps - x0)|^2."""
+    network = problem.model.network._replace(apply=lambda params, x, t, cond: params["a"] + 0 * x, kind="velocity")
+    problem = problem._replace(model=problem.model._replace(network=network))
+    base = config(batch=32).base
+    batch = batches(problem, base)(jax.random.key(2))
+    one_part = jax.tree.map(lambda leaf: leaf[0], train._batch(problem, base, jax.random.key(2), ()))
+    loss = jax.jit(lambda params: train._loss(problem, base, params, one_part))({"a": jnp.float32(0.3)})
+    assert float(loss) == pytest.approx(np.mean(np.sum((0.3 - batch.eps + batch.x0) ** 2, axis=1)), rel=1e-5)
+
+
 def by_hand(problem, base, seed, steps):
     """`a` before and after every update: Adam, whose rate falls as half a cosine over base.steps, in NumPy."""
     key = jax.random.key(seed)

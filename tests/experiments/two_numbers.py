@@ -28,8 +28,8 @@ def apply(params, x, t, cond):
 
 
 def init(key):
-    """`a` within [0, 1/2], from the key."""
-    return {"a": 0.5 * jax.random.uniform(key, ())}
+    """`a` within [0, 1], from the key."""
+    return {"a": jax.random.uniform(key, ())}
 
 
 def error(samples):
