@@ -28,6 +28,8 @@ DTYPES = ("F16", "BF16", "F32", "F64", "BOOL", "I8", "I16", "I32", "I64", "U8", 
 WRAPPERS = ("module", "_orig_mod", "model", "ema")
 COUNTERS = ("n_averaged",)  # scalars that wrappers keep beside the arrays: torch.optim.swa_utils.AveragedModel
 
+TORCH = (".pt", ".pth", ".ckpt", ".bin")
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -36,7 +38,14 @@ def read_weights(path) -> Arrays:
 
     Prints which prefix was left out, if one was. Raises as `read_safetensors`.
     """
-    arrays, note = unwrapped(read_safetensors(path) if str(path).endswith(".safetensors") else npz.read(path))
+    path = existing(path, "weights as .safetensors or .npz")
+    kind = path.suffix
+    if kind in TORCH:
+        raise ValueError(f"{path} is PyTorch's; python -m experiments.convert makes a .safetensors file of it")
+    if kind not in (".safetensors", ".npz"):
+        with reading(path, "a readable file"), path.open("rb") as file:
+            kind = ".npz" if file.read(2) == b"PK" else ".safetensors"  # a zip archive, or else
+    arrays, note = unwrapped(npz.read(path) if kind == ".npz" else read_safetensors(path))
     if note and launch.primary():
         print(f"{path}: {note}", file=sys.stderr)
     return arrays

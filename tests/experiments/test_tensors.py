@@ -61,6 +61,17 @@ def test_a_network_whose_weights_are_wrapped_is_that_network(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}/wrapped.safetensors: taking the names after 'module.'\n"
 
 
+def test_the_kind_of_a_file_of_weights_is_in_its_name_or_its_beginning(tmp_path):
+    np.savez(tmp_path / "a.npz", **named(""))
+    tensors.write_safetensors(tmp_path / "a.safetensors", named(""), {})
+    for name in ("a.npz", "a.safetensors"):
+        assert tensors.read_weights((tmp_path / name).rename(tmp_path / "weights")).keys() == named("").keys()
+    for suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        (tmp_path / f"dit{suffix}").write_bytes(b"PK")
+        with pytest.raises(ValueError, match=f"dit{suffix} is PyTorch's; python -m experiments.convert makes"):
+            tensors.read_weights(tmp_path / f"dit{suffix}")
+
+
 def test_names_without_a_wrapper_are_left_alone(tmp_path, capsys):
     for arrays in (named(""), named("blocks."), named("module.") | {"other": np.zeros(1)}, {}):
         assert tensors.unwrapped(arrays) == (arrays, "")
