@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from guidance import guides, mixtures, predictions, rules, sampling, schedules, weights
 from guidance.types import Denoise
 from tests import oracles
+from tests.knobs import floating
 from tests.samplers import paired
 
 RF = schedules.rectified_flow()
@@ -59,15 +60,15 @@ NAMES = sorted(everything(4))
 def test_sampling_is_finite_counted_and_differentiable(name, schedule):
     toy, schedule = oracles.toy2(), schedules.SCHEDULES[schedule]()
     grid, labels = sampling.uniform_grid(4), jnp.arange(4)
+    knobs, guide = floating(everything(toy.null)[name])
 
-    def total(guide, x):
+    def total(knobs, x):
         denoise = mixtures.denoise(toy, schedule)
-        out = sampling.sample(jax.random.key(1), denoise, guide, sampling.ddim(), schedule, grid, x, labels)
+        out = sampling.sample(jax.random.key(1), denoise, guide(knobs), sampling.ddim(), schedule, grid, x, labels)
         return jnp.sum(out.x0), out.nfe
 
-    guide = everything(toy.null)[name]
     x = sampling.initial_noise(jax.random.key(0), schedule, grid, (2,), jnp.arange(4))
-    (value, nfe), gradient = jax.jit(jax.value_and_grad(total, argnums=1, has_aux=True))(guide, x)
+    (value, nfe), gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(knobs, x)
     chex.assert_tree_all_finite((value, gradient))
     expected = {"positive": 8 if name == "rectified" else 4, "reference": 4}
     expected |= {"others": 4 * {"composed": 2, "perpendicular": 2, "summed": 1}[name]} if "others" in nfe else {}

@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from guidance import guides, mixtures, sampling, schedules, weights
 from guidance.sampling.steps import churned
 from tests import oracles
+from tests.knobs import floating
 from tests.samplers import SOLVERS
 
 RF, TOY, LABELS = schedules.rectified_flow(), oracles.toy2(), jnp.asarray([0, 3])
@@ -31,17 +32,14 @@ class Differentiated:
 
     def __init__(self, name, schedule):
         denoise, look = mixtures.denoise(TOY, schedule), jnp.asarray([[0.7, -0.4], [1.1, 0.3]])
-        leaves, form = jax.tree.flatten(sampling.as_solver(SAMPLERS[name]))
-        floating = [jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in leaves]
-        self.knobs = [jnp.asarray(leaf, float) for leaf, f in zip(leaves, floating, strict=True) if f]
+        self.knobs, solver = floating(sampling.as_solver(SAMPLERS[name]))
 
         def value(inputs):
-            knobs = iter(inputs["first knob"] + inputs["knobs"])
-            given = [next(knobs) if f else leaf for leaf, f in zip(leaves, floating, strict=True)]
             guide = guides.cfg(weights.constant(inputs["omega"]), TOY.null, skip=False)
             grid = jnp.concatenate([inputs["ends"][:1], inputs["times"], inputs["ends"][1:]])
-            key, solver = jax.random.key(3), jax.tree.unflatten(form, given)
-            return jnp.sum(look * sampling.sample(key, denoise, guide, solver, schedule, grid, inputs["x"], LABELS).x0)
+            own = solver(inputs["first knob"] + inputs["knobs"])
+            key = jax.random.key(3)
+            return jnp.sum(look * sampling.sample(key, denoise, guide, own, schedule, grid, inputs["x"], LABELS).x0)
 
         gradient = jax.jacfwd if name in FORWARD_ONLY else jax.grad
         self.both = jax.jit(lambda inputs: (value(inputs), gradient(value)(inputs)))

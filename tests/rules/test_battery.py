@@ -15,6 +15,7 @@ from guidance.rules.stacking import as_stage, start
 from guidance.shapes import like
 from guidance.types import At
 from tests import oracles
+from tests.knobs import floating
 from tests.samplers import paired
 
 RULES = {
@@ -130,16 +131,21 @@ def test_values_and_gradients_are_finite_at_degenerate_branches(name, where):
     positive, reference = (jnp.broadcast_to(jnp.asarray(a), (BATCH, 2)) for a in DEGENERATE[where])
     x = _branches((2,))[2]
 
-    chex.assert_tree_all_finite(_value_and_gradient(name)(positive, reference, OMEGA, x))
+    knobs, _ = floating(as_stage(RULES[name]()))
+    chex.assert_tree_all_finite(_value_and_gradient(name)(positive, reference, OMEGA, knobs, x))
+    nothing = jax.tree.map(jnp.zeros_like, (OMEGA, knobs))
+    chex.assert_tree_all_finite(_value_and_gradient(name)(positive, reference, *nothing, x))
 
 
 @functools.cache
 def _value_and_gradient(name):
-    def total(positive, reference, omega, x):
-        x0, eps = _apply(RULES[name](), positive, reference, omega, x)
+    _, rule = floating(as_stage(RULES[name]()))
+
+    def total(positive, reference, omega, knobs, x):
+        x0, eps = _apply(rule(knobs), positive, reference, omega, x)
         return jnp.sum(x0) if eps is None else jnp.sum(x0) + jnp.sum(eps)
 
-    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))
 
 
 @given(
@@ -153,7 +159,8 @@ def test_values_and_gradients_are_finite_at_any_size_and_angle(name, sizes, like
     """Branches of length 1e-12 to 1e6, from parallel and anti-parallel to unrelated, float32."""
     positive, other, x = _branches((2,), seed)
     reference = sign * positive + likeness * other
-    arguments = positive * 10 ** sizes[0], reference * 10 ** sizes[1], OMEGA, x
+    knobs, _ = floating(as_stage(RULES[name]()))
+    arguments = positive * 10 ** sizes[0], reference * 10 ** sizes[1], OMEGA, knobs, x
     chex.assert_tree_all_finite(_value_and_gradient(name)(*arguments))
 
 
