@@ -1,5 +1,7 @@
 """Grids beyond uniform ones: cosine, shifted, resolution-dependent, and arbitrary arrays."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -159,7 +161,10 @@ def test_levels_above_the_schedule_are_cut(x64):
         (lambda: edm_grid(schedules.edm(), 5, noise_max=1e3, noise_min=100.0), "change noise_min"),
         (lambda: shifted(RF, uniform_grid(50), 1e9), "take a shift nearer to 1"),
         (lambda: shifted(schedules.edm(), uniform_grid(50), 1e9), "take a shift nearer to 1"),
-        (lambda: noise_level_grid(schedules.edm(), [200.0, 100.0, 1.0]), "at most one of them at or above 80"),
+        (
+            lambda: noise_level_grid(schedules.edm(), [200.0, 100.0, 1.0]),
+            "at most one of them at or above the schedule's",
+        ),
         (lambda: noise_level_grid(RF, [1.0, 1 - 1e-9, 0.0]), "give levels further apart"),
         (lambda: noise_level_grid(RF, [1.0, -0.1]), "decreasing and non-negative"),
         (lambda: noise_level_grid(RF, [1.0]), "at least two"),
@@ -172,5 +177,5 @@ def test_impossible_grids(call, message):
 
 def test_grids_under_jit():
     """Traced times are not known, so that they cannot be checked; they are the same."""
-    for make in (lambda n: cosine_grid(RF, n), lambda n: shifted(RF, uniform_grid(n), 3.0)):
-        chex.assert_trees_all_close(jax.jit(make, static_argnums=0)(5), make(5), rtol=1e-5)
+    for make in GRIDS.values():
+        chex.assert_trees_all_close(jax.jit(functools.partial(make, RF, 5))(), make(RF, 5), rtol=1e-5)

@@ -57,7 +57,8 @@ def edm_grid(
     Noise level means sigma/alpha. noise_max is lowered to the level of t = 1 where the schedule ends below it.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, eq. 5.
     """
-    first = jnp.minimum(noise_max, _highest(schedule)) ** (1 / rho)
+    highest = noise_level(schedule, jnp.ones(()))
+    first = jnp.minimum(noise_max, highest) ** (1 / rho)
     levels = jnp.linspace(first, noise_min ** (1 / rho), steps) ** rho
     times = jnp.append(_times(schedule, levels), 0)
     return checked(times, "lower noise_max, change noise_min or take fewer steps")
@@ -126,13 +127,8 @@ def noise_level_grid(schedule: Schedule, levels) -> Array:
     if levels.ndim != 1 or len(levels) < 2 or not (np.all(np.diff(levels) < 0) and levels[-1] >= 0):
         raise ValueError(f"noise levels must be at least two, decreasing and non-negative, got {levels}")
     times = _times(schedule, jnp.asarray(levels, float))
-    return checked(times, f"give levels further apart, at most one of them at or above {_highest(schedule):.4g}")
+    return checked(times, "give levels further apart, at most one of them at or above the schedule's at t = 1")
 
 
 def _times(schedule: Schedule, levels: Array) -> Array:
     return jnp.clip(times_of_noise_level(schedule, levels), 0, 1)
-
-
-def _highest(schedule: Schedule) -> Array:
-    """The noise level of t = 1, cut at exp(LOG_SNR_MAX/2)."""
-    return noise_level(schedule, jnp.ones(()))
