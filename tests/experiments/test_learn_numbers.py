@@ -112,6 +112,8 @@ def test_rollouts_get_what_the_config_says(asked, steps, iterations, segments, s
 class Told:
     """A network whose answer tells what it was asked: 100 t + s."""
 
+    condition = "none"
+
     @staticmethod
     def apply(params, log_snr_t, log_snr_s, cond):
         del params, cond
