@@ -23,7 +23,7 @@ TINY = {
     "seed": "17", "seeds": "3", "figures": "False", "base.steps": "2", "base.batch": "4", "base.learning_rate": "1e-6",
     "learn.objectives": "l2", "learn.iterations": "4", "learn.batch": "8", "learn.width": "8", "learn.depth": "2",
     "learn.embedding": "8", "learn.learning_rate": "0.05", "eval.steps": "4", "eval.samples": "6",
-    "eval.omegas": "0,0.25,0.5,0.75,1,1.5", "eval.intervals": "((0.2,0.8),)", "eval.clamp": "()",
+    "eval.omegas": "0,0.25,0.5,0.75,1,1.5", "eval.intervals": "((0.2,0.8),)", "eval.clamp": "(2.5,)",
     "eval.sweep_seeds": "2", "eval.others": "unguided_twice",
 }  # fmt: skip
 
@@ -128,6 +128,15 @@ def test_intervals_guide_their_steps_only(run):
     assert row.nfe == 7 and row.settings == {"omega": 0.5, "lo": 0.2, "hi": 0.8}
     assert found(rows, "unguided", "error").nfe == 4 and found(rows, "unguided, 2 x steps", "error").nfe == 8
     assert found(rows, "constant", "error", "omega = 1").nfe == 8 and row.steps == 4
+
+
+def test_ramps_have_their_floor(run):
+    """scale = max(floor, 2 (1 + omega) (1 - t)): on the last step from t = 1/4, max(2.5, 1.5 (1 + omega)) at most."""
+    _, _, rows, _, levels = run
+    for omega, scale in ((0.5, 2.5), (0.75, 2.625), (1.5, 3.75)):
+        row = found(rows, "clamp_linear", "error", f"scale = max(2.5, {2 * (1 + omega):g} (1 - t))")
+        agrees(row, [scored(a, scale - 1)[0] for a in levels[: row.seeds]])
+        assert row.settings == {"omega": omega, "floor": 2.5}
 
 
 def best(levels, place):

@@ -369,6 +369,40 @@ def test_clean_resizing_is_bicubic(height, width):
     np.testing.assert_allclose(networks.clean(image, 299)[0], np.clip(expected, 0, 255), atol=0.01)
 
 
+@pytest.mark.parametrize("resizer", ["tensorflow", "torch", "clean"])
+def test_what_reaches_inception_and_what_is_taken_from_it(resizer, tmp_path, monkeypatch):
+    """Prepared as the resizer says; probabilities without the classifier's bias. The network is replaced by one that
+    hands on some of its pixels."""
+
+    def read(params, images):
+        rows = images[:, 3::37, 5::41].reshape(images.shape[0], -1)
+        return inception.Reading(rows, rows[:, :9], jnp.zeros((len(rows), 3)), rows[:, :3])
+
+    monkeypatch.setattr(inception, "read", read)
+    monkeypatch.setattr(inception, "from_torch", lambda arrays: {})
+    network = networks.build("inception", str(save(tmp_path / "none.npz", x=np.zeros(1, np.float32))), resizer)
+    image = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3)).astype(np.uint8)
+    if resizer == "clean":
+        resize = cubic
+    else:
+        shift = 0.0 if resizer == "tensorflow" else 0.5  # corners or centres of pixels
+
+        def resize(n, target):
+            places = (np.arange(target) + shift) * n / target - shift
+            return np.stack([np.interp(places, np.arange(n), row) for row in np.eye(n)], axis=1)
+
+    along = "ih,bhwc,jw->bijc", resize(40, 299), image.astype(float), resize(30, 299)
+    enlarged = np.clip(np.einsum(*along, optimize=True), 0, 255)
+    prepared = 2 * enlarged / 255 - 1 if resizer == "torch" else (enlarged - 128) / 128
+    expected = prepared[:, 3::37, 5::41].reshape(2, -1)
+    found = network.read(image)
+    np.testing.assert_allclose(found["features"], expected, atol=2e-4)
+    np.testing.assert_allclose(found["spatial"], expected[:, :9], atol=2e-4)
+    exponential = np.exp(expected[:, :3])
+    np.testing.assert_allclose(found["probabilities"], exponential / exponential.sum(1, keepdims=True), atol=2e-4)
+    assert (network.name, network.resizer) == ("inception", resizer)
+
+
 def test_hash_is_of_the_arrays():
     arrays = {"b": np.arange(6.0), "a": np.zeros(2)}
     assert networks.hash_arrays(arrays) == networks.hash_arrays(dict(reversed(arrays.items())))
