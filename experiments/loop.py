@@ -38,7 +38,7 @@ def fit(
     checkpoint_every: int,
     marks: Collection[int] = (),
     at_mark: Callable[[int, Any], None] = lambda step, state: None,
-    batch: Callable[[int], dict[str, Any]] = lambda step: {},
+    batch: Callable[[int], Any] = lambda step: (),
 ) -> Any:
     """Runs `update(carry, i) -> (carry, figures)` of `compiled` for i < iterations; returns the final state.
 
@@ -46,7 +46,7 @@ def fit(
     determine an update, so that a resumed run ends in the same bits. `at_mark(step, state)` is called after the
     updates whose count is in `marks`; again, if the run was killed before its next checkpoint. Raises progress.Stopped
     after saving when a stop was requested, and progress.Diverged once a figure is not finite, having saved the state
-    before that update and, as broken_batch.npz, the arrays of `batch(i)`.
+    before that update and, as broken_batch.npz, the leaves of `batch(i)`.
     """
     state = jax.tree.map(jnp.copy, mesh.shard(state))
     restored = checkpoints.restore_latest(folder, state)
@@ -83,7 +83,8 @@ def _refuse_broken(name: str, folder, state, broken, batch) -> None:
         return
     if step > 0:  # there is nothing to save before the first update
         checkpoints.save(folder, step, state)
-    arrays = mesh.whole(batch(step))
+    found = jax.tree.leaves_with_path(mesh.whole(batch(step)))
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in found}
     held = pathlib.Path(folder) / "broken_batch.npz"
 
     def write():

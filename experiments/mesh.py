@@ -94,7 +94,7 @@ def share(batch: int) -> tuple[int, int]:
     return (0, 1) if batch % places() else part(current().mesh)
 
 
-def place(batch: dict[str, Any], rows: int) -> dict[str, Any]:
+def place(batch: Any, rows: int) -> Any:
     """The arrays of this process's `share(rows)` of a batch as global arrays [rows, ...]; the rest as it is.
 
     They are cut over `data`, or whole on every device where `places()` do not divide the rows.
@@ -105,7 +105,7 @@ def place(batch: dict[str, Any], rows: int) -> dict[str, Any]:
     def global_array(value):
         return jax.make_array_from_process_local_data(lie, value) if isinstance(value, np.ndarray) else value
 
-    return {name: global_array(value) for name, value in batch.items()}
+    return jax.tree.map(global_array, batch)
 
 
 def places() -> int:

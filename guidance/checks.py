@@ -139,11 +139,16 @@ def is_answer(who: str, out, x: Array) -> None:
         raise ValueError(f"the {who} must return the shape of x, {x.shape}, got {out.shape}")
 
 
+def same_structure(name: str, cond: Cond, other: Cond) -> None:
+    """Refuses what has not the structure of a condition."""
+    mine, found = jax.tree.structure(cond), jax.tree.structure(other)
+    if mine != found:
+        raise ValueError(f"{name} must have the structure of cond, {_tree(mine)}, got {_tree(found)}")
+
+
 def null_fits(cond: Cond, null: Cond) -> None:
     """Refuses a null condition of another structure, kind or shape than one row of `cond`."""
-    mine, other = jax.tree.structure(cond), jax.tree.structure(null)
-    if mine != other:
-        raise ValueError(f"null must have the structure of cond, {_tree(mine)}, got {_tree(other)}")
+    same_structure("null", cond, null)
     for (path, row), leaf in zip(jax.tree_util.tree_leaves_with_path(cond), jax.tree.leaves(null), strict=True):
         name, dtype, shape = f"null{jax.tree_util.keystr(path)}", jnp.result_type(leaf), jnp.shape(leaf)
         if jnp.issubdtype(row.dtype, jnp.integer) and not jnp.issubdtype(dtype, jnp.integer):
@@ -181,6 +186,12 @@ def is_label(cond: Cond, classes: int) -> None:
         if lowest < 0 or highest >= classes:
             wrong = lowest if lowest < 0 else highest
             raise ValueError(f"label {wrong} has no weight: it was made for {classes} classes, 0 to {classes - 1}")
+
+
+def all_found(found: Array) -> None:
+    """Refuses conditions that a table of weights has no column for."""
+    if known(found) and not np.all(found):
+        raise ValueError(f"the condition of row {int(np.argmin(found))} has no weight: none that is listed equals it")
 
 
 def is_rule(rule) -> None:

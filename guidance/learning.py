@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from guidance import checks
+from guidance.conditions import repeated, taken
 from guidance.guides import autoguided, both_branches, guided
 from guidance.mismatch import grouped_mismatch
 from guidance.predictions import eps_from_x0
@@ -103,7 +104,7 @@ def guided_particles(
     each = lambda a: jnp.repeat(a, m, axis=0)  # noqa: E731
     s_each, t_each = each(s), each(t)
     x_t = diffuse(model.schedule, flat, jax.random.normal(noise_key, flat.shape, flat.dtype), t_each)
-    positive, reference = jax.lax.stop_gradient(model.branches(x_t, t_each, jax.tree.map(each, cond)))
+    positive, reference = jax.lax.stop_gradient(model.branches(x_t, t_each, repeated(cond, m)))
     at = At(x_t, t_each, s_each, model.schedule)
     out = once(model.rule, positive, reference, each(weight(t=t, s=s, cond=cond)), at)
     eps = eps_from_x0(model.schedule, x_t, out.x0, t_each) if out.eps is None else out.eps
@@ -163,8 +164,7 @@ def reward_only(
 
 def mean_reward(reward: Reward, x0: Array, cond: Cond) -> Array:
     """Mean of R over particles x0 [groups, m, ...] with cond leaves [groups, ...]."""
-    each = jax.tree.map(lambda c: jnp.repeat(c, x0.shape[1], axis=0), cond)
-    return jnp.mean(reward(x0.reshape(-1, *x0.shape[2:]), each))
+    return jnp.mean(reward(x0.reshape(-1, *x0.shape[2:]), repeated(cond, x0.shape[1])))
 
 
 def l2(
@@ -208,7 +208,7 @@ def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, co
     s, t = draw_steps(steps_key, (1,), settings)
     half = x0.shape[0] // 2
     s_each, t_each = jnp.repeat(s, half), jnp.repeat(t, half)
-    first = jax.tree.map(lambda c: c[:half], cond)
+    first = taken(cond, slice(half))
     particles = guided_particles(
         particle_key, model, weight, x0[:half, None], first, t=t_each, s=s_each, churn=settings.churn
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from guidance.conditions import is_null
 from guidance.shapes import like, null_like, row_dot
 from guidance.types import Array, Cond
 
@@ -27,13 +28,6 @@ def guidance_matched_loss(
     """
     positive = predict(x, t, cond)
     reference = jax.lax.stop_gradient(predict(x, t, null_like(cond, null)))
-    dropped = _is_null(cond, null, x)
+    dropped = like(is_null(cond, null), x)
     guided = positive + omega * jnp.where(dropped, 0, positive - reference)
     return jnp.mean(row_dot(guided - target, guided - target))
-
-
-def _is_null(cond: Cond, null: Cond, x: Array) -> Array:
-    """Which rows hold the null condition, with the rank of x."""
-    same = jax.tree.map(lambda c, n: jnp.all((c == n).reshape(c.shape[0], -1), axis=-1), cond, null_like(cond, null))
-    rows = jnp.stack(jax.tree.leaves(same)).all(axis=0)
-    return like(rows, x)

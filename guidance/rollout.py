@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance import checks
+from guidance.conditions import repeated
 from guidance.learning import Model
 from guidance.mismatch import grouped_mismatch
 from guidance.sampling.sample import advance, begin, initial_noise, step_inputs
@@ -120,7 +121,7 @@ def rollout_loss(
     groups, shape = real.shape[0], real.shape[2:]
     start_key, step_key, noise_key = jax.random.split(key, 3)
     x = initial_noise(start_key, schedule, grid, shape, jnp.arange(groups * particles))
-    each = jax.tree.map(lambda c: jnp.repeat(c, particles, axis=0), cond)
+    each = repeated(cond, particles)
     guide, parts = model.guide(weight, skip=False), {"segments": segments, "remat": remat, "detached": detached}
     states = rollout(step_key, model.denoise, guide, step, schedule, grid, x, each, **parts)
     states = states.reshape(segments, groups, particles, *shape)

@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import mesh, problems, progress
 from experiments.families import AUTOGUIDED, rule_of
 from experiments.jobs import train
 from guidance import sampling, weights
+from guidance.conditions import repeated, size, taken
 from guidance.learning import Model
 from guidance.types import Rule
 
@@ -56,7 +56,8 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     """
     grid, step, model = sampling.uniform_grid(steps), step_of(config), problem.model
     conditions, n = problems.shares(model.conditions, count or config.eval.samples)
-    cond, total = jnp.repeat(conditions, n), len(conditions) * n
+    cond, columns = repeated(conditions, n), model.columns
+    total = size(cond)
     batch = min(config.eval.batch or total, total)
     starts = range(0, total, batch)
 
@@ -65,7 +66,7 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
         start_key, step_key = jax.random.split(key)
         x = sampling.initial_noise(start_key, model.schedule, grid, model.shape, ids)
         guided = model_of(problem, rule_of(rule), base)
-        guide = guided.guide(weights.table(grid, table))
+        guide = guided.guide(weights.table(grid, table, columns))
         out = sampling.sample(step_key, guided.denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
         return out.x0, sum(out.nfe.values())
 
@@ -76,11 +77,11 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
                 raise progress.Stopped
             own = min(batch, total - start)
             ids = np.minimum(np.arange(start, start + mesh.rounded(batch)), start + own - 1)
-            x, nfe = mesh.local(run(base, table, key, ids, cond[ids]))
+            x, nfe = mesh.local(run(base, table, key, ids, taken(cond, ids)))
             parts.append(x[:own] if len(starts) == 1 else np.asarray(x[:own]))
             evaluations += int(nfe) * len(parts[-1])
         samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
         whole, rest = divmod(evaluations, total)
-        return samples.reshape(len(conditions), n, *model.shape), evaluations / total if rest else whole
+        return samples.reshape(total // n, n, *model.shape), evaluations / total if rest else whole
 
     return sample

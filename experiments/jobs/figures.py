@@ -8,6 +8,7 @@ import numpy as np
 from experiments import drawing
 from experiments.jobs.candidates import FAMILIES, TWICE, UNGUIDED
 from experiments.problems import shares
+from guidance.conditions import repeated, size, taken
 
 COLUMNS = 4  # panels in a row
 COLOURS = {
@@ -75,9 +76,10 @@ def omega_map(problem, weights):
     t, s = jnp.meshgrid(side, side, indexing="ij")
     flat_t, flat_s = t.reshape(-1), s.reshape(-1)
     conditions, _ = shares(problem.model.conditions, 10)
+    rows = np.arange(size(conditions))[:, None]
     figure, panels = _panels(len(weights), 3.6, 3.2)
     for axes, (label, weight) in zip(panels, weights.items(), strict=True):
-        values = [weight(t=flat_t, s=flat_s, cond=jnp.full(flat_t.shape, c, jnp.int32)) for c in conditions]
+        values = [weight(t=flat_t, s=flat_s, cond=repeated(taken(conditions, c), len(flat_t))) for c in rows]
         omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
         drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
         if "@" in label:

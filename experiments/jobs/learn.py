@@ -15,8 +15,8 @@ from experiments.jobs.draws import bases_of, model_of, step_of
 from experiments.loop import compiled, fit
 from experiments.problems import require
 from guidance import learning, rollout, sampling, weights
+from guidance.conditions import size, taken
 from guidance.times import within
-from guidance.types import Weight
 
 
 class Task(NamedTuple):
@@ -41,9 +41,11 @@ class Task(NamedTuple):
 
 
 def network(problem, config) -> weights.GuidanceNet:
-    learn = config.learn
+    """What is learned: of the class label or, where a condition is more than that, of the numbers in it."""
+    learn, labelled = config.learn, problem.model.columns is None
     return weights.GuidanceNet(
-        num_classes=len(problem.model.conditions),
+        condition="label" if labelled else "features",
+        num_classes=size(problem.model.conditions) if labelled else 0,
         width=learn.width,
         depth=learn.depth,
         time_width=learn.embedding,
@@ -100,7 +102,8 @@ def _rollout_task(
     def loss(params, key, base, data):
         data_key, roll_key, *rest = jax.random.split(key, 3 if learn.rollout_conditions else 2)
         among = drawn(rest[0], conditions, learn.rollout_conditions) if rest else conditions
-        omega = on_grid(weight(params), grid, conditions, among)
+        columns = problem.model.columns if among is conditions else among
+        omega = weights.table(grid, weights.tabulated(weight(params), grid, among), columns)
         real = problem.data.real(data, data_key, learn.rollout_real, among)
         model = model_of(problem, rule_of(rule), base)
         return rollout.rollout_loss(roll_key, model, omega, step, grid, real, among, settings)
@@ -129,20 +132,9 @@ def drawn(key, conditions, count: int):
 
     A mean over the subset is an unbiased estimate of the mean over all.
     """
-    if count >= len(conditions):
+    if count >= size(conditions):
         return conditions
-    return jnp.sort(jax.random.permutation(key, conditions)[:count])
-
-
-def on_grid(weight: Weight, grid, conditions, among=None) -> Weight:
-    """The same weight for the labels `conditions` = 0 .. G - 1, evaluated once for each step and label.
-
-    `among`: the labels that will be asked for, where not all of them; the others get NaN.
-    """
-    if among is None or among is conditions:
-        return weights.table(grid, weights.tabulated(weight, grid, conditions))
-    nowhere = jnp.full((len(grid) - 1, len(conditions)), jnp.nan)
-    return weights.table(grid, nowhere.at[:, among].set(weights.tabulated(weight, grid, among)))
+    return taken(conditions, jnp.sort(jax.random.permutation(key, size(conditions))[:count]))
 
 
 def guidance_optimizer(learning_rate: float, iterations: int) -> optax.GradientTransformation:
@@ -168,7 +160,7 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
         data_key, key = jax.random.split(key)
         model = model_of(problem, rule_of("cfg"), base)
         if objective == "per_condition":
-            each = 2 * max(1, learn.batch * learn.particles // (2 * len(conditions)))
+            each = 2 * max(1, learn.batch * learn.particles // (2 * size(conditions)))
             real = problem.data.real(data, data_key, each, conditions)
             return learning.per_condition_consistency(key, model, weight(params), real, conditions, settings)
         x0, cond = problem.data.draw(data, data_key, learn.batch)
@@ -224,9 +216,8 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
         return (params, opt_state), figures
 
     one_update = compiled(one_update)
-    init = jax.jit(
-        lambda key: net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=problem.model.conditions[:1])
-    )
+    zero, one = jnp.zeros(1), taken(problem.model.conditions, slice(1))
+    init = jax.jit(lambda key: net.init(key, log_snr_t=zero, log_snr_s=zero, cond=one))
     marks = selection.marks(config.learn.select_every, task.iterations)
     choose = selection.chooser(problem, config, task, marks, workdir / "selection.jsonl")
     learned = []

@@ -26,6 +26,7 @@ from experiments.problems import require
 from experiments.problems.images import to_pixels
 from experiments.records import write_atomically
 from guidance import sampling
+from guidance.conditions import size, taken
 
 SHOWN = 100  # samples in the grid
 ARRAYS = ("arr_0", "arr_1", "seeds")  # samples and labels under the names of the ADM suite; the seeds
@@ -43,7 +44,7 @@ def run(problem, config, workdir) -> None:
     if model.to_images is None and "grid" in settings.output:
         require(problem, "sample with sample.output = grid", "instrument")
     seeds, folder = all_seeds(settings.seeds), pathlib.Path(workdir) / settings.into
-    labels = labels_of(settings.labels, seeds, np.asarray(model.conditions))
+    labels = labels_of(settings.labels, seeds, size(model.conditions))
     times = recipes.grid(settings, model.schedule)
     rule, weight = recipes.rule(settings), recipes.weight(settings, model, times)
     sampler = _sampler(problem, times, rule, weight, recipes.solver(settings))
@@ -71,14 +72,15 @@ def all_seeds(text: str) -> np.ndarray:
     return np.concatenate([np.arange(r.start, r.stop) for r in integers(text)])
 
 
-def labels_of(text: str, seeds: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-    """The label of each seed: the i-th of the list, over and over, for seed i. Raises ConfigError for labels that the
-    model does not have.
+def labels_of(text: str, seeds: np.ndarray, count: int) -> np.ndarray:
+    """The label of each seed: the i-th of the list, over and over, for seed i. A label is the number of one of the
+    model's `count` conditions. Raises ConfigError for labels that it does not have.
     """
-    chosen = conditions if text == "all" else np.concatenate([np.arange(r.start, r.stop) for r in integers(text)])
-    foreign = np.setdiff1d(chosen, conditions)
+    every = np.arange(count)
+    chosen = every if text == "all" else np.concatenate([np.arange(r.start, r.stop) for r in integers(text)])
+    foreign = np.setdiff1d(chosen, every)
     if len(foreign):
-        raise ConfigError(f"sample.labels: the model has no class {foreign[0]}; allowed: 0 to {conditions.max()}")
+        raise ConfigError(f"sample.labels: the model has no class {foreign[0]}; allowed: 0 to {count - 1}")
     return chosen[seeds % len(chosen)]
 
 
@@ -96,8 +98,8 @@ def _sampler(problem, times, rule, weight, step):
         start_key, step_key = jax.random.split(jax.random.key(0))
         x = sampling.initial_noise(start_key, schedule, times, problem.model.shape, seeds)
         model = draws.model_of(problem, rule, base)
-        guide = model.guide(weight)
-        out = sampling.sample(step_key, model.denoise, guide, step, schedule, times, x, labels, ids=seeds)
+        guide, cond = model.guide(weight), taken(problem.model.conditions, labels)
+        out = sampling.sample(step_key, model.denoise, guide, step, schedule, times, x, cond, ids=seeds)
         whole = _finite(out.x0)
         if to_images is None:
             return out.x0, whole, out.nfe
@@ -258,7 +260,7 @@ def _draw(problem, parts, path: pathlib.Path) -> None:
 
 def _scatter(problem, parts, path: pathlib.Path) -> None:
     held = _first(parts, 4000)
-    groups = [held["arr_0"][held["arr_1"] == label] for label in np.asarray(problem.model.conditions)]
+    groups = [held["arr_0"][held["arr_1"] == label] for label in range(size(problem.model.conditions))]
     # one array for all classes, filled up with what no picture shows
     filled = np.full((len(groups), max(map(len, groups)), *problem.model.shape), np.nan, np.float32)
     for row, group in zip(filled, groups, strict=True):

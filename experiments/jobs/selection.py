@@ -13,6 +13,7 @@ from experiments import checkpoints, mesh, problems, progress
 from experiments.jobs.draws import keys, sampler
 from experiments.records import Ledger
 from guidance import sampling, weights
+from guidance.conditions import size
 
 PURPOSE = 4  # of the noise; see draws.keys
 
@@ -31,7 +32,7 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
     grid = sampling.uniform_grid(steps_sampled)
     run_sampler = sampler(problem, config, steps_sampled, wanted, task.rule)
     shown, each = problems.shares(problem.model.conditions, wanted)
-    metric, count = problem.instrument.tuned[0], len(shown) * each
+    metric, count = problem.instrument.tuned[0], size(shown) * each
 
     def choose(seed: int, base, folder: pathlib.Path, like):
         ledger, (noise_key, measure_key) = Ledger(path), keys(seed, PURPOSE)

@@ -12,11 +12,13 @@ from experiments.config import ConfigError
 from experiments.problems import require
 from experiments.problems.images import COLUMNS, ROWS
 from guidance import averages, guides, sampling
+from guidance.conditions import dropped, repeated, size, taken
 from guidance.learning import update_in_parts
 from guidance.matched import guidance_matched_loss
 from guidance.predictions import x0_from, x0_to
 from guidance.schedules import diffuse
 from guidance.shapes import row_dot
+from guidance.types import Cond
 
 MIN_SNR = 5.0  # gamma of the min-SNR weighting, as its paper recommends
 PICTURE_STEPS = 25
@@ -41,7 +43,7 @@ class Batch(NamedTuple):
     x0: jax.Array
     eps: jax.Array
     t: jax.Array
-    cond: jax.Array
+    cond: Cond
 
 
 def run(problem, config, workdir) -> list:
@@ -88,10 +90,10 @@ def _train(problem, config, workdir, seed: int) -> Any:
     feed = data.feed and data.feed(base.batch, mesh.share(base.batch), seed)
 
     def pair(i):
-        return None if feed is None else tuple(mesh.place(dict(enumerate(feed(i))), base.batch).values())
+        return None if feed is None else mesh.place(tuple(feed(i)), base.batch)
 
     def batch(i):
-        return _batch(problem, base, jax.random.fold_in(update_key, i), data.arrays, pair(i))._asdict()
+        return _batch(problem, base, jax.random.fold_in(update_key, i), data.arrays, pair(i))
 
     state = loop.fit(
         f"base denoiser, seed {seed}",
@@ -127,8 +129,8 @@ def _batch(problem, base, key, arrays, pair=None) -> Batch:
     x0, cond = problem.data.draw(arrays, data_key, n) if pair is None else pair
     eps = jax.random.normal(noise_key, x0.shape)
     t = jax.random.uniform(time_key, (n,), minval=1e-3, maxval=1.0)
-    dropped = jax.random.uniform(drop_key, (n,)) < base.condition_dropout
-    batch = Batch(x0, eps, t, jnp.where(dropped, problem.model.null, cond))
+    drop = jax.random.uniform(drop_key, (n,)) < base.condition_dropout
+    batch = Batch(x0, eps, t, dropped(cond, problem.model.null, drop))
     return jax.tree.map(lambda leaf: leaf.reshape(base.accumulate, n // base.accumulate, *leaf.shape[1:]), batch)
 
 
@@ -156,9 +158,9 @@ def _loss(problem, base, params, batch: Batch):
 
 def _picture(problem, path, params) -> None:
     """Unguided samples of the first conditions, to see how the training goes."""
-    conditions, n = problem.model.conditions[:COLUMNS], ROWS
-    samples = mesh.local(_sample(problem, params, jnp.repeat(conditions, n)))
-    samples = samples.reshape(len(conditions), n, *problem.model.shape)
+    cond = repeated(taken(problem.model.conditions, slice(COLUMNS)), ROWS)
+    samples = mesh.local(_sample(problem, params, cond))
+    samples = samples.reshape(-1, ROWS, *problem.model.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)
@@ -174,7 +176,7 @@ def _sample(problem, params, cond):
 
     @jax.jit
     def run(params):
-        x = sampling.initial_noise(jax.random.key(0), model.schedule, grid, model.shape, jnp.arange(len(cond)))
+        x = sampling.initial_noise(jax.random.key(0), model.schedule, grid, model.shape, jnp.arange(size(cond)))
         ask = model.denoise(params), guides.unguided(), sampling.ddim(), model.schedule, grid, x, cond
         return sampling.sample(jax.random.key(1), *ask).x0
 

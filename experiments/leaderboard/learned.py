@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from experiments.jobs.learn import guidance_optimizer, on_grid, rollout_weight
+from experiments.jobs.learn import guidance_optimizer, rollout_weight
 from experiments.leaderboard.evaluate import QUICKLY
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import learning, mixtures, sampling, weights
@@ -26,8 +26,10 @@ def trainer(group: Group, rule, steps: int, updates: int):
         data_key, roll_key = jax.random.split(key)
         real = mixtures.sample(data_key, truth, jnp.repeat(labels, REAL)).reshape(GUIDED, REAL, -1)
         guided = learning.Model(group.denoise(model), SCHEDULE, truth.null, rule)
-        omega, settings = on_grid(weight(params), grid, labels), Rollout(PARTICLES, remat="none")
-        return rollout_loss(roll_key, guided, omega, sampling.ddim(), grid, real, labels, settings)
+        omega = weights.table(grid, weights.tabulated(weight(params), grid, labels))
+        return rollout_loss(
+            roll_key, guided, omega, sampling.ddim(), grid, real, labels, Rollout(PARTICLES, remat="none")
+        )
 
     def train(truth, model, key):
         params = net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=labels[:1])

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.config import ConfigError
-from guidance.types import Array, Denoise, Reward, Schedule
+from guidance.conditions import are_labels, size, taken
+from guidance.types import Array, Cond, Denoise, Reward, Schedule
 
 
 class Network(NamedTuple):
@@ -24,19 +25,24 @@ class Model(NamedTuple):
 
     schedule: Schedule
     shape: tuple[int, ...]
-    conditions: Array  # [G], labels 0 .. G - 1
-    null: int  # the null label
+    conditions: Cond  # leaves [G, ...]: what may be asked for, for instance the labels 0 .. G - 1
+    null: Cond  # leaves without that axis, for instance the label G
     denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
     network: Network | None = None  # None: the denoiser is known, params are `known`
     known: Any = ()  # params of the base where there is no network to train
     # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
     to_images: Callable[[Array], Array] | None = None
 
+    @property
+    def columns(self) -> Cond:
+        """The conditions as a table of weights lists them: None for the labels 0 .. G - 1, which need no search."""
+        return None if are_labels(self.conditions) else self.conditions
+
 
 class Data(NamedTuple):
     """What is learned from. `arrays` may be large: it is an argument of what is compiled, never a constant in it."""
 
-    draw: Callable[..., tuple[Array, Array]]  # (arrays, key, n) -> training pairs (x0 [n, ...], cond [n])
+    draw: Callable[..., tuple[Array, Cond]]  # (arrays, key, n) -> training pairs (x0, cond), leaves [n, ...]
     # (arrays, key, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
     real: Callable[..., Array]
     arrays: Any = ()  # what `draw` and `real` draw from, a pytree
@@ -78,13 +84,14 @@ def require(problem: Problem, job: str, *parts: str) -> None:
         raise ConfigError(f"job = {job}: {problem.name} comes without {' and '.join(missing)}; allowed: sample")
 
 
-def shares(conditions: Array, samples: int) -> tuple[Array, int]:
+def shares(conditions: Cond, samples: int) -> tuple[Cond, int]:
     """(conditions, n): of which conditions `samples` samples are, n of each; what does not come out even is left out.
 
     All conditions or, where they are more than the samples, one sample of every so many conditions.
     """
-    shown = min(len(conditions), samples)
-    return conditions[np.arange(shown) * len(conditions) // shown], samples // shown
+    count = size(conditions)
+    shown = min(count, samples)
+    return taken(conditions, np.arange(shown) * count // shown), samples // shown
 
 
 def build(config, folder: pathlib.Path | None = None) -> Problem:

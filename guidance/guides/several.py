@@ -132,6 +132,8 @@ def _apply_summed(weight, null, pairs, state, denoise, schedule, x, *, t, s, con
 
 
 def _apply_classifier(classifier, sharpness, state, denoise, schedule, x, *, t, s, cond):
+    if jax.tree.structure(cond) != jax.tree.structure(0) or not jnp.issubdtype(cond.dtype, jnp.integer):
+        raise ValueError("classifier_chosen: the condition must be one class label, int [batch]")
     positive = denoise(x, t, cond)
     q = jax.nn.softmax(classifier(positive))
     own = jax.nn.one_hot(cond, q.shape[-1], dtype=bool)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance import checks
+from guidance.conditions import places, size
 from guidance.ranges import Above, Cap, Extended, Finite, Index, NonNegative, Time, ranged
 from guidance.schedules import times_of_log_snr, times_of_noise_level
 from guidance.times import within
@@ -103,35 +104,41 @@ def snap(grid: Array, times: Array) -> Array:
 # ---- tables
 
 
-def table(grid: Array, omegas: Array) -> Weight:
-    """A free omega for each step of a grid and each class: omega(s, t, c) = omegas[i, c] for the step starting at t.
+def table(grid: Array, omegas: Array, conditions: Cond = None) -> Weight:
+    """A free omega for each step of a grid and each condition: omega(s, t, c) = omegas[i, c] for the step from t.
 
-    grid [steps + 1] decreasing; omegas [steps] or [steps, classes] (then cond is the int label). Other times get the
-    omega of the nearest start of a step. The most flexible weight that sees neither x nor the sample. A label without
-    a column is refused where it is known, and has NaN inside jit. Raises ValueError for another number of rows.
+    grid [steps + 1] decreasing; omegas [steps] or [steps, G], for the labels 0 .. G - 1 or for `conditions`, leaves
+    [G, ...]: then a condition gets the column of the one that equals it. Other times get the omega of the nearest
+    start of a step. The most flexible weight that sees neither x nor the sample. A condition without a column is
+    refused where it is known, and has NaN inside jit. Raises ValueError for another number of rows.
     """
     checks.is_table(grid, omegas)
-    return Partial(_table, grid, omegas)
+    return Partial(_table, grid, omegas, conditions)
 
 
-def _table(grid, omegas, *, t, s, cond):
+def _table(grid, omegas, conditions, *, t, s, cond):
     del s
     # the step that starts nearest to t: robust to the rounding of t
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
     if omegas.ndim == 1:
         return omegas[i]
-    checks.is_label(cond, omegas.shape[1])
-    return omegas.at[i, cond].get(mode="fill", fill_value=jnp.nan)
+    if conditions is None:
+        checks.is_label(cond, omegas.shape[1])
+        return omegas.at[i, cond].get(mode="fill", fill_value=jnp.nan)
+    column, found = places(cond, conditions)
+    checks.all_found(found)
+    return jnp.where(found, omegas[i, column], jnp.nan)
 
 
 def tabulated(weight: Weight, grid: Array, conditions: Cond) -> Array:
     """The values omega[i, c] that `weight` takes on the steps of a grid for G conditions, [steps, G].
 
     A weight sees neither x nor the sample, so on a grid it is this table: `table(grid, tabulated(w, grid,
-    arange(G)))` is w on that grid for the labels 0 .. G - 1. A learned weight costs steps * G rows of its network
-    this way, instead of steps * batch; gradients are the same. `conditions` has leaves [G, ...].
+    arange(G)))` is w on that grid for the labels 0 .. G - 1, and `table(grid, tabulated(w, grid, c), c)` for any
+    conditions c, leaves [G, ...]. A learned weight costs steps * G rows of its network this way, instead of
+    steps * batch; gradients are the same.
     """
-    groups = jax.tree.leaves(conditions)[0].shape[0]
+    groups = size(conditions)
 
     def row(*, t, s):
         return weight(t=jnp.full(groups, t), s=jnp.full(groups, s), cond=conditions)

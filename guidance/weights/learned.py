@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance import checks
+from guidance.conditions import flat_features
 from guidance.types import Array, Cond, Schedule, Weight
 from guidance.weights.fixed import interval as limited
 
@@ -47,9 +48,9 @@ nonnegative.defvjp(_nonnegative_forward, _nonnegative_backward)
 class GuidanceNet(nn.Module):
     """omega(*, log_snr_t, log_snr_s, cond) [batch].
 
-    condition: "label" embeds int labels (num_classes of them), "features" projects continuous features [batch, d],
-    "none" ignores the condition. initial_omega is the constant that the untrained network returns; it must be
-    positive so that learning starts with a gradient.
+    condition: "label" embeds int labels (num_classes of them), "features" projects the numbers in the leaves of
+    any condition (`conditions.flat_features`), "none" ignores the condition. initial_omega is the constant that the
+    untrained network returns; it must be positive so that learning starts with a gradient.
     """
 
     condition: str = "label"
@@ -67,7 +68,7 @@ class GuidanceNet(nn.Module):
         if self.condition == "label":
             h = jnp.concatenate([h, nn.Embed(self.num_classes, self.cond_width)(cond)], axis=-1)
         elif self.condition == "features":
-            h = jnp.concatenate([h, nn.Dense(self.cond_width)(cond)], axis=-1)
+            h = jnp.concatenate([h, nn.Dense(self.cond_width)(flat_features(cond))], axis=-1)
         elif self.condition != "none":
             raise ValueError(f"condition must be 'label', 'features' or 'none', got {self.condition!r}")
         for _ in range(self.depth - 1):

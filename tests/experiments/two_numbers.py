@@ -90,3 +90,36 @@ def problem(instrument: Measured) -> problems.Problem:
             instrument.measure, instrument.floor, ("error", "excess"), picture=lambda axes, samples: None
         ),
     )
+
+
+SIGNS = jnp.asarray([[1.0], [-1.0], [0.0]])  # the last one: null's
+
+
+def tree(labels):
+    """A condition of two leaves: the label, and a sign that goes with it."""
+    return {"label": jnp.asarray(labels), "sign": SIGNS[jnp.asarray(labels)]}
+
+
+def by_tree(given: problems.Problem) -> problems.Problem:
+    """The same problem whose conditions are trees; it answers NaN where the leaves of a row do not belong together."""
+    model, data = given.model, given.data
+
+    def apply_tree(params, x, t, cond):
+        whole = cond["sign"] == SIGNS[cond["label"]]
+        return jnp.where(whole, apply(params, x, t, cond["label"]), jnp.nan)
+
+    def draw_tree(arrays, key, n):
+        x0, labels = draw(arrays, key, n)
+        return x0, tree(labels)
+
+    return given._replace(
+        model=model._replace(
+            conditions=tree(model.conditions),
+            null=tree(model.null),
+            denoise=lambda params: predictions.as_denoise(apply_tree, params, "x0", SCHEDULE),
+            network=problems.Network(init, apply_tree, "x0"),
+        ),
+        data=data._replace(
+            draw=draw_tree, real=lambda arrays, key, k, conditions: real(arrays, key, k, conditions["label"])
+        ),
+    )
