@@ -138,6 +138,72 @@ def test_subfolders_are_classes_in_alphabetical_order(animals, packed):
     assert data.open_source(str(folder), classes=5).classes == 5
 
 
+def folder_of(root: pathlib.Path, *names: str, packed: bool = False) -> str:
+    """A folder or zip with a picture at every name, and an empty folder at those that end in a slash."""
+    for name in names:
+        if name.endswith("/"):
+            (root / name).mkdir(parents=True)
+        else:
+            put(root / name, png(noise(2, 2, 3)))
+    return str(zipped(root) if packed else root)
+
+
+def numbers(source) -> dict[str, int]:
+    """The number of every name that has an example."""
+    return {source.names[source[i]["label"]]: source[i]["label"] for i in range(len(source))}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_class_has_one_number_in_every_split(tmp_path, packed):
+    """Where a class is empty in a split, missing from it, or missing from all but another one."""
+    train = ("train/ant/0.png", "train/bee/0.png", "train/cat/0.png")
+    others = ("test/ant/0.png", "test/bee/", "test/cat/0.png", "val/dog/1.png")
+    path, names = folder_of(tmp_path / "a", *train, *others, packed=packed), ("ant", "bee", "cat", "dog")
+    for split, found in (("train", {0, 1, 2}), ("test", {0, 2}), ("val", {3})):
+        source = data.open_source(path, split)
+        assert (source.names, source.classes) == (names, 4)
+        assert numbers(source) == {names[i]: i for i in found}
+        assert {source[i]["label"] for i in range(len(source))} == found
+    everything = data.open_source(path)  # its top folders are called as splits are
+    assert (everything.names, len(everything)) == (names, 6)
+    assert numbers(everything) == {name: i for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_an_empty_folder_is_a_class_and_one_of_other_files_is_none(tmp_path, packed):
+    put(tmp_path / "a" / "notes" / "read.me", b"hello")
+    source = data.open_source(folder_of(tmp_path / "a", "ant/0.png", "bee/", ".git/", "cat/0.png", packed=packed))
+    assert (source.names, source.classes, numbers(source)) == (("ant", "bee", "cat"), 3, {"ant": 0, "cat": 2})
+
+
+@pytest.mark.parametrize(
+    ("folders", "order"),
+    [
+        (["10", "2", "1"], ("1", "2", "10")),
+        (["010", "002", "1"], ("1", "002", "010")),
+        (["10", "2", "x"], ("10", "2", "x")),
+        (["1", "01"], ("01", "1")),
+        (["n02", "n10", "n1"], ("n02", "n1", "n10")),
+    ],
+    ids=str,
+)
+def test_integers_are_ordered_by_value_and_other_names_by_letter(tmp_path, folders, order):
+    source = data.open_source(folder_of(tmp_path / "a", *(f"{name}/0.png" for name in folders)))
+    assert source.names == order
+    assert numbers(source) == {name: i for i, name in enumerate(order)}
+
+
+def test_one_class_of_many_in_a_split_has_its_number(tmp_path):
+    path = folder_of(tmp_path / "a", "train/ant/0.png", "train/bee/0.png", "test/bee/0.png")
+    assert data.open_source(path, "test")[0]["label"] == 1
+
+
+def test_unlabelled_pictures_of_another_split_are_no_class(tmp_path):
+    path = folder_of(tmp_path / "a", "train/ant/0.png", "train/bee/0.png", "test/0.png")
+    assert data.open_source(path, "train").names == ("ant", "bee")
+    assert data.open_source(path, "test").classes is None
+
+
 def test_a_flat_folder_has_no_labels_and_a_split_is_a_subfolder(animals):
     folder, images = animals
     flat = data.open_source(str(folder / "cat"))
