@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import seconds
-from experiments.leaderboard.contenders import RULES
+from experiments import recipes
+from experiments.calls import COMBINATIONS
 from guidance import guides, predictions, rules, sampling, schedules, weights
 from guidance.nets.mlp import DenoiserMLP
 from guidance.types import At
@@ -34,7 +35,9 @@ def main() -> None:
     forward = forward_seconds(repeats)
     print(f"the products of a DiT-S/2 forward on {LATENTS}: {forward:.2f} s")
     # without its first, standing step, which needs no branch
-    timed = RULES | {"cfg_zero_star": rules.stack(rules.optimized_scale(), rules.cfg)}
+    timed = {name: recipes.rule(name) for name in COMBINATIONS} | {
+        "cfg_zero_star": rules.stack(rules.optimized_scale(), rules.cfg)
+    }
     for name, rule in timed.items():
         cost = rule_seconds(rule, repeats)
         print(f"  {name:20s} {1e3 * cost:7.2f} ms, {100 * cost / forward:.3f} % of the forward")

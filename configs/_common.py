@@ -50,7 +50,7 @@ def learning(**own) -> config_dict.ConfigDict:
 def evaluation(**own) -> config_dict.ConfigDict:
     """The group `eval`."""
     common = {
-        "sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "others": (), "weak": 0, "sampler": "ddim", "churn": 0.0
+        "sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "others": (), "weak": 0, "sampler": "ddim"
     }  # fmt: skip
     return config_dict.ConfigDict(common | own)
 

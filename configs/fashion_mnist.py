@@ -12,6 +12,7 @@ from ml_collections import config_dict
 
 from configs import _common as common
 
+APG = "apg(cap=2.5)"  # for a model of this size
 UNDER = {"base.steps": 1500, "base.keep": (300,), "eval.weak": 300}
 PRESETS = {
     "under": UNDER,
@@ -23,7 +24,7 @@ PRESETS = {
     "smoke": {
         "seeds": 1, "base.steps": 20, "base.batch": 16, "base.pictures": 1, "base.keep": (10,), "eval.weak": 10,
         "problem.images": 600, "problem.classifier_steps": 30, "learn.iterations": 4, "learn.rollout_iterations": 2,
-        "learn.batch": 8, "learn.rules": ("cfg", "apg", "autoguided"), "learn.rollout_batch": 2,
+        "learn.batch": 8, "learn.rules": ("cfg", APG, "autoguided"), "learn.rollout_batch": 2,
         "learn.rollout_real": 8, "learn.width": 16, "learn.depth": 1, "learn.embedding": 8, "eval.steps": (3,),
         "eval.samples": 40, "eval.omegas": (0.0, 1.0), "eval.intervals": ((0.0, 0.5),),
     },
@@ -61,7 +62,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
 
     config.learn = common.learning(
         objectives=("self_consistency", "rollout"),
-        rules=("cfg", "angle_domain", "apg", "autoguided"),
+        rules=("cfg", "angle_domain", APG, "autoguided"),
         iterations=1000,
         batch=64,
         rollout_iterations=40,
@@ -78,7 +79,7 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
         samples=500,
         omegas=(0.0, 0.1, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0),
         intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8)),
-        others=("unguided_twice", "autoguided", "triangle", "angle_domain", "apg"),
+        others=("unguided_twice", "autoguided", "triangle", "angle_domain", APG),
         weak=3000,
     )
 

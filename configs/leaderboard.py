@@ -8,6 +8,14 @@ to gain more than any rule, and learned weights to lead where no constant repair
 
 from ml_collections import config_dict
 
+from experiments.calls import COMBINATIONS
+
+# rules that compete with other knobs than the library's: those for models of this size
+KNOBS = {
+    "apg": "apg(cap=2.5)",
+    "gap_normalised": "gap_normalised(gamma=0.5)",
+    "magnitude_aware": "magnitude_aware(sensitivity=2)",
+}
 PRESETS = {
     "smoke": {"nfe": (10,), "samples": 32, "seeds": 2, "tuning_seeds": 1, "updates": 2, "base_steps": (5, 10)},
     "images": {"columns": ("mnist", "pair")},
@@ -32,6 +40,12 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     config.nfe = (10, 20, 50)
     config.image_nfe = (10, 20)
     config.omegas = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0)
+    config.rules = tuple(KNOBS.get(name, name) for name in COMBINATIONS)
+    config.weights = (
+        "interval(0.3, 0.8)", "interval(0, 0.6)", "clamp_linear(1)", "triangle", "ramp(cosine)",
+        "ramp(inverse_linear)", "step_up", "exponential(-2)",
+    )  # fmt: skip
+    config.learned = ("cfg", "angle_domain", KNOBS["apg"], "cfg_plus_plus")
     config.updates = 300
     config.base_steps = (300, 5000)
     config.update_from_flattened_dict(PRESETS.get(preset, {}))

@@ -6,6 +6,7 @@ refused before anything heavy is imported. What guidance makes of a call is in `
 """
 
 import ast
+import keyword
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,18 @@ WEIGHTS = registry.named("weight")
 SAMPLERS = registry.named("sampler")
 GRIDS = registry.named("grid")
 LEARNED = ".safetensors"  # how the path of a learned weight ends
+
+AUTOGUIDED = "autoguided"  # the rule of CFG, away from the denoiser as it was after fewer updates
+TWICE = "unguided_twice"  # no guidance, at the network evaluations of guided sampling
+# rules that a weight can be learned inside
+LEARNABLE = {**COMBINATIONS, AUTOGUIDED: registry.word(AUTOGUIDED)}
+SHAPES = {name: member.without("omega") for name, member in WEIGHTS.items() if name != "constant"}
+# what competes with a constant weight of CFG over the same values of omega: rules, and weights but for their omega
+SWEPT = {
+    **{name: registry.word(name) for name in (TWICE, AUTOGUIDED)},
+    **SHAPES,
+    **{name: member for name, member in COMBINATIONS.items() if name != "cfg" and member.weight is None},
+}
 
 
 class Call(NamedTuple):
@@ -99,6 +112,16 @@ def short(call: Call, known: Known) -> str:
     return _written(Call(call.name, {n: v for n, v in whole(call, known).knobs.items() if v != usual[n]}))
 
 
+def spelled(what: str, text: str, known: Known) -> str:
+    """The canonical text of one call, or of several separated by commas. Raises as `parse`."""
+    return ", ".join(canonical(call, known) for call in parse(what, text, known))
+
+
+def shortened(text: str, known: Known) -> str:
+    """The text of one call for people, from any text of it. Raises as `parse`."""
+    return short(parse("call", text, known)[0], known)
+
+
 def _written(call: Call) -> str:
     knobs = ", ".join(f"{name}={written(value)}" for name, value in call.knobs.items())
     return f"{call.name}({knobs})" if knobs else call.name
@@ -110,7 +133,9 @@ def written(value: Any) -> str:
         return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    return value if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return value if value.isidentifier() and not keyword.iskeyword(value) else repr(value)
+    return repr(value)
 
 
 def _literal(name: str, knob: str, node: ast.expr) -> Any:
@@ -170,6 +195,34 @@ def one(what: str, known: Known) -> Kind:
         return text
 
     return Kind(f"one of {signatures(known)}", read, str)
+
+
+def several(what: str, known: Known, *, empty: bool = False) -> Kind:
+    """A field that holds distinct calls, each kept as its canonical text."""
+
+    def read(value):
+        texts = [value] if isinstance(value, str) else list(value)
+        found = [canonical(call, known) for text in texts for call in parse(what, text, known)]
+        twice = [text for text in dict.fromkeys(found) if found.count(text) > 1]
+        if twice:
+            raise Refused(f"{twice[0]} is given twice; allowed: distinct ones")
+        if not (found or empty):
+            raise ValueError
+        return tuple(found)
+
+    size = "any number" if empty else "one or more"
+    return Kind(f"{size} of {signatures(known)}, separated by commas", read, _listed)
+
+
+def _listed(text: str) -> list[str]:
+    """The calls of a list as it is typed, with or without brackets around it and quotes around its entries."""
+    try:
+        entries = ast.parse(f"[{text}]", mode="eval").body.elts
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return [text]  # refused, with words for it, where calls are read
+    if len(entries) == 1 and isinstance(entries[0], ast.List | ast.Tuple):
+        entries = entries[0].elts
+    return [str(entry.value) if isinstance(entry, ast.Constant) else ast.unparse(entry) for entry in entries]
 
 
 def rules() -> Kind:

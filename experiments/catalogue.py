@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import families
+from experiments import registry
 from guidance import guides, rules, sampling, weights
 
 FAMILIES = (
@@ -85,7 +85,7 @@ def page() -> str:
         for entry in entries(module):
             lines += ["", f"### {entry.name}", "", f"`{title}.{entry.signature}`", "", entry.summary, ""]
             lines += [entry.body, "", f"Source: {entry.source}"]
-            if title == "rules" and entry.name in families.RULES:
+            if title == "rules" and entry.name in registry.named("rule"):
                 lines += ["", f"![{entry.name} on two modes](gallery/{entry.name}.png)"]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 

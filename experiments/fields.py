@@ -4,18 +4,13 @@ Plain data for `experiments.config`, which turns whatever is wrong into one line
 `constraints`. Imports nothing heavy.
 """
 
+from experiments import calls, registry
 from experiments.kinds import COUNT, POSITIVE, Field, choice, each, flag, integer, number, span, text, vector
 from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE
 
-SCHEDULES = ("rectified_flow", "cosine", "linear_vp", "edm")
+SCHEDULES = registry.constants("schedules", "SCHEDULES")
 OBJECTIVES = ("self_consistency", "l2", "rollout", "score_matching", "marginal", "per_condition", "reward_only")
-RULES = (
-    "cfg", "angle_domain", "apg", "tcfg", "cfg_rescale", "ep_cfg", "mahiro", "power_law", "magnitude_aware",
-    "cfg_zero_star", "frequency_decoupled", "gap_normalised", "cfg_plus_plus",
-)  # fmt: skip
-SCHEDULED = ("triangle", "cosine", "inverse_linear", "step_up", "exponential")
-OTHERS = ("unguided_twice", "autoguided", *SCHEDULED, *RULES[1:-1])  # the knob of CFG++ is another one
-REMAT = ("none", "steps", "segments")
+REMAT = registry.constants("rollout", "REMAT")
 MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 60, 200, 400))
 
@@ -26,7 +21,7 @@ FIELDS = {
     "seeds": Field(COUNT, "independent repetitions: seeds seed, ..., seed + seeds - 1"),
     "figures": Field(flag(), "draw pictures for the report"),
     "learn.objectives": Field(each(choice(*OBJECTIVES), names=True), "the weights to learn, one per objective"),
-    "learn.rules": Field(each(choice(*RULES, "autoguided"), names=True), "rules of a rollout weight, one each"),
+    "learn.rules": Field(calls.several("rule", calls.LEARNABLE), "rules of a rollout weight, one each"),
     "learn.intervals": Field(each(span(), empty=True), "intervals in t that rollout weights are limited to, too", ()),
     "learn.iterations": Field(COUNT, "updates of a one-step objective"),
     "learn.batch": Field(COUNT, "data points per update, n"),
@@ -61,11 +56,16 @@ FIELDS = {
     "eval.intervals": Field(each(span(), empty=True), "intervals in t crossed with the omegas"),
     "eval.clamp": Field(each(number(0), empty=True), "floors, as scales, of the clamp-linear weight"),
     "eval.others": Field(
-        each(choice(*OTHERS), empty=True, names=True), "further families: rules and schedules, crossed with the omegas"
+        calls.several("rule or weight", calls.SWEPT, empty=True),
+        "further families: rules, and weights without their omega, crossed with the omegas",
     ),
     "eval.weak": Field(integer(0), "updates of the weak denoiser of autoguidance, one of base.keep; 0: none"),
-    "eval.sampler": Field(choice("ddim"), "the step"),
-    "eval.churn": Field(number(0, 1), "churn of the sampler; 0 is deterministic DDIM"),
+    "eval.sampler": Field(
+        calls.one("sampler", calls.SAMPLERS),
+        "the update from one time to the next, of evaluations and rollouts; between the times of the grid a weight is "
+        "that of the nearest step",
+        "ddim",
+    ),
     **SAMPLE,
     **REPETITION,
 }
@@ -211,6 +211,13 @@ PROBLEMS = {
         "nfe": Field(each(integer(3)), "network evaluations per sample, all branches together"),
         "image_nfe": Field(each(integer(3)), "the same for the MNIST column"),
         "omegas": Field(each(number(-1)), "the values that every knob is tuned over (scale = 1 + omega)"),
+        "rules": Field(calls.several("rule", calls.COMBINATIONS), "rules that compete, at constant weights"),
+        "weights": Field(
+            calls.several("weight", calls.SHAPES, empty=True), "weights that compete, in the rule of CFG"
+        ),
+        "learned": Field(
+            calls.several("rule", calls.COMBINATIONS, empty=True), "rules that a weight is learned inside"
+        ),
         "updates": Field(COUNT, "updates of a learned weight at the lowest NFE; more NFE get fewer, for equal cost"),
         "base_steps": Field(each(COUNT), "updates of the under-trained and of the trained network"),
     },

@@ -127,6 +127,11 @@ def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     stored, present = _stored(workdir), _jsonable(flat(config))
     usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}
     for name in sorted(stored.keys() | present.keys()) if stored else ():
+        if name not in present and name not in usual:
+            raise ConfigError(
+                f"--workdir={workdir}: its config.json has {name}, which this version does not know; "
+                "allowed: the version that wrote it, or a new folder"
+            )
         before, now = stored.get(name, usual.get(name)), present.get(name)
         grows = name in GROWING and "eval.steps" in present  # not a leaderboard, which has seeds as well
         if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):

@@ -1,4 +1,4 @@
-"""What the texts of a config's `sample` group stand for: guide, solver and grid, built by the library.
+"""What the calls of a config stand for: rule, weight, solver and grid, built by the library.
 
 The texts have been checked against the library's signatures by `experiments.calls`; what the library refuses beyond
 that becomes a ConfigError that names the field.
@@ -9,9 +9,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments import weight_files
-from experiments.calls import GRIDS, LEARNED, RULES, SAMPLERS, WEIGHTS, Call, is_number, parse
+from experiments.calls import (
+    AUTOGUIDED,
+    GRIDS,
+    LEARNED,
+    RULES,
+    SAMPLERS,
+    SHAPES,
+    WEIGHTS,
+    Call,
+    is_number,
+    parse,
+    spelled,
+)
 from experiments.config import ConfigError
-from experiments.families import AUTOGUIDED
 from experiments.problems import Model
 from guidance import rules, sampling, weights
 from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
@@ -21,7 +32,7 @@ def grid(settings, schedule: Schedule) -> Array:
     """The grid of `sample.grid`, `sample.steps` and `sample.shift`."""
     call = parse("grid", settings.grid, GRIDS)[0]
     maker = getattr(sampling, GRIDS[call.name].maker)
-    made = _built("grid", settings.grid, maker, call, schedule=schedule, steps=settings.steps)
+    made = _built("sample.grid", settings.grid, maker, call, schedule=schedule, steps=settings.steps)
     if settings.shift == 1:
         return made
     try:
@@ -30,19 +41,37 @@ def grid(settings, schedule: Schedule) -> Array:
         raise ConfigError(f"sample.shift = {settings.shift}: {error}") from None
 
 
-def solver(settings) -> Step | Solver:
-    """The step or solver of `sample.sampler`."""
-    call = parse("sampler", settings.sampler, SAMPLERS)[0]
-    return _built("sampler", settings.sampler, getattr(sampling, call.name), call)
+def solver(text: str, field: str) -> Step | Solver:
+    """The step or solver of a call that a field holds."""
+    call = parse("sampler", text, SAMPLERS)[0]
+    return _built(field, text, getattr(sampling, call.name), call)
 
 
-def rule(settings) -> Rule:
-    """The rule of `sample.rule`, several of them stacked from left to right."""
+def rule(text: str, field: str = "rule") -> Rule:
+    """The rule of a call that a field holds, several of them stacked from left to right.
+
+    AUTOGUIDED is the rule of CFG: autoguidance differs from it in its reference only.
+    """
+    if text == AUTOGUIDED:
+        return rules.cfg
     members = []
-    for call in parse("rule", settings.rule, RULES):
+    for call in parse("rule", text, RULES):
         maker = getattr(rules, call.name)
-        members.append(maker if RULES[call.name].plain else _built("rule", settings.rule, maker, call))
+        members.append(maker if RULES[call.name].plain else _built(field, text, maker, call))
     return members[0] if len(members) == 1 else rules.stack(*members)
+
+
+def fixed(text: str) -> Weight:
+    """The weight of a call that needs neither grid nor schedule."""
+    call = parse("weight", text, WEIGHTS)[0]
+    return getattr(weights, call.name)(**call.knobs)
+
+
+def swept(text: str, grid: Array, schedule: Schedule, omega: float) -> Weight:
+    """The weight of a call without its omega, on a grid."""
+    call = parse("weight", text, SHAPES)[0]
+    maker = getattr(weights, call.name)
+    return _built("weight", text, maker, call, schedule=schedule, grid=grid, omega=omega)
 
 
 def weight(settings, model: Model, times: Array) -> Weight:
@@ -52,18 +81,18 @@ def weight(settings, model: Model, times: Array) -> Weight:
         return weights.constant(float(text))
     if not text.endswith(LEARNED):
         call = parse("weight", text, WEIGHTS)[0]
-        return _built("weight", text, getattr(weights, call.name), call, schedule=model.schedule, grid=times)
+        maker = getattr(weights, call.name)
+        return _built("sample.weight", text, maker, call, schedule=model.schedule, grid=times)
     try:
         found, about = weight_files.read(text)
-        weight_files.check_fits(text, about, model.schedule, len(model.conditions), int(model.null))
+        weight_files.check_fits(text, about, model.schedule, len(model.conditions), model.null)
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
-    members = parse("rule", settings.rule, RULES)
-    named = AUTOGUIDED if settings.weak else members[0].name if len(members) == 1 else settings.rule
-    if about.rule != named and AUTOGUIDED in (about.rule, named):
-        allowed = "0" if named == AUTOGUIDED else "the updates of its weaker denoiser"
+    named = spelled("rule", settings.rule, RULES)
+    if (about.rule == AUTOGUIDED) != bool(settings.weak):
+        allowed = "the updates of its weaker denoiser" if about.rule == AUTOGUIDED else "0"
         raise ConfigError(f"sample.weak: {text} was learned inside {about.rule}; allowed: {allowed}")
-    if about.rule != named:
+    if named != ("cfg" if about.rule == AUTOGUIDED else about.rule):
         print(f"note: {text} was learned inside {about.rule} and is asked inside {named}")
     if about.steps not in (None, settings.steps):
         print(f"note: {text} was learned through {about.steps} steps and is asked at {settings.steps}")
@@ -77,4 +106,4 @@ def _built(field: str, text: str, maker: Callable, call: Call, **at_hand) -> Any
     try:
         return maker(**given, **call.knobs)
     except (ValueError, TypeError, IndexError) as error:
-        raise ConfigError(f"sample.{field} = {text!r}: {error}") from None
+        raise ConfigError(f"{field} = {text!r}: {error}") from None

@@ -13,6 +13,7 @@ results.json is a list of rows; each has exactly the fields of `Row`:
     value           mean over the seeds; null where it is not finite
     standard_error  of that mean; null for a single seed
     floor           what true data score against true data; null where there is no such number
+    kind            what the row is about, one of ABOUT; null in a leaderboard
 """
 
 import json
@@ -21,10 +22,17 @@ import os
 import pathlib
 import statistics
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import launch
+from experiments.config import ConfigError
+
+# what a row is about: no guidance, one hand-made weight, the best of a family of them, a learned weight, the share of
+# the gap to true data that this closes, its difference to the best of a family, or what else was measured
+NONE, GIVEN, TUNED, LEARNED = "unguided", "given", "tuned", "learned"
+SHARE, DIFFERENCE, IN_FULL = "share", "difference", "in full"
+ABOUT = (NONE, GIVEN, TUNED, LEARNED, SHARE, DIFFERENCE, IN_FULL, None)
 
 
 class Row(NamedTuple):
@@ -42,6 +50,7 @@ class Row(NamedTuple):
     value: float | None
     standard_error: float | None = None
     floor: float | None = None
+    kind: str | None = None
 
 
 KINDS = {
@@ -50,6 +59,7 @@ KINDS = {
     **dict.fromkeys(("value", "standard_error", "floor"), (int, float, type(None))),
     "nfe": (int, float),
     "settings": (dict,),
+    "kind": (str, type(None)),
 }
 
 
@@ -64,12 +74,13 @@ def mean_row(
     metric: str,
     values,
     floor=None,
+    kind=None,
 ) -> Row:
     """The row of one value for each seed: their mean, and its standard error s / sqrt(n) where there are several."""
     values = [float(value) for value in values]
     mean, n = statistics.fmean(values), len(values)
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 and math.isfinite(mean) else None
-    return Row(problem, method, weight, settings, sampler, steps, nfe, n, metric, mean, error, floor)
+    return Row(problem, method, weight, settings, sampler, steps, nfe, n, metric, mean, error, floor, kind)
 
 
 def write_atomically(path: pathlib.Path, content: str) -> None:
@@ -117,21 +128,29 @@ def check(row: Row) -> Row:
     return row
 
 
-class Ledger:
-    """Finished evaluations, one JSON line each, keyed by what was evaluated; a line cut by a kill is dropped.
+def key(settings: Mapping[str, Any]) -> str:
+    """Settings as one text: equal settings have equal texts, and different ones different texts, to the last bit."""
+    return json.dumps(settings, sort_keys=True)
 
-    Several processes all go by what process 0 has read and measured, so that they agree on what is left and what won.
+
+class Ledger:
+    """Finished evaluations, one JSON line each, known by their settings; a line cut by a kill is dropped.
+
+    `done`: {key(settings): entry}; an entry holds its settings under "key". Several processes all go by what process 0
+    has read and measured, so that they agree on what is left and what won. Raises ConfigError for a file of an earlier
+    version, which named evaluations in words, and leaves it as it is.
     """
 
     def __init__(self, path):
         self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
 
-    def get(self, key: str, compute) -> dict:
-        """The entry under `key`, computed and appended if it is not there yet."""
-        if key not in self.done:
-            entry = compute() | {"key": key}
-            self.done[key] = launch.first(lambda: self._append(entry))
-        return self.done[key]
+    def get(self, settings: Mapping[str, Any], compute) -> dict:
+        """The entry of these settings, computed and appended if it is not there yet."""
+        name = key(settings)
+        if name not in self.done:
+            entry = compute() | {"key": settings}
+            self.done[name] = launch.first(lambda: self._append(entry))
+        return self.done[name]
 
     def _append(self, entry: dict) -> dict:
         with self.lock, open(self.path, "a", encoding="utf-8") as file:
@@ -144,7 +163,13 @@ def _read_ledger(path) -> dict[str, dict]:
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) != len(lines):
         write_atomically(path, "".join(whole))
-    return {entry["key"]: entry for entry in map(json.loads, whole)}
+    entries = [json.loads(line) for line in whole]
+    if any(isinstance(entry["key"], str) for entry in entries):
+        raise ConfigError(
+            f"{path} was written by an earlier version, which named evaluations in words; allowed: a new folder, "
+            "or that version (the file is left as it is)"
+        )
+    return {key(entry["key"]): entry for entry in entries}
 
 
 def table(rows: Sequence[Row]) -> str:

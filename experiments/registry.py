@@ -55,6 +55,15 @@ class Member(NamedTuple):
         """What a config may set, in order."""
         return () if self.plain else tuple(knob for knob in self.parameters if knob.name not in self.at_hand)
 
+    def without(self, knob: str) -> "Member":
+        """The same for configs that do not set that knob, as a sweep does."""
+        return self._replace(at_hand=(*self.at_hand, knob))
+
+
+def word(name: str) -> Member:
+    """A name without knobs that is no function of the library."""
+    return Member(name, name, "", "", False, (), (), None, "", "")
+
 
 class Shelf(NamedTuple):
     """Where the functions of one kind are, and how they are told from others."""

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,19 @@ from guidance import schedules, weights
 from guidance.types import Schedule, Weight
 
 KEY = "learned_weight"
-VERSION = 3  # files of version 2, from before weights had an interval, are read too
+VERSION = 4
+# Files of earlier versions are read too. Before version 3 weights had no interval; before version 4 a file held no
+# names of classes, a label as null, and of its rule the name only, which stood for these calls.
+NAMED = {
+    "angle_domain": "angle_domain(cap=1.0471975511965976)",
+    "apg": "apg(eta=0, cap=2.5, beta=-0.5)",
+    "cfg_rescale": "cfg_rescale(phi=0.7)",
+    "cfg_zero_star": "cfg_zero_star(steps=1)",
+    "frequency_decoupled": "frequency_decoupled(factors=(0.25, 1), parallel=1)",
+    "gap_normalised": "gap_normalised(gamma=0.5)",
+    "magnitude_aware": "magnitude_aware(sensitivity=2)",
+    "power_law": "power_law(exponent=0.9)",
+}
 CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1 + omega"
 SHOWN = 10  # conditions that a plot draws, at most
 
@@ -37,7 +49,7 @@ class About(NamedTuple):
 
     problem: str  # what it was learned on
     objective: str
-    rule: str  # that it was learned inside; autoguided: CFG's, away from a weaker denoiser
+    rule: str  # that it was learned inside, a call with all knobs; autoguided: CFG's, away from a weaker denoiser
     steps: int | None  # of the uniform grid that it was learned through; None: any
     schedule: str  # name of the noise schedule
     s_min: float  # queries are clamped to what the network was trained at: see guidance.weights.learned
@@ -45,7 +57,8 @@ class About(NamedTuple):
     gap_min: float
     interval: list[float] | None  # (lo, hi] in t outside of which it is 0; None: nowhere
     conditions: int  # class labels 0 .. conditions - 1
-    null: int  # the label of no condition
+    null: Any  # the condition that stands for none: a label, or a pytree of lists and numbers
+    names: list[str] | None  # of the classes, in the order of their labels; None: not known
     net: dict[str, Any]  # the fields of GuidanceNet
     training: dict[str, Any]  # the config of the run
     omega: str = CONVENTION
@@ -60,8 +73,9 @@ def write(
     objective: str,
     rule: str,
     steps: int | None,
-    null: int,
+    null: Any,
     training: Mapping[str, Any],
+    names: Sequence[str] | None = None,
 ) -> About:
     """Writes a weight made by `guidance.weights.learned`, whose condition is a class label or none, and returns what
     the file says. Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
@@ -72,8 +86,8 @@ def write(
         raise ValueError("only weights made by guidance.weights.learned, of a class label or of none, have a file")
     about = About(
         problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
-        float(held.gap_min), held.interval and [float(t) for t in held.interval], net.num_classes, null,
-        _fields(net), json.loads(json.dumps(training)),
+        float(held.gap_min), held.interval and [float(t) for t in held.interval], net.num_classes, plain(null),
+        names and list(names), _fields(net), json.loads(json.dumps(training)),
     )  # fmt: skip
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
     broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]
@@ -131,10 +145,13 @@ def read_about(path) -> About:
         version = said["version"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: what it says under {KEY} is not readable") from None
+    if version not in (2, 3, VERSION):
+        raise ValueError(f"{path} has version {version}; this program reads versions 2, 3 and {VERSION}")
     if version == 2:
-        said["interval"] = None
-    elif version != VERSION:
-        raise ValueError(f"{path} has version {version}; this program reads versions 2 and {VERSION}")
+        said.setdefault("interval", None)
+    if version < VERSION:
+        said.setdefault("names", None)
+        said["rule"] = NAMED.get(said.get("rule"), said.get("rule"))
     wrong = sorted(said.keys() ^ set(About._fields)) or [
         name for name, kinds in _KINDS.items() if not isinstance(said[name], kinds) or isinstance(said[name], bool)
     ]
@@ -154,20 +171,32 @@ def _is_interval(said: list) -> bool:
 _KINDS = {
     **dict.fromkeys(("problem", "objective", "rule", "schedule", "omega"), str),
     **dict.fromkeys(("s_min", "t_max", "gap_min"), (int, float)),
-    **dict.fromkeys(("conditions", "null"), int),
+    "conditions": int,
+    "null": (int, float, list, dict),
+    "names": (list, type(None)),
     **dict.fromkeys(("net", "training"), dict),
     "steps": (int, type(None)),
     "interval": (list, type(None)),
 }
 
 
-def check_fits(path, about: About, schedule: Schedule, conditions: int, null: int) -> None:
+def plain(null: Any) -> Any:
+    """A null condition as JSON has it: numbers, and lists and dicts of them."""
+    if isinstance(null, dict):
+        return {str(name): plain(entry) for name, entry in null.items()}
+    if isinstance(null, tuple | list):
+        return [plain(entry) for entry in null]
+    return np.asarray(null).tolist()
+
+
+def check_fits(path, about: About, schedule: Schedule, conditions: int, null: Any) -> None:
     """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions."""
     faults = []
     if about.schedule != schedule_name(schedule):
         faults.append(f"schedule {about.schedule}, the model {schedule_name(schedule)}")
-    if about.net["condition"] == "label" and (about.conditions, about.null) != (conditions, null):
-        faults.append(f"{about.conditions} conditions and null label {about.null}, the model {conditions} and {null}")
+    if about.net["condition"] == "label" and (about.conditions, about.null) != (conditions, plain(null)):
+        own, other = about.null, plain(null)
+        faults.append(f"{about.conditions} conditions and null label {own}, the model {conditions} and {other}")
     if faults:
         raise ValueError(f"{path} was learned for another model: it has {'; '.join(faults)}")
 

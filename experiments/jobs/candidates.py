@@ -2,52 +2,71 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.families import AUTOGUIDED, RULES, WEIGHTS
-from guidance import weights
-from guidance.types import Array, Weight
+from experiments import recipes
+from experiments.calls import AUTOGUIDED, COMBINATIONS, SWEPT, TWICE, WEIGHTS, parse, shortened, spelled, written
+from guidance.types import Array, Schedule, Weight
 
-TWICE = "unguided, 2 x steps"  # the NFE of guided sampling
-UNGUIDED = ("unguided", TWICE)
-FAMILIES = tuple(dict.fromkeys(("constant", "interval", "clamp_linear", AUTOGUIDED, *WEIGHTS, *RULES)))  # once each
+UNGUIDED = {"unguided": "unguided", TWICE: "unguided, 2 x steps"}  # family: what people see
 
 
 class Candidate(NamedTuple):
-    """A weight to evaluate: the family it belongs to, its knobs, its words, the weight on a grid, the rule that it
-    enters, and how many times the steps it takes."""
+    """A weight to evaluate.
 
+    `family`, `called` and `rule` are what it is: the family that its knobs are tuned in, the calls of its weight and
+    of the rule that the weight enters, all knobs spelled (of a learned weight, the name of its task). `method` and
+    `words` are what people see. `longer`: how many times the steps it takes.
+    """
+
+    family: str
     method: str
     settings: dict
     words: str
     weight: Callable[[Array], Weight]  # of the grid
+    called: str
     rule: str = "cfg"
     longer: int = 1
+    learned: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from every other; nothing in it is English."""
+        kind = "learned" if self.learned else "weight"
+        return {"family": self.family, kind: self.called, "rule": self.rule, "longer": self.longer}
 
 
-def candidates(config) -> list[Candidate]:
+def candidates(config, schedule: Schedule) -> list[Candidate]:
     """Unguided, constants, intervals, clamped ramps, and the families of eval.others, on the grids of the config."""
-    found = [fixed("unguided", {}, "omega = 0", weights.constant(0.0))]
+    found = [_fixed("unguided", {"family": "unguided"}, "omega = 0", "constant(0)")]
     omegas = [omega for omega in config.eval.omegas if omega != 0]
     for omega in omegas:
-        found.append(fixed("constant", {"omega": omega}, f"omega = {omega:g}", weights.constant(omega)))
+        found.append(_fixed("constant", {"omega": omega}, f"omega = {omega:g}", f"constant({written(omega)})"))
     for lo, hi in config.eval.intervals:
         for omega in omegas:
             knobs, words = {"omega": omega, "lo": lo, "hi": hi}, f"omega = {omega:g} on t in ({lo:g}, {hi:g}]"
-            found.append(fixed("interval", knobs, words, weights.interval(omega, lo, hi)))
+            found.append(_fixed("interval", knobs, words, f"interval({', '.join(map(written, knobs.values()))})"))
     for floor in config.eval.clamp:
         for omega in omegas:
             words = f"scale = max({floor:g}, {2 * (1 + omega):g} (1 - t))"
             knobs = {"omega": omega, "floor": floor}
-            found.append(fixed("clamp_linear", knobs, words, weights.clamp_linear(omega, floor)))
-    for name in config.eval.others:
-        found += _other(name, omegas)
+            found.append(_fixed("clamp_linear", knobs, words, f"clamp_linear({written(omega)}, {written(floor)})"))
+    for text in config.eval.others:
+        found += _other(text, omegas, schedule)
     return found
 
 
-def fixed(method, settings, words, weight: Weight, **more) -> Candidate:
+def learned(task, weight: Weight) -> Candidate:
+    """The weight that a task of job `learn` has learned."""
+    settings, shape = {"family": task.family, "line": task.line}, functools.partial(_same, weight)
+    return Candidate(task.family, task.name, settings, "omega(s, t, c)", shape, task.name, task.rule, learned=True)
+
+
+def _fixed(family: str, settings, words, text: str, rule: str = "cfg", longer: int = 1, method: str = "") -> Candidate:
     """A candidate whose weight is the same on every grid."""
-    return Candidate(method, settings, words, functools.partial(_same, weight), **more)
+    weight = functools.partial(_same, recipes.fixed(text))
+    called, method = spelled("weight", text, WEIGHTS), method or UNGUIDED.get(family, family)
+    return Candidate(family, method, settings, words, weight, called, rule, longer)
 
 
 def _same(weight, grid):
@@ -55,19 +74,19 @@ def _same(weight, grid):
     return weight
 
 
-def _other(name: str, omegas) -> list[Candidate]:
-    if name == "unguided_twice":
-        return [fixed(TWICE, {}, "omega = 0", weights.constant(0.0), longer=2)]
-    if name in WEIGHTS:
-        schedule = WEIGHTS[name]
-        return [
-            Candidate(name, {"omega": omega}, f"omega = {omega:g}", functools.partial(_scheduled, schedule, omega))
-            for omega in omegas
-        ]
-    return [
-        fixed(name, {"omega": omega}, f"omega = {omega:g}", weights.constant(omega), rule=name) for omega in omegas
-    ]
+def _other(text: str, omegas, schedule: Schedule) -> list[Candidate]:
+    if text == TWICE:
+        return [_fixed(TWICE, {"family": TWICE}, "omega = 0", "constant(0)", longer=2)]
+    name, found = parse("call", text, SWEPT)[0].name, []
+    for omega in omegas:
+        settings, words, method = {"omega": omega}, f"omega = {omega:g}", shortened(text, SWEPT)
+        if name == AUTOGUIDED or name in COMBINATIONS:
+            found.append(_fixed(text, settings, words, f"constant({written(omega)})", text, method=method))
+        else:
+            shape = functools.partial(_on_grid, text, schedule, omega)
+            found.append(Candidate(text, method, settings, words, shape, f"{text}, omega={written(omega)}"))
+    return found
 
 
-def _scheduled(schedule, omega, grid):
-    return schedule(grid, omega)
+def _on_grid(text, schedule, omega, grid):
+    return recipes.swept(text, grid, schedule, omega)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import mesh, problems, progress
-from experiments.families import AUTOGUIDED, rule_of
+from experiments import mesh, problems, progress, recipes
+from experiments.calls import AUTOGUIDED
 from experiments.jobs import train
 from guidance import sampling, weights
 from guidance.conditions import repeated, size, taken
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
 
 
 def bases_of(problem, config, workdir, rule: str, bases: list) -> list:
-    """What the rule of this name is sampled with, for each seed: the params themselves, or a Pair for autoguidance."""
+    """What a rule is sampled with, for each seed: the params themselves, or a Pair for autoguidance."""
     if rule != AUTOGUIDED:
         return bases
     updates = config.eval.weak
@@ -37,8 +37,8 @@ def model_of(problem, rule: Rule, base) -> Model:
 
 
 def step_of(config):
-    """The sampler's step; deterministic DDIM draws no noise."""
-    return sampling.churned_ddim(config.eval.churn) if config.eval.churn > 0 else sampling.ddim()
+    """The step or solver of evaluations and rollouts."""
+    return recipes.solver(config.eval.sampler, "eval.sampler")
 
 
 def keys(seed: int, purpose: int = 3) -> tuple[jax.Array, jax.Array]:
@@ -65,7 +65,7 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     def run(base, table, key, ids, cond):
         start_key, step_key = jax.random.split(key)
         x = sampling.initial_noise(start_key, model.schedule, grid, model.shape, ids)
-        guided = model_of(problem, rule_of(rule), base)
+        guided = model_of(problem, recipes.rule(rule), base)
         guide = guided.guide(weights.table(grid, table, columns))
         out = sampling.sample(step_key, guided.denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
         return out.x0, sum(out.nfe.values())

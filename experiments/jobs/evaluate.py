@@ -8,10 +8,12 @@ are tuned on the very numbers that are reported, per seed and per metric: the co
 import numpy as np
 
 from experiments import launch, problems, progress, records
+from experiments.calls import SAMPLERS, shortened, spelled
+from experiments.jobs import candidates as hand
 from experiments.jobs import learn, train
-from experiments.jobs.candidates import FAMILIES, UNGUIDED, Candidate, candidates, fixed
+from experiments.jobs.candidates import UNGUIDED, Candidate
 from experiments.jobs.draws import bases_of, keys, sampler
-from experiments.records import Ledger
+from experiments.records import DIFFERENCE, GIVEN, IN_FULL, LEARNED, NONE, SHARE, TUNED, Ledger
 from guidance import sampling, weights
 
 SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
@@ -45,7 +47,7 @@ def run(problem, config, workdir) -> list[records.Row]:
         rows += _at_steps(problem, config, ledger, steps, samplers, learned)
     launch.first(lambda: records.write_results(workdir / "results.json", rows))
     tuned = problem.instrument.tuned
-    shown = [row for row in rows if row.method not in FAMILIES and row.metric in tuned]
+    shown = [row for row in rows if row.kind != GIVEN and row.metric in tuned]
     print(records.table(shown))
     print(f"all rows: {workdir / 'results.json'}")
     return rows
@@ -57,10 +59,11 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
     """
     _, n = problems.shares(problem.model.conditions, config.eval.samples)
-    hand_made = candidates(config)
+    hand_made = hand.candidates(config, problem.model.schedule)
+    sampled = {"sampler": spelled("sampler", config.eval.sampler, SAMPLERS), "steps": steps}
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]
     swept, tuned = min(config.seeds, config.eval.sweep_seeds), problem.instrument.tuned
-    methods = len({candidate.method for candidate in hand_made})
+    methods = len({candidate.family for candidate in hand_made})
     few = min(len(hand_made), SHORTLIST * methods * len(tuned))  # at most, as lists overlap
     total = swept * len(hand_made) + (config.seeds - swept) * few + config.seeds * (len(tasks) + methods)
     table = _Entries(tuned)
@@ -81,26 +84,23 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
                     entry |= {"rule": candidate.rule, "table": np.asarray(omegas).tolist()}
                 return entry
 
-            own = [
-                fixed(task.name, {}, "omega(s, t, c)", task.weight(learned[task.name][i]), rule=task.rule)
-                for task in tasks
-            ]
+            own = [hand.learned(task, task.weight(learned[task.name][i])) for task in tasks]
             # samples that come in batches cost more than all that is measured on them: they are not drawn twice
             in_full = i >= swept or config.eval.batch > 0
             for candidate in hand_made if i < swept else table.shortlist(hand_made):
-                key = f"{steps} steps, seed {seed}, {candidate.method}, {candidate.words}"
+                key = {"seed": seed, **sampled, **candidate.identity}
                 table.add(i, candidate, ledger.get(key, lambda c=candidate, full=in_full: evaluate(c, full)))
                 count.advance()
             details.append({})
-            for label, candidate in (table.winners(i) | {c.method: c for c in own}).items():
-                known = table.entries.get((candidate.method, candidate.words), {}).get(i, {})
+            for best, label, candidate in table.winners(i) + [(c.family, c.method, c) for c in own]:
+                known = table.entries.get(name_of(candidate), {}).get(i, {})
                 compute = (lambda e=known: e) if "table" in known else (lambda c=candidate: evaluate(c, True))
-                key = f"{steps} steps, seed {seed}, {label}, {candidate.words}, in full"
+                key = {"seed": seed, **sampled, **candidate.identity, "in full": best}
                 details[-1][label] = ledger.get(key, lambda f=compute, label=label: f() | {"label": label})
                 count.advance()
             for candidate in own:
                 table.add(i, candidate, details[-1][candidate.method])
-            floors.append(ledger.get(f"{n} true samples, seed {seed}", lambda k=measure_key: _floor(problem, k, n)))
+            floors.append(ledger.get({"seed": seed, "true samples": n}, lambda k=measure_key: _floor(problem, k, n)))
     return _Rows(problem, config, steps, floors).collect(table, details)
 
 
@@ -108,48 +108,63 @@ def _floor(problem, key, n) -> dict:
     return {"nfe": 0, "metrics": problem.instrument.floor(key, n, True)}
 
 
+def name_of(candidate: Candidate) -> str:
+    """What tells a candidate from every other, as text."""
+    return records.key(candidate.identity)
+
+
 class _Entries:
-    """What was measured at one number of steps: {(method, words): {seed index: entry}}, and who was best."""
+    """What was measured at one number of steps: {name_of a candidate: {seed index: entry}}, and who was best."""
 
     def __init__(self, tuned):
         self.tuned, self.candidates, self.entries = tuned, {}, {}
 
     def add(self, seed: int, candidate: Candidate, entry: dict) -> None:
-        label = (candidate.method, candidate.words)
-        self.candidates[label] = candidate
-        self.entries.setdefault(label, {})[seed] = entry
+        name = name_of(candidate)
+        self.candidates[name] = candidate
+        self.entries.setdefault(name, {})[seed] = entry
 
-    def family(self, name: str) -> list:
-        """The labels of a hand-made family, to which omega = 0 always belongs; [] where it has no other member."""
-        members = [label for label in self.entries if label[0] in (name, "unguided")]
+    def family(self, family: str) -> list[str]:
+        """The members of a hand-made family, to which omega = 0 always belongs; [] where it has no other member."""
+        members = [name for name, c in self.candidates.items() if c.family in (family, "unguided") and not c.learned]
         return members if len(members) > 1 else []
 
     def families(self) -> list[str]:
-        return [name for name in FAMILIES if self.family(name)]
+        found = dict.fromkeys(c.family for c in self.candidates.values() if not c.learned)
+        return [family for family in found if family not in UNGUIDED]
 
-    def winner(self, name: str, metric: str, seed: int):
-        """The label with the lowest metric on this seed, among the members of a family that it was measured on."""
-        members = [label for label in self.family(name) if seed in self.entries[label]]
-        return min(members, key=lambda label: self.entries[label][seed]["metrics"][metric])
+    def learned(self) -> list[str]:
+        return [name for name, c in self.candidates.items() if c.learned]
+
+    def winner(self, family: str, metric: str, seed: int) -> str:
+        """The one with the lowest metric on this seed, among the members of a family that it was measured on."""
+        members = [name for name in self.family(family) if seed in self.entries[name]]
+        return min(members, key=lambda name: self.entries[name][seed]["metrics"][metric])
 
     def shortlist(self, hand_made) -> list[Candidate]:
         """What has no knob and, for each family and tuned metric, the best few by their mean so far."""
         kept = set(self.unguided())
-        for name in self.families():
+        for family in self.families():
             for metric in self.tuned:
-                kept |= set(sorted(self.family(name), key=lambda label: self.mean(label, metric))[:SHORTLIST])
-        return [c for c in hand_made if (c.method, c.words) in kept]
+                kept |= set(sorted(self.family(family), key=lambda name: self.mean(name, metric))[:SHORTLIST])
+        return [c for c in hand_made if name_of(c) in kept]
 
-    def unguided(self) -> list:
-        return [label for label in self.entries if label[0] in UNGUIDED]
+    def unguided(self) -> list[str]:
+        return [name for name, c in self.candidates.items() if c.family in UNGUIDED]
 
-    def mean(self, label, metric: str) -> float:
-        return float(np.mean([entry["metrics"][metric] for entry in self.entries[label].values()]))
+    def mean(self, name: str, metric: str) -> float:
+        return float(np.mean([entry["metrics"][metric] for entry in self.entries[name].values()]))
 
-    def winners(self, seed: int) -> dict[str, Candidate]:
-        """Unguided ones, and the best of each hand-made family on the leading metric."""
-        best = {f"best {name}": self.candidates[self.winner(name, self.tuned[0], seed)] for name in self.families()}
-        return {label[0]: self.candidates[label] for label in self.unguided()} | best
+    def title(self, family: str) -> str:
+        """What people see of the best of a family."""
+        return next(f"best {c.method}" for c in self.candidates.values() if c.family == family and not c.learned)
+
+    def winners(self, seed: int) -> list[tuple[str, str, Candidate]]:
+        """(family, what people see, candidate): unguided ones, the best of each family on the leading metric."""
+        found = [(c.family, c.method, c) for c in map(self.candidates.get, self.unguided())]
+        for family in self.families():
+            found.append((family, self.title(family), self.candidates[self.winner(family, self.tuned[0], seed)]))
+        return found
 
 
 class _Rows:
@@ -157,10 +172,9 @@ class _Rows:
 
     def __init__(self, problem, config, steps, floors):
         self.problem, self.tuned, self.steps, self.floors = problem.name, problem.instrument.tuned, steps, floors
-        self.sampler = "DDIM" if config.eval.churn == 0 else f"DDIM, churn {config.eval.churn:g}"
-        self.sampler += ", uniform grid"
+        self.sampler = f"{shortened(config.eval.sampler, SAMPLERS)}, uniform grid"
 
-    def row(self, method, words, settings, entries, metric, values=None) -> records.Row:
+    def row(self, kind, method, words, settings, entries, metric, values=None) -> records.Row:
         """One row from one entry per seed; `values` replaces the metric's own values (differences have no floor)."""
         floor = None
         if values is None:
@@ -169,43 +183,49 @@ class _Rows:
             floor = float(np.mean(floors)) if floors else None
         nfe = float(np.mean([entry["nfe"] for entry in entries]))
         return records.mean_row(
-            self.problem, method, words, settings, self.sampler, self.steps, nfe, metric, values, floor
+            self.problem, method, words, settings, self.sampler, self.steps, nfe, metric, values, floor, kind
         )
 
     def collect(self, table: _Entries, details) -> list[records.Row]:
         rows = []
-        for label, by_seed in table.entries.items():
-            entries = list(by_seed.values())
-            settings = table.candidates[label].settings
-            rows += [self.row(*label, settings, entries, metric) for metric in self.tuned]
+        for name, by_seed in table.entries.items():
+            entries, c = list(by_seed.values()), table.candidates[name]
+            kind = LEARNED if c.learned else NONE if c.family in UNGUIDED else GIVEN
+            rows += [self.row(kind, c.method, c.words, c.settings, entries, metric) for metric in self.tuned]
         for metric in self.tuned:
             rows += self._tuned(table, metric, len(details))
         for label in details[0]:
             entries = [of_seed[label] for of_seed in details]
             words = f"as tuned on {self.tuned[0]}"
-            rows += [self.row(label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.tuned]
+            rows += [
+                self.row(IN_FULL, label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.tuned
+            ]
         return rows
 
     def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[records.Row]:
         """The best of each hand-made family per seed, the learned weights' paired differences to it, and the share
         (unguided - learned) / (unguided - floor) of the gap to true data that they close."""
         rows = []
-        learned = [label for label in table.entries if label[0] not in (*FAMILIES, *UNGUIDED)]
-        unguided = [table.entries[("unguided", "omega = 0")][seed]["metrics"][metric] for seed in range(seeds)]
+        of = table.candidates
+        [start] = [name for name, c in of.items() if c.family == "unguided"]
+        unguided = [table.entries[start][seed]["metrics"][metric] for seed in range(seeds)]
         floors = [f["metrics"][metric] for f in self.floors]
-        for label in learned:
-            mine = [table.entries[label][seed] for seed in range(seeds)]
+        for name in table.learned():
+            mine = [table.entries[name][seed] for seed in range(seeds)]
             triples = zip(mine, unguided, floors, strict=True)
             closed = [(start - own["metrics"][metric]) / (start - floor) for own, start, floor in triples]
-            rows.append(self.row(label[0], "share of the gap", {}, mine, f"{metric}_gap_closed", closed))
-        for name in table.families():
-            winners = [table.winner(name, metric, seed) for seed in range(seeds)]
-            best = [table.entries[label][seed] for seed, label in enumerate(winners)]
-            words = "; ".join(sorted({words for _, words in winners}))
-            rows.append(self.row(f"best {name}", words, {}, best, metric))
-            for label in learned:
-                mine = [table.entries[label][seed] for seed in range(seeds)]
+            label = of[name].method
+            rows.append(self.row(SHARE, label, "share of the gap", {}, mine, f"{metric}_gap_closed", closed))
+        for family in table.families():
+            winners = [table.winner(family, metric, seed) for seed in range(seeds)]
+            best = [table.entries[name][seed] for seed, name in enumerate(winners)]
+            words = "; ".join(sorted({of[name].words for name in winners}))
+            rows.append(self.row(TUNED, table.title(family), words, {"family": family}, best, metric))
+            for name in table.learned():
+                mine = [table.entries[name][seed] for seed in range(seeds)]
                 gaps = [a["metrics"][metric] - b["metrics"][metric] for a, b in zip(mine, best, strict=True)]
-                words = f"{label[0]} - best {name}"
-                rows.append(self.row(words, "paired over seeds", {}, mine, f"{metric}_difference", gaps))
+                method, settings = of[name].method, {"learned": of[name].method, "minus": family}
+                label = f"{method} - {table.title(family)}"
+                words = "paired over seeds"
+                rows.append(self.row(DIFFERENCE, label, words, settings, mine, f"{metric}_difference", gaps))
         return rows

@@ -6,18 +6,19 @@ import matplotlib.ticker
 import numpy as np
 
 from experiments import drawing
-from experiments.jobs.candidates import FAMILIES, TWICE, UNGUIDED
+from experiments.calls import TWICE
+from experiments.jobs.candidates import UNGUIDED
 from experiments.problems import shares
+from experiments.records import GIVEN, LEARNED, NONE, TUNED
 from guidance.conditions import repeated, size, taken
 
 COLUMNS = 4  # panels in a row
 COLOURS = {
-    "rollout": "C2", "self_consistency": "C0", "l2": "C1", "best constant": "0.25", "best interval": "0.5",
-    "best clamp_linear": "0.7", "unguided": "C3", TWICE: "#ff9896",
+    "rollout": "C2", "self_consistency": "C0", "l2": "C1", "constant": "0.25", "interval": "0.5",
+    "clamp_linear": "0.7", "unguided": "C3", TWICE: "#ff9896",
 }  # fmt: skip
-OF_RULES = [matplotlib.colormaps["tab20"].colors[i] for i in (8, 10, 12, 16, 18, 9, 11, 13, 17, 19)]
-OF_RULES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
-RULED = [name for name in FAMILIES if f"best {name}" not in COLOURS]
+OF_FAMILIES = [matplotlib.colormaps["tab20"].colors[i] for i in (8, 10, 12, 16, 18, 9, 11, 13, 17, 19)]
+OF_FAMILIES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
 
 
 def number(value, error) -> str:
@@ -27,21 +28,25 @@ def number(value, error) -> str:
     return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
 
 
-def colour(method: str):
-    """One for each method; the hand-made and the learned weights of a rule share it."""
-    kind = method.partition("@")[0]
-    for name, shade in COLOURS.items():
-        if kind == name or kind.startswith(f"{name} +"):
-            return shade
-    rule = kind.removeprefix("best ").removeprefix("rollout ")
-    place = RULED.index(rule) if rule in RULED else sum(map(ord, kind))
-    return OF_RULES[place % len(OF_RULES)]
+def shades(families) -> dict:
+    """{family: its colour}: one for each; the hand-made and the learned weights of a rule are one family."""
+    others = [family for family in dict.fromkeys(families) if family not in COLOURS]
+    return COLOURS | {family: OF_FAMILIES[i % len(OF_FAMILIES)] for i, family in enumerate(others)}
+
+
+def _shades(rows) -> dict:
+    return shades(_family(row) for row in rows if row.kind in (NONE, TUNED, LEARNED))
+
+
+def _family(row) -> str:
+    return row.settings["family"]
 
 
 def omega_over_time(problem, grid, detailed):
     """One panel for each learned weight: omega at every step, a line for each condition, hand-tuned ones in grey."""
-    hand = {label: entry for label, entry in detailed.items() if label.startswith("best")}
-    learned = {label: entry for label, entry in detailed.items() if not label.startswith(("best", "unguided"))}
+    learned = {label: entry for label, entry in detailed.items() if "learned" in entry["key"]}
+    tuned = {label: entry for label, entry in detailed.items() if entry["key"]["in full"] not in UNGUIDED}
+    hand = {label: entry for label, entry in tuned.items() if label not in learned}
     figure, panels = _panels(max(1, len(learned)), 4.2, 3.4, sharey=True)
     times = np.asarray(grid[:-1])
     for axes, (label, entry) in zip(panels, learned.items(), strict=False):
@@ -71,19 +76,22 @@ def _panels(count: int, width: float, height: float, **more):
 
 
 def omega_map(problem, weights):
-    """omega(s, t) over the triangle s < t, mean over at most ten conditions, for every learned weight of one seed."""
+    """omega(s, t) over the triangle s < t, mean over at most ten conditions, for every learned weight of one seed.
+
+    weights: {name: (weight, the steps that it is for or None)}.
+    """
     side = jnp.linspace(0.01, 0.99, 60)
     t, s = jnp.meshgrid(side, side, indexing="ij")
     flat_t, flat_s = t.reshape(-1), s.reshape(-1)
     conditions, _ = shares(problem.model.conditions, 10)
     rows = np.arange(size(conditions))[:, None]
     figure, panels = _panels(len(weights), 3.6, 3.2)
-    for axes, (label, weight) in zip(panels, weights.items(), strict=True):
+    for axes, (label, (weight, steps)) in zip(panels, weights.items(), strict=True):
         values = [weight(t=flat_t, s=flat_s, cond=repeated(taken(conditions, c), len(flat_t))) for c in rows]
         omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
         drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
-        if "@" in label:
-            gap = 1 / int(label.split("@")[1])
+        if steps:
+            gap = 1 / steps
             axes.plot([gap, 1], [0, 1 - gap], "w--", lw=1)
         axes.set(title=label, xlabel="t", ylabel="s", aspect="equal")
         figure.colorbar(drawn, ax=axes, shrink=0.8)
@@ -103,7 +111,7 @@ def samples(problem, sets):
 def sweep(problem, rows):
     """The leading metric against the constant weight, one panel for each number of steps; the rest as lines."""
     metric = problem.instrument.tuned[0]
-    own = [row for row in rows if row.metric == metric]
+    own, found = [row for row in rows if row.metric == metric], _shades(rows)
     steps = sorted({row.steps for row in own})
     figure, panels = drawing.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.4), squeeze=False)
     for axes, n in zip(panels[0], steps, strict=True):
@@ -111,14 +119,14 @@ def sweep(problem, rows):
         points = sorted(
             (row.settings.get("omega", 0.0), row.value, row.standard_error or 0.0)
             for row in here
-            if row.method in ("constant", "unguided")
+            if row.kind in (GIVEN, NONE) and row.method in ("constant", "unguided")
         )
         omega, value, error = map(np.asarray, zip(*points, strict=True))
         axes.errorbar(omega, value, error, fmt="o-", color="0.3", ms=3, lw=1, label="constant omega")
         for row in here:
-            if row.method in (*FAMILIES, *UNGUIDED, "best constant", "best clamp_linear"):
+            if row.kind not in (TUNED, LEARNED) or _family(row) in ("constant", "clamp_linear"):
                 continue
-            shade, style = colour(row.method), "--" if row.method.startswith("best") else "-"
+            shade, style = found[_family(row)], "--" if row.kind == TUNED else "-"
             axes.axhline(row.value, color=shade, ls=style, lw=1.4, label=row.method)
             if row.standard_error:
                 axes.axhspan(row.value - row.standard_error, row.value + row.standard_error, color=shade, alpha=0.12)
@@ -136,14 +144,15 @@ def sweep(problem, rows):
 def selection(problem, scores):
     """The score of every checkpoint of the learned weights against its update; the one that is kept is marked."""
     figure, axes = drawing.subplots(figsize=(5.2, 3.6))
-    lines = {}
+    lines, found = {}, shades(entry["family"] for entry in scores)
     for entry in scores:
-        lines.setdefault((entry["task"], entry["seed"]), []).append((entry["update"], entry["score"]))
-    for (task, seed), points in lines.items():
+        line = entry["task"], entry["family"], entry["seed"]
+        lines.setdefault(line, []).append((entry["update"], entry["score"]))
+    for (task, family, seed), points in lines.items():
         updates, values = zip(*sorted(points), strict=True)
         at = int(np.argmin(values))
-        axes.plot(updates, values, "o-", ms=3, lw=1.2, color=colour(task), alpha=0.8, label=f"{task}, seed {seed}")
-        axes.plot(updates[at], values[at], "o", ms=8, mfc="none", color=colour(task))
+        axes.plot(updates, values, "o-", ms=3, lw=1.2, color=found[family], alpha=0.8, label=f"{task}, seed {seed}")
+        axes.plot(updates[at], values[at], "o", ms=8, mfc="none", color=found[family])
     axes.set(xlabel="update", ylabel=problem.instrument.tuned[0].replace("_", " "))
     axes.grid(alpha=0.2)
     axes.legend(fontsize=7, frameon=False)
@@ -154,16 +163,15 @@ def quality_against_nfe(problem, rows):
     """The leading metric against network evaluations per sample, a line for each method over the numbers of steps."""
     metric = problem.instrument.tuned[0]
     figure, axes = drawing.subplots(figsize=(5.2, 3.6))
-    curves = {}
+    curves, found = {}, _shades(rows)
     for row in rows:
-        if row.metric == metric and row.method not in FAMILIES:
-            curves.setdefault(row.method.split("@")[0], []).append(row)
+        if row.metric == metric and row.kind in (NONE, TUNED, LEARNED):
+            curves.setdefault(row.settings.get("line", row.method), []).append(row)
     for method, own in curves.items():
         own = sorted(own, key=lambda row: row.nfe)
-        hand = method.startswith(("best", "unguided"))
         axes.errorbar(
             [r.nfe for r in own], [r.value for r in own], [r.standard_error or 0 for r in own], marker="o", ms=4,
-            lw=1.3, ls="--" if hand else "-", color=colour(method), label=method,
+            lw=1.3, ls="-" if own[0].kind == LEARNED else "--", color=found[_family(own[0])], label=method,
         )  # fmt: skip
     axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")
     axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))

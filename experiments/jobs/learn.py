@@ -1,6 +1,7 @@
 """Job `learn`: one guidance network per objective (per number of steps too, for rollouts) and seed."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import checkpoints, launch, mesh, weight_files
-from experiments.families import AUTOGUIDED, rule_of
+from experiments import checkpoints, launch, mesh, recipes, weight_files
+from experiments.calls import AUTOGUIDED, LEARNABLE, shortened, written
 from experiments.jobs import selection, train
 from experiments.jobs.draws import bases_of, model_of, step_of
 from experiments.loop import compiled, fit
@@ -27,7 +28,7 @@ class Task(NamedTuple):
     `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
     proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
     as many, but for autoguidance, whose gap is another one; those limited to an interval of learn.intervals from
-    the unlimited ones, with as many. `rule`: the name of the rule that the weight enters.
+    the unlimited ones, with as many. `rule`: the call of the rule that the weight enters, all knobs spelled.
     """
 
     name: str
@@ -38,6 +39,13 @@ class Task(NamedTuple):
     weight: Callable  # params of the guidance network -> Weight
     start: str | None = None
     rule: str = "cfg"
+    family: str = ""  # the objective or, for rollouts inside other rules, the rule: what shares a colour
+    line: str = ""  # the name without the number of steps: what is joined over them in pictures
+
+    @property
+    def file(self) -> str:
+        """The name as part of a path: letters, digits and . _ - + @."""
+        return re.sub(r"[^\w.+@-]+", "_", self.name.replace(" ", "")).strip("_")
 
 
 def network(problem, config) -> weights.GuidanceNet:
@@ -105,13 +113,15 @@ def _rollout_task(
         columns = problem.model.columns if among is conditions else among
         omega = weights.table(grid, weights.tabulated(weight(params), grid, among), columns)
         real = problem.data.real(data, data_key, learn.rollout_real, among)
-        model = model_of(problem, rule_of(rule), base)
+        model = model_of(problem, recipes.rule(rule), base)
         return rollout.rollout_loss(roll_key, model, omega, step, grid, real, among, settings)
 
-    name = "rollout" if rule == "cfg" else f"rollout {rule}"
+    line = "rollout" if rule == "cfg" else f"rollout {shortened(rule, LEARNABLE)}"
     if interval:
-        name += " {:g} to {:g}".format(*interval)
-    return Task(f"{name}@{steps}", steps, loss, iterations, learn.rollout_learning_rate, weight, start, rule)
+        line += f" {written(interval[0])} to {written(interval[1])}"
+    family = "rollout" if rule == "cfg" else rule
+    rate = learn.rollout_learning_rate
+    return Task(f"{line}@{steps}", steps, loss, iterations, rate, weight, start, rule, family, line)
 
 
 def _segments(steps: int) -> int:
@@ -158,7 +168,7 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
 
     def loss(params, key, base, data):
         data_key, key = jax.random.split(key)
-        model = model_of(problem, rule_of("cfg"), base)
+        model = model_of(problem, recipes.rule("cfg"), base)
         if objective == "per_condition":
             each = 2 * max(1, learn.batch * learn.particles // (2 * size(conditions)))
             real = problem.data.real(data, data_key, each, conditions)
@@ -172,8 +182,8 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
         return getattr(learning, {"marginal": "marginal_consistency"}.get(objective, objective))(*arguments)
 
     rewarded = objective == "self_consistency" and gamma > 0
-    name = f"{objective} + {gamma:g} reward" if rewarded else objective
-    return Task(name, None, loss, learn.iterations, learn.learning_rate, weight)
+    name = f"{objective} + {written(gamma)} reward" if rewarded else objective
+    return Task(name, None, loss, learn.iterations, learn.learning_rate, weight, family=objective, line=name)
 
 
 def run(problem, config, workdir) -> dict[str, list]:
@@ -194,13 +204,13 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
     """The learned weights as files that can be listed, plotted and sampled with."""
     for i, params in enumerate(learned):
         weight_files.write(
-            workdir / "weights" / f"{task.name.replace(' ', '')}_seed_{config.seed + i}.safetensors",
+            workdir / "weights" / f"{task.file}_seed_{config.seed + i}.safetensors",
             task.weight(params),
             problem=problem.name,
             objective=task.name,
             rule=task.rule,
             steps=task.steps,
-            null=int(problem.model.null),
+            null=problem.model.null,
             training=config.to_dict(),
         )
 
@@ -225,7 +235,7 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
         seed = config.seed + i
         key = jax.random.fold_in(jax.random.key(seed), 2)
         params = starts[i] if starts else init(jax.random.fold_in(key, 0))
-        folder = workdir / "guidance" / task.name.replace(" ", "") / f"seed_{seed}"
+        folder = workdir / "guidance" / task.file / f"seed_{seed}"
         state, _ = fit(
             f"{task.name}, seed {seed}",
             folder,

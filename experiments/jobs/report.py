@@ -6,6 +6,7 @@ import html
 from experiments import launch, records
 from experiments.jobs import evaluate, figures, learn, train
 from experiments.problems import require
+from experiments.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
 from guidance import sampling
 
 STYLE = """
@@ -51,7 +52,7 @@ def _draw(problem, config, workdir, rows) -> dict:
     for label, entry in detailed.items():
         samples[label] = samplers(0, entry["rule"], entry["table"], noise_key)[0]
     tasks = {task.name: task for task in learn.tasks(problem, config)}
-    weights = {name: tasks[name].weight(learned[name][0]) for name in learned}
+    weights = {name: (tasks[name].weight(learned[name][0]), tasks[name].steps) for name in learned}
     grid = sampling.uniform_grid(steps)
     return _selection(problem, config, workdir) | {
         "omega": (
@@ -95,8 +96,8 @@ def _selection(problem, config, workdir) -> dict:
 
 def _detailed(ledger, seed: int, steps: int) -> dict:
     """{label: entry with its table} of the fully measured weights of one seed, in the order of evaluation."""
-    start = f"{steps} steps, seed {seed}, "
-    entries = [entry for key, entry in ledger.done.items() if key.startswith(start) and "label" in entry]
+    wanted = {"seed": seed, "steps": steps}
+    entries = [e for e in ledger.done.values() if "label" in e and wanted.items() <= e["key"].items()]
     return {entry["label"]: entry for entry in entries}  # of a run that has grown, the last is the best
 
 
@@ -125,20 +126,20 @@ def _page(problem, config, rows, pictures) -> str:
 
 def _table(config, rows, metric) -> str:
     """The main table: each method at each number of steps, best first, and its paired gap to the hand-tuned."""
-    gaps = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_difference"}
-    closed = {(r.method, r.steps): r for r in rows if r.metric == f"{metric}_gap_closed"}
+    differences = [r for r in rows if r.kind == DIFFERENCE and r.metric == f"{metric}_difference"]
+    gaps = {(r.settings["learned"], r.settings["minus"], r.steps): r for r in differences}
+    closed = {(r.method, r.steps): r for r in rows if r.kind == SHARE and r.metric == f"{metric}_gap_closed"}
     body = []
-    main = [r for r in rows if r.metric == metric and r.method not in evaluate.FAMILIES]
+    main = [r for r in rows if r.metric == metric and r.kind in (NONE, TUNED, LEARNED)]
     for row in sorted(main, key=lambda r: (r.steps, r.value)):
-        learned = not row.method.startswith(("best", "unguided"))
         cells = [row.method, row.weight if len(row.weight) < 60 else "one for each seed", str(row.steps)]
         cells += [f"{row.nfe:g}", figures.number(row.value, row.standard_error), figures.number(row.floor, None)]
-        for family in ("best constant", "best interval"):
-            gap = gaps.get((f"{row.method} - {family}", row.steps))
+        for family in ("constant", "interval"):
+            gap = gaps.get((row.method, family, row.steps))
             cells.append(figures.number(gap.value, gap.standard_error) if gap else "")
         share = closed.get((row.method, row.steps))
         cells.append(f"{100 * share.value:.1f} %" if share else "")
-        style = " class='learned'" if learned else ""
+        style = " class='learned'" if row.kind == LEARNED else ""
         body.append(f"<tr{style}>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
     header = (
         "method",
@@ -158,7 +159,7 @@ def _table(config, rows, metric) -> str:
 
 def _details(problem, rows) -> str:
     """Everything else that was measured, at the weights tuned on the leading metric."""
-    detail = [r for r in rows if r.weight == f"as tuned on {problem.instrument.tuned[0]}"]
+    detail = [r for r in rows if r.kind == IN_FULL]
     if not detail:
         return ""
     names = list(dict.fromkeys(r.metric for r in detail))

@@ -46,8 +46,9 @@ def run(problem, config, workdir) -> None:
     seeds, folder = all_seeds(settings.seeds), pathlib.Path(workdir) / settings.into
     labels = labels_of(settings.labels, seeds, size(model.conditions))
     times = recipes.grid(settings, model.schedule)
-    rule, weight = recipes.rule(settings), recipes.weight(settings, model, times)
-    sampler = _sampler(problem, times, rule, weight, recipes.solver(settings))
+    rule = recipes.rule(settings.rule, "sample.rule")
+    weight = recipes.weight(settings, model, times)
+    sampler = _sampler(problem, times, rule, weight, recipes.solver(settings.sampler, "sample.sampler"))
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
         return

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from experiments import checkpoints, mesh, problems, progress
 from experiments.jobs.draws import keys, sampler
-from experiments.records import Ledger
+from experiments.records import Ledger, key
 from guidance import sampling, weights
 from guidance.conditions import size
 
@@ -48,6 +48,7 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
             value = problem.instrument.measure(measure_key, samples, False)[metric]
             return {
                 "task": task.name,
+                "family": task.family,
                 "seed": seed,
                 "update": step,
                 "metric": metric,
@@ -55,8 +56,8 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
                 "score": value,
             }
 
-        names = {step: f"{task.name}, seed {seed}, update {step}" for step in steps}
-        fresh = not names.items() <= {(entry["update"], key) for key, entry in ledger.done.items()}
+        names = {step: {"task": task.name, "seed": seed, "update": step, "samples": wanted} for step in steps}
+        fresh = any(key(name) not in ledger.done for name in names.values())
         tracked = progress.track(steps, f"{task.name}, seed {seed}: scoring")
         best = min((ledger.get(names[step], lambda step=step: score(step)) for step in tracked), key=_score)
         if fresh:

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from experiments import families, progress, records
+from experiments import progress, recipes, records
+from experiments.calls import COMBINATIONS, shortened
 from experiments.config import ConfigError
 from experiments.jobs.evaluate import Ledger
 from experiments.leaderboard import contenders as field
@@ -52,11 +53,11 @@ def mixture_units(config) -> list[Unit]:
     units: list[Unit] = []
     for group in groups(jax.random.key(config.seed), tuple(config.base_steps)):
         bench, name = Bench(group, config), group.names[0]
-        units.append([(f"{name}, true data", bench.floor)])
-        units += field.units(field.contenders(tuple(config.omegas)), name, config.nfe, bench.tuned)
+        units.append([({"problem": name, "contender": "true data"}, bench.floor)])
+        units += field.units(field.contenders(config), name, config.nfe, bench.tuned)
         units += [
-            [(f"{name}, learned {rule}, NFE {nfe}", functools.partial(bench.learned, rule, nfe))]
-            for rule in field.LEARNED
+            [({"problem": name, "learned": rule, "nfe": nfe}, functools.partial(bench.learned, rule, nfe))]
+            for rule in config.learned
             for nfe in config.nfe
         ]
     return units
@@ -93,8 +94,9 @@ class Bench:
         steps, values = nfe // 2, []
         grid = sampling.uniform_grid(steps)
         updates = max(1, self.config.updates * min(self.config.nfe) // nfe)
-        train = learned.trainer(self.group, families.RULES[rule], steps, updates)
-        run = self._compiled("learned " + rule, evaluate.learned_evaluator, field.by_rule(families.RULES[rule]))
+        made = recipes.rule(rule)
+        train = learned.trainer(self.group, made, steps, updates)
+        run = self._compiled("learned " + rule, evaluate.learned_evaluator, field.by_rule(made))
         for i, key in enumerate(self._keys()[self.config.tuning_seeds :]):
             padded = np.zeros((len(self.group.names), self.longest, GUIDED), np.float32)
             padded[:, :steps] = train(jax.random.fold_in(key, 7 + i))
@@ -102,7 +104,9 @@ class Bench:
         rows = []
         for p, name in enumerate(self.group.names):
             final = np.stack(values)[:, p]
-            rows += self._rows(name, f"learned {rule}", "omega(s, t, c)", {}, steps, nfe, final)
+            rows += self._rows(
+                name, f"learned {shortened(rule, COMBINATIONS)}", "omega(s, t, c)", {}, steps, nfe, final
+            )
         return rows
 
     def floor(self) -> list[dict]:

@@ -7,17 +7,22 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.families import RULES, WEIGHTS
+from experiments import recipes
+from experiments.calls import COMBINATIONS, SHAPES, parse, shortened
+from experiments.leaderboard.problems import SCHEDULE
 from guidance import guides, rules, sampling, weights
 from guidance.types import Array, Guide, Rule, Solver, Step, Weight
 
-LEARNED = ("cfg", "angle_domain", "apg", "cfg_plus_plus")  # rules whose weights are also learned
-
 
 class Contender(NamedTuple):
-    """A guide for each value of its knob. `structure` names what compiles together: only tables of omega differ."""
+    """A guide for each value of its knob.
+
+    `name` is what people see, `identity` what tells it from every other: its calls, all knobs spelled. `structure`
+    names what compiles together: only tables of omega differ.
+    """
 
     name: str
+    identity: str
     structure: str
     guide: Callable[[Weight, int], Guide]  # (weight, null label) -> guide
     weight: Callable[[Array, float], Weight]  # (grid, knob) -> weight
@@ -25,10 +30,7 @@ class Contender(NamedTuple):
     evaluations: int  # a step, where nothing is skipped
     step: Step | Solver = sampling.ddim()
     saved: int = 0  # evaluations that the last step does without
-
-    @property
-    def knob(self) -> str:
-        return "lambda" if self.name == "cfg_plus_plus" else "omega"
+    knob: str = "omega"  # what the value of the weight means to the rule
 
     def steps(self, nfe: int) -> int:
         """The steps that a budget pays for, at least one."""
@@ -68,24 +70,36 @@ SAMPLERS: dict[str, tuple[Step | Solver, int, int]] = {
 }
 
 
-def contenders(omegas: tuple[float, ...]) -> list[Contender]:
-    """All of them; `omegas` is the budget. CFG++'s knob is lambda: the same number of values in (0, 1]."""
-    lambdas = tuple(float(a) for a in np.linspace(0.15, 1.0, len(omegas)))
-    found = [Contender("unguided", "unguided", unguided, _constant, (0.0,), 1)]
-    for name, rule in RULES.items():
-        knobs = lambdas if name == "cfg_plus_plus" else omegas
-        found.append(Contender(name, name, by_rule(rule), _constant, knobs, 2))
-    for name, weight in WEIGHTS.items():
-        found.append(Contender(f"cfg, {name}", "cfg", by_rule(rules.cfg), weight, omegas, 2))
+def contenders(config) -> list[Contender]:
+    """All of them; config.omegas is the budget. A rule whose knob is lambda has as many values in (0, 1]."""
+    omegas = tuple(config.omegas)
+    found = [Contender("unguided", "unguided", "unguided", unguided, _constant, (0.0,), 1)]
+    for text in config.rules:
+        own, guide = weight_of(text), by_rule(recipes.rule(text))
+        knobs = tuple(float(a) for a in np.linspace(0.15, 1.0, len(omegas))) if own != "omega" else omegas
+        found.append(Contender(shortened(text, COMBINATIONS), text, text, guide, _constant, knobs, 2, knob=own))
+    for text in config.weights:
+        name, shape = f"cfg, {shortened(text, SHAPES)}", functools.partial(_shaped, text)
+        found.append(Contender(name, f"cfg, {text}", "cfg", by_rule(rules.cfg), shape, omegas, 2))
     for name, (step, evaluations, saved) in SAMPLERS.items():
-        guide = by_rule(rules.cfg)
-        found.append(Contender(f"cfg, {name}", name, guide, _constant, omegas, evaluations, step, saved))
-    found.append(Contender("rectified", "rectified", guides.rectified, _constant, omegas, 3))
+        title, guide = f"cfg, {name}", by_rule(rules.cfg)
+        found.append(Contender(title, title, name, guide, _constant, omegas, evaluations, step, saved))
+    found.append(Contender("rectified", "rectified", "rectified", guides.rectified, _constant, omegas, 3))
     return found
 
 
-# what one thread does in order: (its name in the ledger, its rows)
-Unit = list[tuple[str, Callable[[], list[dict]]]]
+def weight_of(text: str) -> str:
+    """What the value of the weight means to a rule: omega, or the name that the rule gives it."""
+    member = COMBINATIONS[parse("rule", text, COMBINATIONS)[0].name]
+    return member.weight.name if member.weight else "omega"
+
+
+def _shaped(text, grid, omega):
+    return recipes.swept(text, grid, SCHEDULE, omega)
+
+
+# what one thread does in order: (its settings in the ledger, its rows)
+Unit = list[tuple[dict, Callable[[], list[dict]]]]
 
 
 def units(
@@ -95,6 +109,7 @@ def units(
     found: dict[str, Unit] = {}
     for entrant in entrants:
         found.setdefault(entrant.structure, []).extend(
-            (f"{problem}, {entrant.name}, NFE {nfe}", functools.partial(measure, entrant, nfe)) for nfe in nfes
+            ({"problem": problem, "contender": entrant.identity, "nfe": nfe}, functools.partial(measure, entrant, nfe))
+            for nfe in nfes
         )
     return list(found.values())

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, drawing, families, tensors
+from experiments import data, drawing, recipes, tensors
+from experiments.calls import COMBINATIONS, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.problems import images, mnist
@@ -68,8 +69,8 @@ def mnist_units(config) -> list[field.Unit]:
         finals = [instrument.floor(key, FINAL // mnist.CLASSES, False) for key in keys]
         return _rows(MNIST, "true data", "", {}, 1, 0, finals)
 
-    hand_made = field.units(field.contenders(tuple(config.omegas)), MNIST, config.image_nfe, tuned)
-    return [[(f"{MNIST}, true data", floor)], *hand_made]
+    hand_made = field.units(field.contenders(config), MNIST, config.image_nfe, tuned)
+    return [[({"problem": MNIST, "contender": "true data"}, floor)], *hand_made]
 
 
 def pair_units(config) -> list[field.Unit]:
@@ -97,7 +98,12 @@ def pair_units(config) -> list[field.Unit]:
     entrants = [(f"epoch {int(STRONG)} alone", None, (0.0,))]
     entrants += [(f"guided by epoch {int(e)}", weak, PAIR_OMEGAS) for e, weak in zip(WEAK, weaker, strict=True)]
     return [
-        [(f"{PAIR}, {name}, NFE {PAIR_NFE}", functools.partial(tuned, name, weak, knobs, PAIR_NFE))]
+        [
+            (
+                {"problem": PAIR, "contender": name, "nfe": PAIR_NFE},
+                functools.partial(tuned, name, weak, knobs, PAIR_NFE),
+            )
+        ]
         for name, weak, knobs in entrants
     ]
 
@@ -106,11 +112,13 @@ def draw(workdir, config) -> tuple[str, str]:
     """Writes mnist.png, what each rule does to the same noise; returns its name and caption."""
     model = mnist.build(config, None).model
     grid = sampling.uniform_grid(PICTURE_STEPS)
-    rows = {"unguided": field.unguided, **{name: field.by_rule(rule) for name, rule in families.RULES.items()}}
+    rows = {"unguided": (field.unguided, STRONG_OMEGA)}
+    for text in config.rules:
+        omega = STRONG_OMEGA if field.weight_of(text) == "omega" else 1.0
+        rows[shortened(text, COMBINATIONS)] = field.by_rule(recipes.rule(text)), omega
     figure, axes = drawing.subplots(figsize=(9, 0.75 * len(rows)))
     shown = []
-    for name, guide in rows.items():
-        omega = 1.0 if name == "cfg_plus_plus" else STRONG_OMEGA
+    for guide, omega in rows.values():
         built = guide(weights.constant(omega), model.null)
         key, cond = jax.random.key(config.seed), model.conditions
         x = _sampled(model.denoise(()), built, model.schedule, grid, key, cond)

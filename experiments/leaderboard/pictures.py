@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import drawing, families
+from experiments import drawing, recipes
+from experiments.calls import COMBINATIONS, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
@@ -14,6 +15,7 @@ from guidance.sampling.sample import sample
 PROBLEM = "attenuated"  # the one that is drawn: two classes of two modes each
 STRONG = 3.0  # the omega of the gallery: far beyond the exact repair, so that each rule shows its character
 STEPS = 20
+UNGUIDED = "unguided"
 LOW, HIGH = -1.7, 4.3  # of both axes
 
 
@@ -66,48 +68,52 @@ def _plane(rows, nfe):
 def _two_modes(group, index, config):
     """Small multiples: one panel for each rule."""
     truth = jax.tree.map(lambda a: a[index], group.truth)
-    columns, panels = 5, len(families.RULES) + 1
+    columns, panels = 5, len(config.rules) + 1
     figure, grid = drawing.subplots(-(-panels // columns), columns, figsize=(13, 3.1 * -(-panels // columns)))
     for axes in grid.flat:
         axes.axis("off")
-    for axes, (name, x) in zip(grid.flat, rule_samples(group, index).items(), strict=False):
+    for axes, (text, x) in zip(grid.flat, rule_samples(group, index, config.rules).items(), strict=False):
         axes.axis("on")
-        two_mode_panel(axes, truth, name, x)
+        two_mode_panel(axes, truth, _shown(text), x)
     figure.tight_layout(h_pad=2.0)
     return figure
 
 
-def rule_samples(group, index, omega: float = STRONG, n: int = 400) -> dict[str, np.ndarray]:
-    """{rule: samples of class 0 [n, 2]} at a constant weight, unguided first; CFG++ has lambda = omega/STRONG."""
+def rule_samples(group, index, calls, omega: float = STRONG, n: int = 400) -> dict[str, np.ndarray]:
+    """{call of a rule: samples of class 0 [n, 2]} at a constant weight, unguided first; lambda is omega/STRONG."""
     times = sampling.uniform_grid(STEPS)
     found = {}
-    for name, rule in {"unguided": None, **families.RULES}.items():
-        guide = field.unguided if rule is None else field.by_rule(rule)
-        knob = omega / STRONG if name == "cfg_plus_plus" else omega
+    for text in (UNGUIDED, *calls):
+        guide = field.unguided if text == UNGUIDED else field.by_rule(recipes.rule(text))
+        knob = omega if text == UNGUIDED or field.weight_of(text) == "omega" else omega / STRONG
         run = evaluate.sampler(group, guide, sampling.ddim(), n)
         table = jnp.full((STEPS, GUIDED), knob)
-        found[name] = np.asarray(run(table, times, STEPS, jax.random.key(5), index)[0])
+        found[text] = np.asarray(run(table, times, STEPS, jax.random.key(5), index)[0])
     return found
 
 
-def gallery(folder) -> list[str]:
-    """Draws each rule at omega = 1, which repairs this model, and at omega = STRONG; returns the rules' names."""
+def gallery(folder) -> None:
+    """Draws each rule, with the library's knobs, at omega = 1, which repairs this model, and at omega = STRONG."""
     group = plane(jax.random.key(0))
     index = group.names.index(PROBLEM)
     truth = jax.tree.map(lambda a: a[index], group.truth)
-    mild, strong = (rule_samples(group, index, omega) for omega in (1.0, STRONG))
+    mild, strong = (rule_samples(group, index, tuple(COMBINATIONS), omega) for omega in (1.0, STRONG))
     folder.mkdir(exist_ok=True)
-    for name in families.RULES:
+    for name in COMBINATIONS:
         figure, panels = drawing.subplots(1, 2, figsize=(5.2, 2.7))
         for axes, x, words in zip(panels, (mild[name], strong[name]), _words(name), strict=True):
             two_mode_panel(axes, truth, words, x)
         figure.tight_layout()
         figure.savefig(folder / f"{name}.png", dpi=60)
-    return list(families.RULES)
 
 
 def _words(name):
-    return ("lambda = 0.33", "lambda = 1") if name == "cfg_plus_plus" else ("omega = 1", f"omega = {STRONG:g}")
+    own = field.weight_of(name)
+    return ("omega = 1", f"omega = {STRONG:g}") if own == "omega" else (f"{own} = 0.33", f"{own} = 1")
+
+
+def _shown(text):
+    return text if text == UNGUIDED else shortened(text, COMBINATIONS)
 
 
 def two_mode_panel(axes, truth, name, x) -> None:
@@ -131,12 +137,12 @@ def two_mode_panel(axes, truth, name, x) -> None:
 def _paths(group, index):
     """A few trajectories for some rules that differ."""
     truth, model = jax.tree.map(lambda a: a[index], (group.truth, group.model))
-    shown = ("cfg", "angle_domain", "apg", "cfg_rescale", "cfg_zero_star")
+    shown = ("cfg", "angle_domain", "apg(cap=2.5)", "cfg_rescale", "cfg_zero_star")
     figure, panels = drawing.subplots(1, len(shown) + 1, figsize=(15, 2.9))
     times, n = sampling.uniform_grid(40), 12
     x = sampling.initial_noise(jax.random.key(2), SCHEDULE, times, (2,), jnp.arange(n))
     for axes, name in zip(panels, ("unguided", *shown), strict=True):
-        build = field.unguided if name == "unguided" else field.by_rule(families.RULES[name])
+        build = field.unguided if name == "unguided" else field.by_rule(recipes.rule(name))
         guide = build(weights.constant(STRONG), truth.null)
         denoise, cond = group.denoise(model), jnp.zeros(n, jnp.int32)
         out = sample(

@@ -158,7 +158,7 @@ MODEL = problems.Model(schedules.rectified_flow(), (2,), jnp.arange(3), 3, None)
 def test_every_rule_works_at_its_defaults(name):
     text = text_of(calls.RULES[name])
     stack = text if name in calls.COMBINATIONS else f"{text}, cfg"
-    rule = recipes.rule(settings(rule=calls.rules().read(stack)))
+    rule = recipes.rule(calls.rules().read(stack))
     rng = np.random.default_rng(0)
     x, positive, reference = (jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32) for _ in range(3))
     at = At(x, jnp.full(2, 0.5), jnp.full(2, 0.4), MODEL.schedule)
@@ -181,7 +181,7 @@ def test_every_weight_is_the_librarys(name):
 
 @pytest.mark.parametrize("name", calls.SAMPLERS)
 def test_every_sampler_takes_a_step(name):
-    solver = sampling.as_solver(recipes.solver(settings(sampler=text_of(calls.SAMPLERS[name]))))
+    solver = sampling.as_solver(recipes.solver(text_of(calls.SAMPLERS[name]), "sample.sampler"))
     assert solver.init(jnp.zeros((1, 2))) is not None
 
 

@@ -250,12 +250,6 @@ def test_help_lists_every_field_with_its_value_and_what_is_allowed(capsys):
     assert "--config" in usage(["--help"])
 
 
-def test_names_known_without_jax_are_those_of_the_library():
-    from guidance.schedules import SCHEDULES
-
-    assert tuple(SCHEDULES) == fields.SCHEDULES
-
-
 def test_a_folder_belongs_to_one_config(tmp_path):
     config = load(MIXTURE)
     os.close(folders.claim(tmp_path, config))
@@ -275,7 +269,7 @@ def test_a_folder_belongs_to_one_config(tmp_path):
         ("eval.steps", "10,20", "10,20,50", None),
         ("eval.steps", "10,50", "10,20,50", "larger ones besides"),
         ("eval.steps", "10,20", "10", "larger ones besides"),
-        ("learn.rules", "cfg", "apg,cfg", None),
+        ("learn.rules", "cfg", "apg(cap=2.5),cfg", None),
         ("learn.rules", "apg", "cfg,apg", "others besides, but cfg"),
         ("eval.intervals", "((0.0,0.5),)", "((0.2,0.8),(0.0,0.5))", None),
         ("eval.omegas", "0,0.5,1", "0,1,2", "more of them"),

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import families, fields, problems, records, weight_files
+from experiments import problems, records, weight_files
 from experiments.config import load
 from experiments.jobs import evaluate, figures, learn
 from experiments.main import main
-from guidance import weights
+from guidance import schedules, weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/mixture.py")
@@ -80,18 +80,51 @@ def test_learned_weights_are_files_that_answer_as_the_run_did(finished):
         assert about.objective == task and about.steps == (8 if task == "rollout@8" else None)
         assert about.training["learn"]["iterations"] == 12 and about.problem.startswith("mixture")
         table = weights.tabulated(weight, grid, jax.numpy.arange(4))
-        assert table.tolist() == ledger[f"8 steps, seed 1, {task}, omega(s, t, c), in full"]["table"]
+        assert table.tolist() == of_task(ledger, 1, task, 8)["table"]
 
 
-def test_names_of_families_are_those_that_exist():
-    assert tuple(families.RULES) == fields.RULES
-    assert set(fields.SCHEDULED) <= set(families.WEIGHTS)
+def of_task(ledger, seed, task, steps):
+    """The entry of a learned weight."""
+    wanted = {"seed": seed, "learned": task, "steps": steps}
+    [entry] = [entry for entry in ledger.values() if wanted.items() <= entry["key"].items()]
+    return entry
 
 
-def test_families_have_colours_of_their_own_and_share_them_with_what_is_learned_inside():
-    names = evaluate.FAMILIES
-    assert len({str(figures.colour(f"best {name}")) for name in names}) == len(names)
-    assert figures.colour("rollout apg@10") == figures.colour("best apg")
+def test_families_have_colours_of_their_own():
+    """Two calls of one rule are two families; more than a report can hold start over."""
+    names = ["rollout", *(f"apg(eta=0, cap={cap}, beta=-0.5)" for cap in range(1, 20)), "interval", "mahiro"]
+    found = figures.shades(names)
+    assert len({str(found[name]) for name in names}) == len(names)
+
+
+def test_weights_learned_inside_a_rule_share_its_family():
+    config = load(CONFIG, TINY | {"learn.rules": "cfg,apg(cap=2.5)", "eval.others": "apg(cap=2.5),apg(cap=5)"})
+    found = {task.name: task.family for task in learn.tasks(problems.build(config), config)}
+    assert found["rollout@4"] == "rollout" and found["rollout apg(cap=2.5)@4"] == "apg(eta=0, cap=2.5, beta=-0.5)"
+    made = evaluate.hand.candidates(config, schedules.rectified_flow())
+    families = dict.fromkeys(candidate.family for candidate in made)
+    assert list(families)[-2:] == ["apg(eta=0, cap=2.5, beta=-0.5)", "apg(eta=0, cap=5, beta=-0.5)"]
+    assert {c.method for c in made} >= {"apg(cap=2.5)", "apg(cap=5)"}
+
+
+def test_equal_words_are_no_equal_weights():
+    """Two omegas that print alike are two rows of the ledger, and so are two calls of one rule."""
+    near = {"eval.omegas": "0,0.12345671,0.12345674", "eval.others": "apg(cap=2.5),apg(cap=5),ramp(cosine)"}
+    made = evaluate.hand.candidates(load(CONFIG, TINY | near), schedules.rectified_flow())
+    assert len({(c.method, c.words) for c in made}) < len(made), "the words do not tell them apart"
+    assert len({evaluate.name_of(c) for c in made}) == len(made)
+
+
+def test_files_of_a_task_have_plain_names():
+    config = load(CONFIG, TINY | {"learn.rules": "cfg,apg(0.5, 2.5),apg(5),frequency_decoupled((0.5,1))"})
+    tasks = [task for task in learn.tasks(problems.build(config), config) if task.steps == 4]
+    assert [task.file for task in tasks] == [
+        "rollout@4",
+        "rolloutapg_eta_0.5_cap_2.5_@4",
+        "rolloutapg_eta_5_@4",
+        "rolloutfrequency_decoupled_factors_0.5_1_@4",
+    ]
+    assert [task.rule for task in tasks][1] == "apg(eta=0.5, cap=2.5, beta=-0.5)"
 
 
 def test_weights_of_other_rules_start_from_those_of_cfg():
@@ -132,7 +165,7 @@ def test_a_finished_run_gains_weights_limited_to_an_interval(tmp_path):
     assert [row for row in after if "0.61" not in row.method] == before
     assert {row.nfe for row in after if row.method == "rollout 0 to 0.61@5"} == {5 + 3}, "0.6, 0.4 and 0.2 are guided"
     ledger = evaluate.Ledger(tmp_path / "evaluations.jsonl").done
-    table = ledger["5 steps, seed 0, rollout 0 to 0.61@5, omega(s, t, c), in full"]["table"]
+    table = of_task(ledger, 0, "rollout 0 to 0.61@5", 5)["table"]
     assert np.all(np.asarray(table)[:2] == 0) and np.all(np.asarray(table)[2:] > 0)
     weight, about = weight_files.read(tmp_path / "weights" / "rollout0to0.61@5_seed_0.safetensors")
     assert about.interval == [0, 0.61] and about.steps == 5  # as typed: nothing snaps by itself
@@ -192,7 +225,7 @@ def test_a_sweep_over_weights_compiles_once():
 
     run = evaluate.sampler(problem._replace(model=model._replace(denoise=counting)), config, 4)
     grid = evaluate.sampling.uniform_grid(4)
-    candidates = evaluate.candidates(config)
+    candidates = evaluate.hand.candidates(config, problem.schedule)
     assert len(candidates) > 20
     for candidate in candidates:
         run((), weights.tabulated(candidate.weight(grid), grid, model.conditions), jax.random.key(0))

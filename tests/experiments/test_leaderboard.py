@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from experiments import families, records
+from experiments import calls, records
 from experiments.config import load
 from experiments.leaderboard import board, evaluate, page, problems
 from experiments.leaderboard import contenders as field
-from guidance import guides, mixtures, sampling, weights
+from guidance import guides, mixtures, rules, sampling, weights
 
 CONFIG = config_dict.ConfigDict(
     {"seed": 0, "seeds": 2, "tuning_seeds": 1, "samples": 64, "nfe": (10, 20), "updates": 2, "omegas": (0.0, 1.0)}
 )
+COMPETING = load("configs/leaderboard.py")
+
+
+def contenders(*omegas):
+    return field.contenders(config_dict.ConfigDict(COMPETING.to_dict() | {"omegas": omegas}))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def test_the_padded_loop_is_the_sampler():
     grid, key = sampling.uniform_grid(4), jax.random.key(3)
     padded = jnp.zeros(11).at[:5].set(grid)
     table = jnp.full((10, problems.GUIDED), 0.7)
-    run = evaluate.sampler(group, field.by_rule(families.RULES["cfg"]), sampling.ddim(), 8)
+    run = evaluate.sampler(group, field.by_rule(rules.cfg), sampling.ddim(), 8)
     got = run(table, padded, 4, key, 0)
     start, step = jax.random.split(jax.random.key(3))
     cond = jnp.repeat(jnp.arange(2), 8)
@@ -70,19 +75,28 @@ def test_the_exact_repair_wins_the_tuning():
     """On the attenuated ten classes (rho = 1/2) the knob that is found is omega = 1, and it closes most of the gap."""
     group = problems._many_classes()
     bench = board.Bench(group, CONFIG)
-    entrant = field.contenders((0.0, 1.0, 3.0))[1]
-    assert entrant.name == "cfg"
+    entrant = next(one for one in contenders(0.0, 1.0, 3.0) if one.name == "cfg")
     rows = [records.Row(**row) for row in bench.tuned(entrant, 20)]
     lead = next(row for row in rows if row.metric == "energy_distance")
     assert lead.settings == {"omega": 1.0} and lead.steps == 10 and lead.nfe == 20
-    unguided = [records.Row(**row) for row in bench.tuned(field.contenders((0.0,))[0], 20)][0]
+    unguided = [records.Row(**row) for row in bench.tuned(contenders(0.0)[0], 20)][0]
     floor = [records.Row(**row) for row in bench.floor()][0]
     assert unguided.steps == 20
     assert lead.value - floor.value < 0.2 * (unguided.value - floor.value)
 
 
+def test_every_rule_of_the_library_competes_and_keeps_its_published_knobs():
+    found = {one.identity: one for one in contenders(0.0, 1.0)}
+    assert {text.partition("(")[0] for text in COMPETING.rules} == set(calls.COMBINATIONS)
+    assert set(COMPETING.rules) < found.keys() and set(COMPETING.learned) < set(COMPETING.rules)
+    for text in ("apg(eta=0, cap=2.5, beta=-0.5)", "magnitude_aware(sensitivity=2)", "gap_normalised(gamma=0.5)"):
+        assert found[text].knob == "omega" and found[text].knobs == (0.0, 1.0)
+    assert found["cfg_plus_plus"].knob == "lambda" and found["cfg_plus_plus"].knobs == (0.15, 1.0)
+    assert found["cfg, interval(lo=0.3, hi=0.8)"].structure == "cfg"
+
+
 def test_every_contender_has_a_table_on_every_grid():
-    for entrant in field.contenders((0.0, 1.0)):
+    for entrant in contenders(0.0, 1.0):
         for steps in (3, 5, 25):
             table = entrant.table(sampling.uniform_grid(steps), 50)
             assert table.shape == (len(entrant.knobs), 50) and np.isfinite(table).all()

@@ -14,6 +14,7 @@ from experiments import records
 from experiments.leaderboard import board, evaluate, images, page, problems
 from experiments.leaderboard import contenders as field
 from guidance import mixtures, sampling
+from tests.experiments.test_leaderboard import contenders
 
 MEANS = [[[1.0, 0.0], [-1.0, 0.5]], [[0.0, 2.0], [0.5, -2.0]], [[4.0, 4.0], [5.0, 4.0]]]
 VARIANCES = [[[0.4, 0.1], [0.2, 0.3]], [[0.3, 0.3], [0.1, 0.5]], [[1.0, 1.0], [1.0, 1.0]]]
@@ -132,8 +133,9 @@ def rising(grid, knob):
 
 
 def contender(**changes):
-    default = {"name": "mine", "structure": "mine", "guide": None, "weight": rising, "knobs": (0.5, 1.0, 2.0)}
-    return field.Contender(**default | {"evaluations": 2} | changes)
+    named = dict.fromkeys(("name", "identity", "structure"), "mine")
+    default = {"guide": None, "weight": rising, "knobs": (0.5, 1.0, 2.0), "evaluations": 2}
+    return field.Contender(**named | default | changes)
 
 
 def test_knobs_are_tuned_on_the_tuning_seeds_and_reported_on_the_others(bench):
@@ -174,7 +176,7 @@ def test_a_budget_pays_for_whole_steps(evaluations, saved, nfe, steps):
 @pytest.mark.parametrize("name", ["unguided", "cfg", *(f"cfg, {name}" for name in field.SAMPLERS), "rectified"])
 def test_nobody_takes_more_evaluations_than_the_budget(name):
     """As the sampler counts them: at most 12 where evaluations do not divide the budget, and 12 where they do."""
-    [entrant] = [one for one in field.contenders((1.0,)) if one.name == name]
+    [entrant] = [one for one in contenders(1.0) if one.name == name]
     truth = mixtures.from_classes(MEANS, VARIANCES, SHARES)
     denoise, grid = mixtures.denoise(truth, problems.SCHEDULE), sampling.uniform_grid(entrant.steps(12))
     guide = entrant.guide(entrant.weight(grid, 1.0), truth.null)

@@ -235,7 +235,12 @@ def test_a_denoiser_on_the_mesh_is_a_pytree(two, devices):
 @pytest.mark.key_reuse  # the same noise on one device and on two
 def test_counts_that_devices_do_not_divide_give_the_samples_of_one_device(two):
     """Fifteen samples of five classes, all at a time and seven at a time."""
-    odd = {"problem.classes": "5", "problem.error": "attenuated", "eval.samples": "15", "eval.churn": "0.5"}
+    odd = {
+        "problem.classes": "5",
+        "problem.error": "attenuated",
+        "eval.samples": "15",
+        "eval.sampler": "churned_ddim(0.5)",
+    }
     table = jnp.linspace(0, 2, 10).reshape(2, 5)
 
     def drawn(batch):

@@ -129,7 +129,7 @@ def test_two_processes_report_the_same_numbers(alone, together):
     for a, b in zip(mine, theirs, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-3, abs=1e-4)
     lines = (together / "evaluations.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["key"] for line in lines}) == len(lines), "one process writes"
+    assert len({json.dumps(json.loads(line)["key"]) for line in lines}) == len(lines), "one process writes"
 
 
 @pytest.fixture(scope="module")

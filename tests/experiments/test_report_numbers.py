@@ -20,22 +20,48 @@ CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
 PLAIN = {"figures": "False", "seeds": "5", "eval.steps": "4,2", "learn.select_samples": "6"}
 
 
-def row(method, metric, value, error=None, floor=None, weight="w", steps=10, nfe=20):
-    return records.Row("two numbers", method, weight, {}, "DDIM", steps, nfe, 5, metric, value, error, floor)
+def row(kind, method, metric, value, error=None, floor=None, weight="w", steps=10, nfe=20, **settings):
+    return records.Row("p", method, weight, settings, "ddim", steps, nfe, 5, metric, value, error, floor, kind)
 
 
 ROWS = [
-    row("unguided", "error", 0.45678, 0.0211, 0.00061, "omega = 0", nfe=10),
-    row("constant", "error", 0.3, 0.01, 0.00061, "omega = 1"),
-    row("best constant", "error", 0.26543, 0.0149, 0.00061, "; ".join(f"omega = {i}.123456789" for i in range(5))),
-    row("rollout@10", "error", 0.21511, 0.0173, 0.00061, "omega(s, t, c)"),
-    row("rollout@10", "error_gap_closed", 0.53062, 0.01, weight="share of the gap"),
-    row("rollout@10 - best constant", "error_difference", -0.05032, 0.0048, weight="paired over seeds"),
-    row("rollout@10 - best interval", "error_difference", -0.0213, 0.00951, weight="paired over seeds"),
-    row("unguided", "error", 0.5, 0.1, 0.00061, "omega = 0", steps=5, nfe=5),
-    row("unguided", "end", 12.3456, 0.0321, 3.0, "as tuned on error", nfe=10),
-    row("rollout@10", "end", 1234.56, None, 3.0, "as tuned on error"),
-    row("unguided", "median_omega", 0.0, 0.0, None, "as tuned on error", nfe=10),
+    row(records.NONE, "unguided", "error", 0.45678, 0.0211, 0.00061, "omega = 0", nfe=10),
+    row(records.GIVEN, "constant", "error", 0.3, 0.01, 0.00061, "omega = 1"),
+    row(
+        records.TUNED,
+        "best constant",
+        "error",
+        0.26543,
+        0.0149,
+        0.00061,
+        "; ".join(f"omega = {i}.123456789" for i in range(5)),
+    ),
+    row(records.LEARNED, "rollout@10", "error", 0.21511, 0.0173, 0.00061, "omega(s, t, c)"),
+    row(records.SHARE, "rollout@10", "error_gap_closed", 0.53062, 0.01, weight="share of the gap"),
+    row(
+        records.DIFFERENCE,
+        "rollout@10 - best constant",
+        "error_difference",
+        -0.05032,
+        0.0048,
+        learned="rollout@10",
+        minus="constant",
+        weight="paired over seeds",
+    ),
+    row(
+        records.DIFFERENCE,
+        "rollout@10 - best interval",
+        "error_difference",
+        -0.0213,
+        0.00951,
+        learned="rollout@10",
+        minus="interval",
+        weight="paired over seeds",
+    ),
+    row(records.NONE, "unguided", "error", 0.5, 0.1, 0.00061, "omega = 0", steps=5, nfe=5),
+    row(records.IN_FULL, "unguided", "end", 12.3456, 0.0321, 3.0, "as tuned on error", nfe=10),
+    row(records.IN_FULL, "rollout@10", "end", 1234.56, None, 3.0, "as tuned on error"),
+    row(records.IN_FULL, "unguided", "median_omega", 0.0, 0.0, None, "as tuned on error", nfe=10),
 ]
 
 
@@ -90,7 +116,7 @@ def test_a_row_is_the_mean_and_its_standard_error(values, mean, error):
 def test_the_table_of_a_terminal_prints_four_digits():
     lines = [line.split("  ") for line in records.table([ROWS[3], ROWS[0]]).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert cells[2] == ["two numbers", "error", "10", "20", "rollout@10", "omega(s, t, c)", "0.2151 ± 0.02",
+    assert cells[2] == ["p", "error", "10", "20", "rollout@10", "omega(s, t, c)", "0.2151 ± 0.02",
                         "0.00061", "5"]  # fmt: skip
     assert cells[3][-3:] == ["0.4568 ± 0.02", "0.00061", "5"]
 

@@ -45,7 +45,7 @@ def test_a_setting_parses_and_its_smoke_keeps_the_shapes(source):
     assert getattr(large.problem, "size", 0) == getattr(config.problem, "size", 0)
     paper = large.learn
     assert (paper.batch, paper.particles, paper.beta, paper.lambda_, paper.churn) == (256, 4, 1.75, 1.0, 1.0)
-    assert (paper.iterations, paper.select_samples, large.eval.churn) == (100_000, 2048, 0.0)
+    assert (paper.iterations, paper.select_samples, large.eval.sampler) == (100_000, 2048, "ddim")
     assert (large.eval.samples, large.eval.steps) == (50_000, (100,))
 
 
@@ -101,7 +101,7 @@ def test_a_sample_follows_from_its_number_whatever_the_batch():
     table = jnp.broadcast_to(jnp.asarray([0.7, 0.0, 0.7, 0.0])[:, None], (4, 4))
     found = {}
     for batch in (0, 7, 40):
-        config = load(MIXTURE, TINY | {"eval.batch": str(batch), "eval.churn": "0.5"})
+        config = load(MIXTURE, TINY | {"eval.batch": str(batch), "eval.sampler": "churned_ddim(0.5)"})
         found[batch] = draws.sampler(problems.build(config), config, 4)((), table, jax.random.key(0))
     for x, nfe in found.values():
         assert x.shape == (4, 10, 2) and nfe == 6

@@ -1,13 +1,14 @@
 """Files of learned weights: the same omegas back, what is refused, and the two commands."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import tensors, weight_files
+from experiments import calls, recipes, tensors, weight_files
 from guidance import schedules, weights
 
 NET = weights.GuidanceNet(num_classes=3, width=8, depth=3, time_width=4, cond_width=4, initial_omega=0.7)
@@ -58,17 +59,75 @@ def test_equal_weights_are_equal_files_that_say_everything(path, tmp_path):
     weight_files.write(tmp_path / "again.safetensors", weight(), **SAID)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
     about = weight_files.read_about(path)
-    assert about.omega.startswith("omega = 0 is unguided") and about.version == 3
+    assert about.omega.startswith("omega = 0 is unguided") and about.version == 4
     assert (about.schedule, about.steps, about.conditions, about.null) == ("cosine", 4, 3, 3)
     assert (about.s_min, about.t_max, about.gap_min) == (0.1, 0.93, 0.2499)
     assert about.training == {"seed": 1, "omegas": [1, 2]}
     assert about.net["width"] == 8 and about.net["initial_omega"] == 0.7
 
 
-def test_files_from_before_weights_had_an_interval_are_read(path):
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("cfg", "cfg"),
+        ("autoguided", "autoguided"),
+        ("apg", "apg(eta=0, cap=2.5, beta=-0.5)"),
+        ("magnitude_aware", "magnitude_aware(sensitivity=2)"),
+        ("gap_normalised", "gap_normalised(gamma=0.5)"),
+    ],
+)
+def test_files_of_earlier_versions_are_read_with_the_knobs_that_they_were_learned_with(path, version, name, rule):
+    """Version 2 had no interval, neither had names; a rule was its name."""
     about = weight_files.read(path)[1]
-    changed(path, version=2, interval="gone")
-    assert weight_files.read(path)[1] == about._replace(version=2)
+    changed(path, version=version, rule=name, names="gone", **({"interval": "gone"} if version == 2 else {}))
+    assert weight_files.read(path)[1] == about._replace(version=version, rule=rule)
+
+
+def test_rules_of_earlier_versions_are_calls_as_they_are_written_now():
+    """A weight of such a file is compared with what a config asks for; where defaults have stayed they are equal."""
+    for name, text in weight_files.NAMED.items():
+        assert calls.spelled("rule", text, calls.RULES) == text and text.startswith(f"{name}(")
+    knobless = {name for name, member in calls.COMBINATIONS.items() if not member.knobs}
+    assert knobless | weight_files.NAMED.keys() >= {"cfg", "tcfg", "ep_cfg", "mahiro", "cfg_plus_plus"}
+
+
+@pytest.mark.parametrize(
+    ("version", "learned", "asked", "noted"),
+    [
+        (3, "apg", "apg", True),  # it was learned at cap 2.5; the library's is 15
+        (3, "apg", "apg(cap=2.5)", False),
+        (4, "apg(eta=0, cap=2.5, beta=-0.5)", "apg", True),
+        (4, "apg(eta=0, cap=2.5, beta=-0.5)", "apg(0.0, 2.50)", False),
+        (3, "magnitude_aware", "magnitude_aware", True),
+        (3, "gap_normalised", "gap_normalised(1)", True),
+        (3, "angle_domain", "angle_domain", False),
+        (4, "cfg", "cfg, rescale(0.7)", True),
+    ],
+)
+def test_a_weight_is_told_of_that_was_learned_inside_the_same_rule_with_other_knobs(
+    path, capsys, version, learned, asked, noted
+):
+    changed(path, version=version, rule=learned)
+    settings = types.SimpleNamespace(weight=str(path), rule=asked, weak=0, steps=4)
+    problem = types.SimpleNamespace(schedule=schedules.cosine(), conditions=jnp.arange(3), null=3)
+    recipes.weight(settings, problem, None)
+    said = capsys.readouterr().out
+    assert ("was learned inside" in said) == noted, said
+    if noted:
+        assert weight_files.read_about(path).rule in said and calls.spelled("rule", asked, calls.RULES) in said
+
+
+def test_names_of_classes_and_other_nulls_are_kept(tmp_path):
+    path = tmp_path / "w.safetensors"
+    null = {"text": np.zeros((2, 3), np.float32), "size": (1, 2.5)}
+    weight_files.write(path, weight(), **(SAID | {"null": null, "names": ("cat", "dog", "owl")}))
+    about = weight_files.read_about(path)
+    assert about.names == ["cat", "dog", "owl"]
+    assert about.null == {"text": [[0, 0, 0], [0, 0, 0]], "size": [1, 2.5]}
+    weight_files.check_fits(path, about, schedules.cosine(), 3, null)
+    with pytest.raises(ValueError, match="the model 3 and 3"):
+        weight_files.check_fits(path, about, schedules.cosine(), 3, 3)
 
 
 def changed(path, **said):
@@ -99,8 +158,9 @@ BAD = {
         lambda p: tensors.write_safetensors(p, {"a": np.zeros(2)}, {weight_files.KEY: "{"}),
         "not readable",
     ),
-    "later version": (lambda p: changed(p, version=4), "has version 4; this program reads versions 2 and 3"),
+    "later version": (lambda p: changed(p, version=5), "has version 5; this program reads versions 2, 3 and 4"),
     "a word missing": (lambda p: changed(p, null="gone"), "null missing"),
+    "no list of names": (lambda p: changed(p, names="cat"), "names missing, unknown or of another type"),
     "a word too many": (lambda p: changed(p, colour="red"), "colour missing, unknown"),
     "a number as text": (lambda p: changed(p, s_min="0.1"), "s_min missing, unknown or of another type"),
     "no interval": (lambda p: changed(p, interval=[0.5, 0.2]), "its interval is [0.5, 0.2]; expected [lo, hi]"),
