@@ -211,6 +211,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
             rule=task.rule,
             steps=task.steps,
             null=problem.model.null,
+            names=problem.data and problem.data.names,
             training=config.to_dict(),
         )
 

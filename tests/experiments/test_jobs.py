@@ -225,7 +225,7 @@ def test_a_sweep_over_weights_compiles_once():
 
     run = evaluate.sampler(problem._replace(model=model._replace(denoise=counting)), config, 4)
     grid = evaluate.sampling.uniform_grid(4)
-    candidates = evaluate.hand.candidates(config, problem.schedule)
+    candidates = evaluate.hand.candidates(config, problem.model.schedule)
     assert len(candidates) > 20
     for candidate in candidates:
         run((), weights.tabulated(candidate.weight(grid), grid, model.conditions), jax.random.key(0))
