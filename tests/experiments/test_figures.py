@@ -6,6 +6,7 @@ import pytest
 
 from experiments import records, stages
 from experiments.jobs import figures
+from experiments.records import GIVEN, NONE, TUNED
 from tests.experiments import two_numbers
 
 
@@ -15,16 +16,18 @@ def problem():
     plt.close("all")
 
 
-def row(method, steps, nfe, value, error, omega=None):
-    settings = {} if omega is None else {"omega": omega}
-    return records.Row("p", method, "w", settings, "DDIM", steps, nfe, 3, "error", value, error, 0.05)
+def row(kind, method, steps, nfe, value, error, **settings):
+    return records.Row("p", method, "w", settings, "ddim", steps, nfe, 3, "error", value, error, 0.05, kind)
 
 
+LEARNED = {"family": "rollout", "line": "rollout"}
 ROWS = [
-    row("unguided", 10, 10, 0.9, 0.01), row("constant", 10, 20, 0.5, 0.02, 1.0),
-    row("constant", 10, 20, 0.7, 0.03, 0.5),
-    row("best constant", 10, 20, 0.45, 0.04), row("rollout@10", 10, 20, 0.3, 0.05),
-    row("unguided", 5, 5, 1.1, 0.01), row("constant", 5, 10, 0.8, 0.02, 1.0), row("rollout@5", 5, 10, 0.6, 0.06),
+    row(NONE, "unguided", 10, 10, 0.9, 0.01, family="unguided"), row(GIVEN, "constant", 10, 20, 0.5, 0.02, omega=1.0),
+    row(GIVEN, "constant", 10, 20, 0.7, 0.03, omega=0.5),
+    row(TUNED, "best constant", 10, 20, 0.45, 0.04, family="constant"),
+    row(records.LEARNED, "rollout@10", 10, 20, 0.3, 0.05, **LEARNED),
+    row(NONE, "unguided", 5, 5, 1.1, 0.01, family="unguided"), row(GIVEN, "constant", 5, 10, 0.8, 0.02, omega=1.0),
+    row(records.LEARNED, "rollout@5", 5, 10, 0.6, 0.06, **LEARNED),
 ]  # fmt: skip
 
 
@@ -60,7 +63,8 @@ def test_quality_against_evaluations(problem):
 
 
 def test_the_chosen_checkpoint_is_marked(problem):
-    scores = [{"task": "l2", "seed": 0, "update": u, "score": v} for u, v in ((20, 0.4), (10, 0.3), (30, 0.5))]
+    said = {"task": "l2", "family": "l2", "seed": 0}
+    scores = [said | {"update": u, "score": v} for u, v in ((20, 0.4), (10, 0.3), (30, 0.5))]
     [axes] = figures.selection(problem, scores).get_axes()
     curve, mark = axes.get_lines()
     assert list(curve.get_xdata()) == [10, 20, 30] and list(curve.get_ydata()) == [0.3, 0.4, 0.5]
@@ -70,9 +74,9 @@ def test_the_chosen_checkpoint_is_marked(problem):
 def test_weights_along_the_sampler(problem):
     """A line for each class at the starts of the steps; the best hand-made one in every panel."""
     entries = {
-        "unguided": {"table": [[0.0, 0.0]] * 3},
-        "best constant": {"table": [[0.5, 0.5]] * 3},
-        "l2": {"table": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]},
+        "unguided": {"table": [[0.0, 0.0]] * 3, "key": {"in full": "unguided"}},
+        "best constant": {"table": [[0.5, 0.5]] * 3, "key": {"in full": "constant"}},
+        "l2": {"table": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "key": {"in full": "l2", "learned": "l2"}},
     }
     [axes] = figures.omega_over_time(problem, np.array([1.0, 0.6, 0.3, 0.0]), entries).get_axes()
     shown = lines(axes)
@@ -84,7 +88,7 @@ def test_weights_along_the_sampler(problem):
 def test_the_map_of_a_weight(problem):
     """omega(s, t) below the diagonal, t to the right and s upwards, the mean over the classes 0 and 1."""
     weight = lambda t, s, cond: t + 10 * s + cond  # noqa: E731
-    axes = figures.omega_map(problem, {"rollout@4": weight}).get_axes()[0]
+    axes = figures.omega_map(problem, {"rollout@4": (weight, 4)}).get_axes()[0]
     side = np.linspace(0.01, 0.99, 60)
     t, s = np.meshgrid(side, side)
     drawn = np.ma.filled(np.ma.masked_invalid(axes.collections[0].get_array().reshape(60, 60)), np.nan)
