@@ -25,6 +25,7 @@ from experiments.calls import (
 from experiments.config import ConfigError
 from experiments.problems import Model
 from guidance import rules, sampling, weights
+from guidance.conditions import size
 from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
 
 
@@ -85,7 +86,7 @@ def weight(settings, model: Model, times: Array) -> Weight:
         return _built("sample.weight", text, maker, call, schedule=model.schedule, grid=times)
     try:
         found, about = weight_files.read(text)
-        weight_files.check_fits(text, about, model.schedule, len(model.conditions), model.null)
+        weight_files.check_fits(text, about, model.schedule, size(model.conditions), model.null)
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
     named = spelled("rule", settings.rule, RULES)
