@@ -314,6 +314,9 @@ def test_stage_times_interpolate_and_survive_what_never_happens():
     decided = jnp.asarray([0.0, 0.1, 0.6, 0.5, 1.0])
     start, end = analysis.stage_times(decided, grid, 0.05, 0.75)
     assert float(start) == pytest.approx(0.875) and float(end) == pytest.approx(0.125)
+    # a fifth of the way from .1 at .75 to .6 at .5, and three quarters of that from .5 at .25 to 1 at 0
+    parts = analysis.stage_times(decided, grid, 0.2, 0.875)
+    assert [float(t) for t in parts] == pytest.approx([0.7, 0.0625])
     never, late = analysis.stage_times(jnp.zeros(5), grid)
     assert float(never) == 0.0 and float(late) == 0.0
     assert float(analysis.stage_times(decided + 0.2, grid)[0]) == 1.0

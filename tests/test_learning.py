@@ -362,6 +362,17 @@ def test_update_is_one_optimiser_step():
     assert float(metrics["loss"]) == 12.5 and float(metrics["gradient_norm"]) == 5.0
 
 
+@pytest.mark.parametrize("parts", [[2.0], [1.0, 2.0, 6.0]])
+def test_an_update_in_parts_is_that_of_their_mean(parts):
+    """Loss c a^2 / 2 with the mean c of the parts: gradient c a, step a - c a / 4. Adam would not see a factor."""
+    optimizer, mean = optax.sgd(0.25), np.mean(parts)
+    loss = lambda params, part: part * params["a"] ** 2 / 2  # noqa: E731
+    params = {"a": jnp.asarray(2.0)}
+    params, _, metrics = learning.update_in_parts(optimizer, loss, params, optimizer.init(params), jnp.asarray(parts))
+    assert float(params["a"]) == pytest.approx(2 - mean / 2)
+    assert (float(metrics["loss"]), float(metrics["gradient_norm"])) == pytest.approx((2 * mean, 2 * mean))
+
+
 def test_updates_find_the_l2_optimum():
     """Learning a constant by Adam with fresh noise ends at A alpha_t/B = 0.8 (s = .5, t = .6, churn 1)."""
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 300))

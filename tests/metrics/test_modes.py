@@ -92,6 +92,9 @@ def test_share_error_by_hand():
     np.testing.assert_allclose(share_error(truth, truth), 0, atol=1e-7)
     np.testing.assert_allclose(share_error(jnp.asarray([0.0, 0.0, 1.0]), truth), 0.7, rtol=1e-6)
     np.testing.assert_allclose(share_error(jnp.zeros(3), truth), 1, rtol=1e-6)
+    # A fifth of the truth lies in no mode either: lost alike is no error, and half of it found is one of a tenth.
+    np.testing.assert_allclose(share_error(0.8 * truth, 0.8 * truth), 0, atol=1e-7)
+    np.testing.assert_allclose(share_error(0.9 * truth, 0.8 * truth), 0.1, rtol=1e-5)
     # Half of everything lost: that half has moved to the mode called lost.
     np.testing.assert_allclose(share_error(truth / 2, truth), 0.5, rtol=1e-6)
 
