@@ -29,7 +29,7 @@ def along(function: Callable[[Array, Array], Array], path: Array, grid: Array) -
 
     def at_one_time(pair):
         x, t = pair
-        return function(x, jnp.full(x.shape[:1], t, x.dtype))
+        return function(x, jnp.full(x.shape[:1], t))
 
     return jax.lax.map(at_one_time, (path, grid))
 

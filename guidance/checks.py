@@ -132,9 +132,11 @@ def is_network(network) -> None:
 
 
 def is_answer(who: str, out, x: Array) -> None:
-    """Refuses another answer of a denoiser or network than one array of the shape of x."""
+    """Refuses another answer of a denoiser or network than one array of the shape of x; of x's rows for tokens."""
     if not hasattr(out, "shape"):
         raise TypeError(f"the {who} must return an array of the shape of x, {x.shape}, got {words(out)}")
+    if jnp.issubdtype(x.dtype, jnp.integer) and out.shape[:1] == x.shape[:1]:
+        return  # logits of tokens have an axis of words, or more
     if out.shape != x.shape:
         raise ValueError(f"the {who} must return the shape of x, {x.shape}, got {out.shape}")
 

@@ -21,11 +21,13 @@ import optax
 from guidance import checks
 from guidance.conditions import repeated, taken
 from guidance.guides import autoguided, both_branches, guided
+from guidance.guides.two import asked
 from guidance.mismatch import grouped_mismatch
 from guidance.predictions import eps_from_x0
 from guidance.rules import cfg, once
 from guidance.sampling.steps import churned
 from guidance.schedules import diffuse
+from guidance.shapes import as_state
 from guidance.types import Array, At, Cond, Denoise, Guide, Reward, Rule, Schedule, Weight
 
 
@@ -62,7 +64,7 @@ class Model(NamedTuple):
         """The two predictions at (x, t), each [batch, ...]. 2 evaluations."""
         if self.weak is None:
             return both_branches(checks.watched(self.denoise), x, t, cond, self.null)
-        return checks.watched(self.denoise)(x, t, cond), checks.watched(self.weak)(x, t, cond)
+        return asked(checks.watched(self.denoise), x, t, cond), asked(checks.watched(self.weak), x, t, cond)
 
     def guide(self, weight: Weight, skip: bool = True) -> Guide:
         """The guide of the rule with this weight, as a sampler takes it; `skip` as in `guides.guided`."""
@@ -100,7 +102,7 @@ def guided_particles(
     """
     groups, m = x0.shape[:2]
     noise_key, churn_key = jax.random.split(key)
-    flat = x0.reshape(groups * m, *x0.shape[2:])
+    flat = as_state(x0).reshape(groups * m, *x0.shape[2:])
     each = lambda a: jnp.repeat(a, m, axis=0)  # noqa: E731
     s_each, t_each = each(s), each(t)
     x_t = diffuse(model.schedule, flat, jax.random.normal(noise_key, flat.shape, flat.dtype), t_each)
@@ -115,7 +117,7 @@ def guided_particles(
 
 def _noised(key: Array, schedule: Schedule, x0: Array, s: Array) -> Array:
     """Fresh true particles x_s of x0 [groups, k, ...] at one time per group, s [groups]."""
-    flat = x0.reshape(-1, *x0.shape[2:])
+    flat = as_state(x0).reshape(-1, *x0.shape[2:])
     x_s = diffuse(schedule, flat, jax.random.normal(key, flat.shape, flat.dtype), jnp.repeat(s, x0.shape[1]))
     return x_s.reshape(x0.shape)
 

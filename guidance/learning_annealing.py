@@ -7,7 +7,7 @@ from guidance.learning import Model
 from guidance.predictions import eps_from_x0
 from guidance.rules import annealed, once
 from guidance.schedules import diffuse
-from guidance.shapes import like, row_dot
+from guidance.shapes import as_state, like, row_dot
 from guidance.types import Array, At, Cond
 
 
@@ -29,8 +29,8 @@ def annealing_loss(key: Array, model: Model, network, x0: Array, cond: Cond, gri
     step_key, lam_key, noise_key = jax.random.split(key, 3)
     schedule, n = model.schedule, x0.shape[0]
     i = jax.random.randint(step_key, (n,), 0, grid.shape[0] - 2)
-    t, s = grid[i].astype(x0.dtype), grid[i + 1].astype(x0.dtype)
-    lam = jax.random.uniform(lam_key, (n,), x0.dtype)
+    x0, t, s = as_state(x0), grid[i], grid[i + 1]
+    lam = jax.random.uniform(lam_key, (n,), t.dtype)
     eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
     x_t = diffuse(schedule, x0, eps, t)
     positive, reference = jax.lax.stop_gradient(model.branches(x_t, t, cond))

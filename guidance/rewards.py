@@ -51,7 +51,7 @@ def linear_quadratic(
 
 
 def _class_log_probability(mixture: Mixture, x0: Array, cond: Array) -> Array:
-    log_posterior = class_log_posterior(mixture, rectified_flow(), x0, jnp.zeros(x0.shape[:1], x0.dtype))
+    log_posterior = class_log_posterior(mixture, rectified_flow(), x0, jnp.zeros(x0.shape[:1]))
     return jnp.take_along_axis(log_posterior, cond[:, None], axis=1)[:, 0]
 
 

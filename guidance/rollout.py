@@ -28,6 +28,7 @@ from guidance.mismatch import grouped_mismatch
 from guidance.sampling.sample import advance, begin, initial_noise, step_inputs
 from guidance.sampling.solvers import as_solver
 from guidance.schedules import diffuse
+from guidance.shapes import as_state
 from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, Step, Weight
 
 REMAT = ("none", "steps", "segments")
@@ -66,6 +67,7 @@ def rollout(
     def one_step(carry, inputs):
         return advance(keys, inputs, denoise, guide, solver, schedule, *carry, cond), None
 
+    x = as_state(x)
     inputs, start = step_inputs(grid), (x, begin(denoise, guide, solver, schedule, grid, x, cond))
     if detached:
         start, _ = jax.lax.scan(one_step, start, jax.tree.map(lambda a: a[:detached], inputs))
@@ -138,7 +140,7 @@ def rollout_loss(
 
     def path_mismatch(inputs):
         y, s, key = inputs
-        flat = real.reshape(-1, *shape)
+        flat = as_state(real).reshape(-1, *shape)
         noised = diffuse(schedule, flat, jax.random.normal(key, flat.shape, flat.dtype), jnp.full(flat.shape[0], s))
         return grouped_mismatch(y, noised.reshape(real.shape), beta, 1.0)
 

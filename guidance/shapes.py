@@ -1,5 +1,7 @@
 """Broadcasting helpers for per-sample scalars, so that no operation relies on implicit rank promotion."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,20 @@ def like(a: Array, x: Array) -> Array:
     """Reshapes a per-sample scalar `a` [batch] (or a plain scalar) to [batch, 1, ..., 1] with the rank of `x`."""
     a = jnp.asarray(a)
     return a if a.ndim == 0 else a.reshape(a.shape + (1,) * (x.ndim - 1))
+
+
+def as_state(x: Array) -> Array:
+    """x as a sampler keeps it from step to step: float32 or wider, so that many small steps add up; integers stay."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if _is_floating(x) else x
+
+
+def with_dtypes_of(new: Any, old: Any) -> Any:
+    """The leaves of `new` in the dtypes of those of `old`, as a scan needs its carry; integers are not cast."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype) if _is_floating(a) and _is_floating(b) else a, new, old)
+
+
+def _is_floating(a: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(a), jnp.floating)
 
 
 def normal_like(keys: Array, x: Array) -> Array:

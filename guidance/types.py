@@ -6,6 +6,14 @@ keyword, so that they cannot be exchanged; random keys come first. `omega = 0` i
 
     guided = D_c + omega (D_c - D_u)          scale = 1 + omega (what diffusers and the Imagen paper print)
 
+Every leaf of a guide's state and of a solver's memory is [batch, ...], so that rows may be exchanged and repeated on
+the way, as particle methods do.
+
+Dtypes. Times are the grid's (float32), never those of x. Samplers keep x in float32 or wider and guides raise
+predictions to what they are combined with (`guides.two.asked`), whatever the network computes in. Integer x holds
+tokens: nothing of ours casts it, a solver for tokens returns the dtype that it was given, predictions are whatever
+that solver reads (logits, say), and there is no noise: `Guided.eps` is None.
+
 Every function below is pure. Those with knobs are built as `jax.tree_util.Partial`, so that a weight, a guide or a
 denoiser is itself a pytree whose leaves are its knobs: it may be passed through `jit` (a sweep over omega compiles
 once), mapped over by `vmap` and differentiated by `grad`.
@@ -23,7 +31,7 @@ State = Any  # a pytree; () for guides without memory
 # (x [batch, ...], t [batch], cond) -> x0-prediction [batch, ...]. Every network is wrapped into this, once.
 Denoise = Callable[[Array, Array, Cond], Array]
 
-# (*, t [batch], s [batch], cond) -> omega [batch], for the step from t down to s
+# (*, t [batch], s [batch], cond) -> omega [batch], in the dtype of t, for the step from t down to s
 Weight = Callable[..., Array]
 
 # (x0 [batch, ...], cond) -> reward [batch]
@@ -83,14 +91,15 @@ class Guided(NamedTuple):
     """What a step needs to know of the guide's opinion at (x_t, t)."""
 
     x0: Array  # where to go
-    eps: Array  # which noise to keep; x = alpha x0 + sigma eps unless the rule separates the two (CFG++)
+    # which noise to keep; x = alpha x0 + sigma eps unless the rule separates the two (CFG++). None where x is tokens
+    eps: Array | None
     nfe: dict[str, Array]  # network evaluations per sample of this call, by branch name (int32 scalars)
 
 
 class Guide(NamedTuple):
     """A rule with its weight and its branches; the counterpart of optax.GradientTransformation.
 
-    init: x [batch, ...] -> state.
+    init: x [batch, ...] -> state, leaves [batch, ...].
     apply: (state, denoise, schedule, x, *, t, s, cond) -> (state, Guided).
     """
 
@@ -111,7 +120,7 @@ class Solver(NamedTuple):
 
     A `Step` is the common special case, one evaluation and no memory; whatever takes a solver takes a step.
 
-    init: x [batch, ...] -> memory; () for solvers without.
+    init: x [batch, ...] -> memory, leaves [batch, ...]; () for solvers without.
     apply: (keys [batch], memory, carry, evaluate, x, *, t [batch], s [batch], schedule) -> (memory, carry, x_s).
     """
 

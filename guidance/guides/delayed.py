@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from guidance import checks
-from guidance.guides.two import as_guided, joined, omega_of, stateless
+from guidance.guides.two import as_guided, asked, joined, omega_of, stateless
 from guidance.rules import cfg as cfg_rule
 from guidance.shapes import like, null_like
 from guidance.types import Array, Cond, Guide, Schedule, Weight
@@ -35,7 +35,7 @@ def _apply_delayed(weight, null, delta, state, denoise, schedule, x, *, t, s, co
     x_c, t_c = _lifted(schedule, x, t, jnp.where(apart, (1 + omega) / (1 + kept), 1))
     x_u, t_u = _lifted(schedule, x, t, jnp.where(apart, omega / kept, 1))
     conds = joined(cond, null_like(cond, null))
-    out = denoise(jnp.concatenate([x_c, x_u]), jnp.concatenate([t_c, t_u]), conds)
+    out = asked(denoise, jnp.concatenate([x_c, x_u]), jnp.concatenate([t_c, t_u]), conds)
     positive, reference = jnp.split(out, 2)
     counts = {"positive": jnp.asarray(1, jnp.int32), "reference": jnp.asarray(1, jnp.int32)}
     return state, as_guided(schedule, x, cfg_rule(positive, reference, jnp.minimum(delta, omega)), t, counts)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance import checks
-from guidance.guides.two import as_guided, at_conditions, both_branches, omega_of, stateless
+from guidance.guides.two import as_guided, asked, at_conditions, both_branches, omega_of, stateless
 from guidance.predictions import velocity_coefficients
 from guidance.rules import cfg as cfg_rule
 from guidance.rules import perp_neg
@@ -127,19 +127,19 @@ def _apply_summed(weight, null, pairs, state, denoise, schedule, x, *, t, s, con
     positive, reference = both_branches(denoise, x, t, cond, null)
     x0 = cfg_rule(positive, reference, omega_of(weight, t=t, s=s, cond=cond))
     for own, other in zip(weights, others, strict=True):
-        x0 += like(omega_of(own, t=t, s=s, cond=cond), x) * (positive - other(x, t, cond))
+        x0 += like(omega_of(own, t=t, s=s, cond=cond), x) * (positive - asked(other, x, t, cond))
     return state, as_guided(schedule, x, x0, t, _counts(others=len(others)))
 
 
 def _apply_classifier(classifier, sharpness, state, denoise, schedule, x, *, t, s, cond):
     if jax.tree.structure(cond) != jax.tree.structure(0) or not jnp.issubdtype(cond.dtype, jnp.integer):
         raise ValueError("classifier_chosen: the condition must be one class label, int [batch]")
-    positive = denoise(x, t, cond)
+    positive = asked(denoise, x, t, cond)
     q = jax.nn.softmax(classifier(positive))
     own = jax.nn.one_hot(cond, q.shape[-1], dtype=bool)
     rival = jnp.argmax(jnp.where(own, -jnp.inf, q), axis=-1).astype(cond.dtype)
     omega = sharpness * (1 - jnp.sum(jnp.where(own, q, 0), axis=-1))
-    x0 = cfg_rule(positive, denoise(x, t, rival), omega)
+    x0 = cfg_rule(positive, asked(denoise, x, t, rival), omega)
     return state, as_guided(schedule, x, x0, t, _counts())
 
 
@@ -152,7 +152,7 @@ def _apply_dynamic(omegas, evaluator, null, state, denoise, schedule, x, *, t, s
 
 
 def _apply_rectified(weight, null, state, denoise, schedule, x, *, t, s, cond):
-    positive = denoise(x, t, cond)
+    positive = asked(denoise, x, t, cond)
     ahead = as_guided(schedule, x, positive, t, {})
     m = (t + s) / 2
     x_m = like(schedule.alpha(m), x) * ahead.x0 + like(schedule.sigma(m), x) * ahead.eps

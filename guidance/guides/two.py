@@ -13,7 +13,7 @@ from guidance.predictions import eps_from_x0
 from guidance.rules import as_stage
 from guidance.rules import cfg as cfg_rule
 from guidance.rules.stacking import no_state, start
-from guidance.shapes import like, null_like, row_dot, unit
+from guidance.shapes import like, null_like, row_dot, unit, with_dtypes_of
 from guidance.types import Array, At, Branches, Cond, Denoise, Guide, Guided, Rule, Schedule, Stage, Weight
 
 
@@ -65,6 +65,16 @@ def stateless(apply, *knobs) -> Guide:
     return Guide(Partial(no_state), Partial(apply, *knobs))
 
 
+def asked(denoise: Denoise, x: Array, t: Array, cond: Cond) -> Array:
+    """denoise(x, t, cond) in the dtype of what follows from it: the widest of its own, that of x and that of t.
+
+    Guides ask every denoiser through this, and nowhere else is a dtype decided: whichever branches are evaluated, the
+    results have one dtype, and rules never compute in a narrower one than float32 time. Integers stay.
+    """
+    out = denoise(x, t, cond)
+    return out.astype(jnp.result_type(out, x, t)) if jnp.issubdtype(out.dtype, jnp.floating) else out
+
+
 def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) -> tuple[Array, Array]:
     """(D(x, t, cond), D(x, t, null)) in one network call of twice the batch."""
     return tuple(at_conditions(denoise, x, t, [cond, null_like(cond, null)]))
@@ -73,7 +83,7 @@ def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) 
 def at_conditions(denoise: Denoise, x: Array, t: Array, conds: list[Cond]) -> list[Array]:
     """The predictions at (x, t) for several conditions, leaves [batch, ...], in one network call."""
     n, k = x.shape[0], len(conds)
-    out = denoise(jnp.concatenate([x] * k), jnp.concatenate([t] * k), joined(*conds))
+    out = asked(denoise, jnp.concatenate([x] * k), jnp.concatenate([t] * k), joined(*conds))
     return [out[i * n : (i + 1) * n] for i in range(k)]
 
 
@@ -83,10 +93,10 @@ def joined(*conds: Cond) -> Cond:
 
 
 def omega_of(weight: Weight, *, t: Array, s: Array, cond: Cond) -> Array:
-    """What a weight answers, [batch]."""
+    """What a weight answers, [batch], in the dtype of time."""
     omega = weight(t=t, s=s, cond=cond)
     checks.is_omega(omega, t)
-    return omega
+    return with_dtypes_of(omega, t)
 
 
 def opinion(branches: Branches, at: At, **nfe) -> Guided:
@@ -96,8 +106,10 @@ def opinion(branches: Branches, at: At, **nfe) -> Guided:
 
 
 def as_guided(schedule: Schedule, x: Array, x0: Array, t: Array, counts, eps: Array | None = None) -> Guided:
-    """Fills in the noise that x0 implies where no other is given."""
-    return Guided(x0, eps_from_x0(schedule, x, x0, t) if eps is None else eps, counts)
+    """Fills in the noise that x0 implies where no other is given; tokens, which are integers, hold no noise."""
+    if eps is None and jnp.issubdtype(x.dtype, jnp.floating):
+        eps = eps_from_x0(schedule, x, x0, t)
+    return Guided(x0, eps, counts)
 
 
 def _guide(rule: Rule, weight: Weight, evaluate, skip: bool) -> Guide:
@@ -112,7 +124,7 @@ def _null_branches(null, denoise, x, t, cond):
 
 
 def _weak_branches(weak, denoise, x, t, cond):
-    return denoise(x, t, cond), weak(x, t, cond)
+    return asked(denoise, x, t, cond), asked(weak, x, t, cond)
 
 
 def _init(stage, x):
@@ -136,7 +148,7 @@ def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, 
         return after, out.x0, out.eps
 
     def alone(x):
-        out = as_guided(schedule, x, denoise(x, t, cond), t, {})
+        out = as_guided(schedule, x, asked(denoise, x, t, cond), t, {})
         return stage.idle(state), out.x0, out.eps
 
     state, x0, eps = jax.lax.cond(needed, with_both, alone, x)
@@ -160,7 +172,7 @@ def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x,
         return after, stopped | (_likeness(schedule, x, positive, reference, t) > threshold), x0, eps
 
     def alone(x):
-        out = as_guided(schedule, x, denoise(x, t, cond), t, {})
+        out = as_guided(schedule, x, asked(denoise, x, t, cond), t, {})
         return inner, stopped, out.x0, out.eps
 
     needed = ~jnp.all(stopped)
@@ -177,5 +189,5 @@ def _likeness(schedule, x, positive, reference, t):
 
 def _apply_unguided(state, denoise, schedule, x, *, t, s, cond):
     del s
-    x0 = denoise(x, t, cond)
+    x0 = asked(denoise, x, t, cond)
     return state, as_guided(schedule, x, x0, t, {"positive": jnp.asarray(1, jnp.int32)})

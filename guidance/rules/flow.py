@@ -48,11 +48,10 @@ def zero_init(steps: Index = 1) -> Stage:
 
 
 def _count_from_zero(x):
-    del x
-    return jnp.zeros((), jnp.int32)
+    return jnp.zeros(x.shape[0], jnp.int32)
 
 
 def _zero_init(steps, count, branches, at):
     slope, offset = velocity_coefficients(at.schedule, at.t)
     still = like(-offset / slope, at.x) * at.x
-    return count + 1, branches._replace(x0=jnp.where(count < steps, still, branches.x0))
+    return count + 1, branches._replace(x0=jnp.where(like(count < steps, still), still, branches.x0))

@@ -8,7 +8,7 @@ from guidance.predictions import eps_from_x0
 from guidance.ranges import Cap, Finite, ranged
 from guidance.rules.linear import cfg
 from guidance.rules.stacking import stack, stateless, with_gap
-from guidance.shapes import like, ratio, row_dot, row_norm, unit
+from guidance.shapes import as_state, like, ratio, row_dot, row_norm, unit, with_dtypes_of
 from guidance.types import Array, Rule, Stage
 
 
@@ -20,13 +20,17 @@ def momentum(beta: Finite) -> Stage:
     reference branch is never skipped.
     Source: Eliminating Oversaturation and Artifacts of High Guidance Scales, arXiv 2410.02416, section 4.
     """
-    return Stage(Partial(jnp.zeros_like), Partial(_momentum, beta), None)
+    return Stage(Partial(_no_gap), Partial(_momentum, beta), None)
+
+
+def _no_gap(x):
+    return jnp.zeros_like(as_state(x))
 
 
 def _momentum(beta, memory, branches, at):
     del at
     gap = branches.positive - branches.reference + beta * memory
-    return gap, with_gap(branches, gap)
+    return with_dtypes_of(gap, memory), with_gap(branches, gap)
 
 
 @ranged

@@ -117,7 +117,7 @@ def _attempt(rtol, atol, evaluate, schedule, end, flow: _Flow) -> _Flow:
     return _Flow(
         carry,
         jnp.where(accept, landed, angle),
-        step * factor,
+        (step * factor).astype(step.dtype),
         jnp.where(like(accept, u), moved, u),
         jnp.where(like(accept, u), rates[-1], rate),
         attempts + 1,

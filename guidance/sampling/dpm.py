@@ -32,7 +32,7 @@ def half_log_snr(schedule: Schedule, t: Array) -> Array:
 
 
 class _Previous(NamedTuple):
-    """The evaluation of the step before: x0 [batch, ...], lambda [batch], and whether there was one."""
+    """The evaluation of the step before: x0 [batch, ...], lambda [batch], and whether there was one [batch]."""
 
     x0: Array
     lam: Array
@@ -40,7 +40,7 @@ class _Previous(NamedTuple):
 
 
 def _no_previous(x: Array) -> _Previous:
-    return _Previous(jnp.zeros_like(x), jnp.zeros(x.shape[:1], x.dtype), jnp.zeros((), bool))
+    return _Previous(jnp.zeros_like(x), jnp.zeros(x.shape[:1], x.dtype), jnp.zeros(x.shape[:1], bool))
 
 
 def _first_order(schedule, guided: Guided, s, kept, noise=None):
@@ -105,7 +105,7 @@ def _extrapolated(previous, carry, guided, base, weight, *, t, s, schedule):
     usable = previous.known & (schedule.sigma(s) > 0) & (width != 0)
     ratio = jnp.where(usable, (lam_s - lam) / jnp.where(usable, width, 1), 0)
     x_s = base + like(0.5 * schedule.alpha(s) * weight * ratio, base) * (guided.x0 - previous.x0)
-    memory = _Previous(guided.x0, lam.astype(previous.lam.dtype), jnp.ones((), bool))
+    memory = _Previous(guided.x0, lam, jnp.ones_like(previous.known))
     return memory, carry, x_s
 
 

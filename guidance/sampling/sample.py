@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from guidance import checks
 from guidance.sampling.solvers import as_solver
+from guidance.shapes import as_state, with_dtypes_of
 from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, State, Step
 
 
@@ -55,13 +56,15 @@ def sample(
     `step` is any member of `guidance.sampling`, or your own Step or Solver. A sample depends on its id (default: its
     row number), not on the batch it is in: its keys are fold_in(fold_in(key, id), step). x [batch, ...]; cond leaves
     [batch, ...]; grid [steps + 1], decreasing. The counts in `nfe` are of evaluations that took place: second
-    evaluations of a step count, branches and corrections that were skipped do not. Raises TypeError or ValueError for
-    what cannot be sampled; see `guidance.checks`.
+    evaluations of a step count, branches and corrections that were skipped do not. Times keep the grid's dtype. x is
+    kept in float32 or wider, whatever the network's dtype: a bfloat16 x is raised on entry, and a network of bfloat16
+    casts what it is given. Integer x (tokens) stays as it is. Raises TypeError or ValueError for what cannot be
+    sampled; see `guidance.checks`.
     """
     checks.inputs(key, guide, schedule, grid, x, cond)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
-    solver = as_solver(step)
+    x, solver = as_state(x), as_solver(step)
 
     def body(carry, inputs):
         x, running = advance(keys, inputs, denoise, guide, solver, schedule, *carry, cond)
@@ -82,7 +85,7 @@ def step_inputs(grid: Array) -> tuple[Array, Array, Array]:
 def begin(denoise, guide, solver, schedule, grid, x, cond) -> Running:
     """The state before the first step: no evaluations yet, for each branch that the guide reports."""
     state = guide.init(x)
-    t = jnp.full(x.shape[:1], grid[0], x.dtype)
+    t = jnp.full(x.shape[:1], grid[0])
     watched = checks.watched(denoise)
     shapes = jax.eval_shape(lambda: guide.apply(state, watched, schedule, x, t=t, s=t, cond=cond)[1].nfe)
     return Running(state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), solver.init(x))
@@ -94,15 +97,14 @@ def advance(keys, inputs, denoise, guide, solver, schedule, x, running, cond) ->
     keys [batch], one per sample; inputs: (i, t, s), scalars, as `step_inputs` lists them.
     """
     i, t, s = inputs
-    t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
+    t, s = jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s)
     step_keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
 
     def evaluate(carry, x, *, t, s):
         state, nfe = carry
-        state, guided = guide.apply(state, denoise, schedule, x, t=t, s=s, cond=cond)
-        x0, eps = guided.x0.astype(x.dtype), guided.eps.astype(x.dtype)
-        return (state, jax.tree.map(jnp.add, nfe, guided.nfe)), guided._replace(x0=x0, eps=eps)
+        after, guided = guide.apply(state, denoise, schedule, x, t=t, s=s, cond=cond)
+        return (with_dtypes_of(after, state), jax.tree.map(jnp.add, nfe, guided.nfe)), guided
 
     carry = (running.guide, running.nfe)
     memory, carry, x_s = solver.apply(step_keys, running.memory, carry, evaluate, x, t=t, s=s, schedule=schedule)
-    return x_s.astype(x.dtype), Running(*carry, memory)
+    return with_dtypes_of(x_s, x), Running(*carry, with_dtypes_of(memory, running.memory))

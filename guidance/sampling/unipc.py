@@ -31,7 +31,7 @@ class _Memory(NamedTuple):
     lam: tuple[Array, ...]  # order times [batch]
     base: Array  # [batch, ...]
     finite: Array  # [batch]: whether that step started at a finite lambda
-    count: Array  # evaluations so far, int32 scalar
+    count: Array  # [batch]: evaluations so far, int32
 
 
 @ranged
@@ -57,7 +57,7 @@ class _Begin:
 
     def __call__(self, x: Array) -> _Memory:
         zero, row = jnp.zeros_like(x), jnp.zeros(x.shape[:1], x.dtype)
-        finite, count = jnp.zeros(x.shape[:1], bool), jnp.zeros((), jnp.int32)
+        finite, count = jnp.zeros(x.shape[:1], bool), jnp.zeros(x.shape[:1], jnp.int32)
         return _Memory((zero,) * self.order, (row,) * self.order, zero, finite, count)
 
 
@@ -68,7 +68,7 @@ class _UniPC:
     def __call__(self, keys, memory: _Memory, carry, evaluate, x, *, t, s, schedule: Schedule):
         del keys
         carry, guided = evaluate(carry, x, t=t, s=s)
-        lam, lam_s = half_log_snr(schedule, t).astype(x.dtype), half_log_snr(schedule, s).astype(x.dtype)
+        lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
 
         correction = _curvature(self.variant, memory, lam, guided.x0)
         corrected = memory.base + like(schedule.alpha(t), x) * correction
@@ -78,7 +78,7 @@ class _UniPC:
 
         base = like(schedule.alpha(s), x) * guided.x0 + like(schedule.sigma(s), x) * eps
         x0, lams = (guided.x0, *memory.x0[:-1]), (lam, *memory.lam[:-1])
-        memory = _Memory(x0, lams, base.astype(x.dtype), schedule.alpha(t) > 0, memory.count + 1)
+        memory = _Memory(x0, lams, base, schedule.alpha(t) > 0, memory.count + 1)
         predicted = base + like(schedule.alpha(s), x) * _curvature(self.variant, memory, lam_s)
         return memory, carry, jnp.where(like(schedule.sigma(s) > 0, x), predicted, base)
 
@@ -105,7 +105,7 @@ def _curvature(variant: str, memory: _Memory, lam_s: Array, new: Array | None = 
             like(b * rho / r, total) * (point - memory.x0[0])
             for rho, r, point in zip(rates, nodes, points, strict=True)
         ]
-        total = jnp.where(known, -sum(terms, jnp.zeros_like(total)), total)
+        total = jnp.where(like(known, total), -sum(terms, jnp.zeros_like(total)), total)
     return total
 
 

@@ -16,7 +16,7 @@ from guidance import checks
 from guidance.guides import both_branches
 from guidance.guides.two import as_guided
 from guidance.rules import cfg
-from guidance.shapes import row_dot
+from guidance.shapes import as_state, row_dot, with_dtypes_of
 from guidance.steering.particles import Population, evolve
 from guidance.types import Array, Cond, Denoise, Schedule, Step
 
@@ -59,11 +59,11 @@ def feynman_kac(
     denoise, rows = checks.watched(denoise), jnp.arange(x.shape[0])
 
     def move(key, x, *, t, s):
-        t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
+        t, s = jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s)
         positive, reference = both_branches(denoise, x, t, cond, null)
         guided = as_guided(schedule, x, cfg(positive, reference, jnp.broadcast_to(omega, t.shape)), t, {})
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows)
         increment = cfg_log_weight(schedule, positive - reference, omega, t=t, s=s)
-        return step(keys, x, guided, t=t, s=s, schedule=schedule).astype(x.dtype), increment
+        return with_dtypes_of(step(keys, x, guided, t=t, s=s, schedule=schedule), x), increment
 
-    return evolve(key, move, grid, x, fraction)
+    return evolve(key, move, grid, as_state(x), fraction)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from guidance.sampling import Sampled
 from guidance.schedules import diffuse
-from guidance.shapes import normal_like
+from guidance.shapes import as_state, normal_like, with_dtypes_of
 from guidance.types import Array, Schedule
 
 
@@ -44,10 +44,10 @@ def gibbs(
     def body(x0, i):
         noise_key, run_key = jax.random.split(jax.random.fold_in(key, i))
         z = normal_like(jax.vmap(lambda j: jax.random.fold_in(noise_key, j))(ids), x0)
-        out = run(run_key, diffuse(schedule, x0, z, jnp.full(x0.shape[:1], t, x0.dtype)))
-        return out.x0.astype(x0.dtype), out.nfe
+        out = run(run_key, diffuse(schedule, x0, z, jnp.full(x0.shape[:1], t)))
+        return with_dtypes_of(out.x0, x0), out.nfe
 
-    x0, nfe = jax.lax.scan(body, first.x0, jnp.arange(rounds))
+    x0, nfe = jax.lax.scan(body, as_state(first.x0), jnp.arange(rounds))
     total = first.nfe if rounds == 0 else _sum(first.nfe, {name: jnp.sum(counts) for name, counts in nfe.items()})
     return Sampled(x0, total, None)
 

@@ -78,7 +78,7 @@ def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_we
         i, t, s = inputs
         move_key, resample_key = jax.random.split(jax.random.fold_in(key, i))
         x, increment = move(move_key, x, t=t, s=s)
-        log_weights = log_weights + increment
+        log_weights = log_weights + increment.astype(log_weights.dtype)
         size = ess(log_weights)
         return resample_below(resample_key, jnp.where(i == last, 0, fraction), x, log_weights), size
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from guidance import checks
 from guidance.guides import both_branches
-from guidance.guides.two import as_guided
+from guidance.guides.two import as_guided, asked
 from guidance.predictions import x0_to
 from guidance.rules import cfg
 from guidance.sampling import Sampled, ddim
 from guidance.sampling.sample import step_inputs
-from guidance.shapes import like, normal_like, safe_sqrt
+from guidance.shapes import as_state, like, normal_like, safe_sqrt, with_dtypes_of
 from guidance.types import Array, Cond, Denoise, Schedule, Step, Weight
 
 
@@ -27,7 +27,7 @@ def predict(
     keys: Array, denoise: Denoise, step: Step, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Cond
 ):
     """The predictor: one unguided conditional step from t to s; keys, t, s [batch]. 1 evaluation."""
-    guided = as_guided(schedule, x, denoise(x, t, cond), t, {})
+    guided = as_guided(schedule, x, asked(denoise, x, t, cond), t, {})
     return step(keys, x, guided, t=t, s=s, schedule=schedule)
 
 
@@ -92,14 +92,14 @@ def predictor_corrector(
 
     def body(x, inputs):
         i, t, s = inputs
-        t, s = jnp.full(x.shape[:1], t, x.dtype), jnp.full(x.shape[:1], s, x.dtype)
+        t, s = jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s)
         own = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, i), 1 + corrections))(keys)
         after = predict(own[:, 0], denoise, step, schedule, x, t=t, s=s, cond=cond)
         for j in range(corrections):
             after = correct(own[:, 1 + j], denoise, weight, null, schedule, after, t=t, s=s, cond=cond, size=size)
-        return after.astype(x.dtype), None
+        return with_dtypes_of(after, x), None
 
-    x, _ = jax.lax.scan(body, x, step_inputs(grid))
+    x, _ = jax.lax.scan(body, as_state(x), step_inputs(grid))
     steps = grid.shape[0] - 1
     counts = {"positive": steps * (1 + corrections), "reference": steps * corrections}
     return Sampled(x, {branch: jnp.asarray(n, jnp.int32) for branch, n in counts.items()}, None)

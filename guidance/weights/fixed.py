@@ -120,6 +120,7 @@ def _table(grid, omegas, conditions, *, t, s, cond):
     del s
     # the step that starts nearest to t: robust to the rounding of t
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
+    omegas = omegas.astype(t.dtype)
     if omegas.ndim == 1:
         return omegas[i]
     if conditions is None:

@@ -113,7 +113,6 @@ class _Learned:
             checks.is_label(cond, self.net.num_classes)
         trained = jnp.clip(t, self.s_min, self.t_max)
         s = jnp.clip(jnp.minimum(s, trained - self.gap_min), self.s_min, self.t_max)
-        omega = self.net.apply(
-            params, log_snr_t=self.schedule.log_snr(trained), log_snr_s=self.schedule.log_snr(s), cond=cond
-        )
+        times = {"log_snr_t": self.schedule.log_snr(trained), "log_snr_s": self.schedule.log_snr(s)}
+        omega = self.net.apply(params, **times, cond=cond).astype(t.dtype)
         return omega if self.interval is None else limited(omega, *self.interval)(t=t, s=s, cond=cond)
