@@ -146,6 +146,16 @@ def test_what_is_missing_is_one_line_with_the_command(folder):
     assert "\n" not in str(raised.value)
 
 
+def test_a_set_of_another_kind_is_one_line(folder, tmp_path):
+    features = pytest.importorskip("tensorflow_datasets").features
+    write(tmp_path, "mnist", {"text": features.Text(), "label": features.ClassLabel(num_classes=10)},
+          [{"text": "a", "label": 1}])  # fmt: skip
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path}/mnist/3.0.2 is not mnist as it is published: it has no image$"
+    ):
+        data.open_source("mnist", folder=tmp_path)
+
+
 def test_spoilt_records_name_the_set_and_the_index(folder, tmp_path):
     folder, _ = folder
     for file in (folder / "cifar10/3.0.2").iterdir():
@@ -156,7 +166,7 @@ def test_spoilt_records_name_the_set_and_the_index(folder, tmp_path):
             raw[3000:3200] = bytes(255 - b for b in raw[3000:3200])
         target.write_bytes(bytes(raw))
     source = data.open_source("cifar10", folder=tmp_path)
-    with pytest.raises(ValueError, match=r"cifar10 train\[\d\]: ") as raised:
+    with pytest.raises(ValueError, match=rf"cifar10 train\[\d\]: {tmp_path}/cifar10/3.0.2 is not a whole") as raised:
         for i in range(7):
             source[i]
     assert "\n" not in str(raised.value)

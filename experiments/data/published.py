@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from experiments.border import reading
 from experiments.data import pictures
 
 
@@ -59,7 +60,9 @@ def read(name: str, split: str, data_dir=None) -> Found:
     """
     name, _, attribute = name.partition("/")
     builder, source = _open(name, split, data_dir)
-    features = builder.info.features
+    features, at = builder.info.features, builder.data_path
+    if "image" not in features:
+        raise ValueError(f"{at} is not {name} as it is published: it has no image")
     label, classes, names = None, None, None
     if attribute:
         known = list(features["attributes"]) if "attributes" in features else []
@@ -73,7 +76,8 @@ def read(name: str, split: str, data_dir=None) -> Found:
     channels = features["image"].shape[-1]
 
     def fetch(i):
-        stored = source[i]
+        with reading(at, "a whole prepared set"):
+            stored = source[i]
         example = {"image": pictures.decode(stored["image"], channels)}
         if label is not None:
             example["label"] = label(stored)
