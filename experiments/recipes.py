@@ -75,8 +75,9 @@ def swept(text: str, grid: Array, schedule: Schedule, omega: float) -> Weight:
     return _built("weight", text, maker, call, schedule=schedule, grid=grid, omega=omega)
 
 
-def weight(settings, model: Model, times: Array) -> Weight:
-    """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the model."""
+def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None = None) -> Weight:
+    """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the model, whose
+    classes have these names (None: not known)."""
     text = settings.weight
     if is_number(text):
         return weights.constant(float(text))
@@ -86,7 +87,7 @@ def weight(settings, model: Model, times: Array) -> Weight:
         return _built("sample.weight", text, maker, call, schedule=model.schedule, grid=times)
     try:
         found, about = weight_files.read(text)
-        weight_files.check_fits(text, about, model.schedule, size(model.conditions), model.null)
+        weight_files.check_fits(text, about, model.schedule, size(model.conditions), model.null, names)
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
     named = spelled("rule", settings.rule, RULES)

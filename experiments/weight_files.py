@@ -12,6 +12,7 @@ cannot work, in one line on stderr for each file.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,12 @@ import numpy as np
 from flax import traverse_util
 
 from experiments import drawing, launch, tensors
+from experiments.border import one_line
+from experiments.data import files
+from experiments.data import names as classes
 from guidance import schedules, weights
 from guidance.types import Schedule, Weight
+from guidance.words import listed
 
 KEY = "learned_weight"
 VERSION = 4
@@ -92,7 +97,7 @@ def write(
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
     broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]
     if broken:
-        raise ValueError(f"{path} not written: {', '.join(broken)} hold NaN or infinity")
+        raise ValueError(f"{path} not written: {listed(broken)} hold NaN or infinity")
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     tensors.write_safetensors(path, arrays, {KEY: json.dumps(about._asdict(), sort_keys=True)})
     return about
@@ -106,6 +111,7 @@ def read(path) -> tuple[Weight, About]:
     """
     about = read_about(path)
     arrays = tensors.read_safetensors(path)
+    _check_net(path, about.net, arrays)
     try:
         net = weights.GuidanceNet(**about.net)
         zero = jnp.zeros(1)
@@ -113,8 +119,8 @@ def read(path) -> tuple[Weight, About]:
             net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32)
         )
         schedule = schedules.by_name(about.schedule)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: what it says of its network cannot be built ({_line(error)})") from None
+    except Exception as error:  # flax and jax have many for fields that make no sense
+        raise ValueError(f"{path}: what it says of its network cannot be built ({one_line(error)})") from None
     expected = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
     found = {name: array.shape for name, array in arrays.items()}
     faults = [
@@ -129,7 +135,7 @@ def read(path) -> tuple[Weight, About]:
         if a.dtype.kind == "f" and not np.isfinite(a).all()
     ]
     if faults:
-        raise ValueError(f"{path}: {'; '.join(faults)}")
+        raise ValueError(f"{path}: {listed(faults, between='; ')}")
     params = traverse_util.unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
     within = about.interval and tuple(about.interval)
     return weights.learned(net, params, schedule, about.s_min, about.t_max, about.gap_min, within), about
@@ -143,7 +149,7 @@ def read_about(path) -> About:
     try:
         said = json.loads(text)
         version = said["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path}: what it says under {KEY} is not readable") from None
     if version not in (2, 3, VERSION):
         raise ValueError(f"{path} has version {version}; this program reads versions 2, 3 and {VERSION}")
@@ -156,7 +162,15 @@ def read_about(path) -> About:
         name for name, kinds in _KINDS.items() if not isinstance(said[name], kinds) or isinstance(said[name], bool)
     ]
     if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)} missing, unknown or of another type under {KEY}")
+        raise ValueError(f"{path}: {listed(wrong)} missing, unknown or of another type under {KEY}")
+    for name, (least, most) in _RANGES.items():
+        if said[name] is not None and not least <= said[name] <= most:
+            raise ValueError(f"{path}: its {name} is {said[name]!r}; expected {least} to {most:,}")
+    names, count = said["names"], said["conditions"]
+    if names is not None and (len(names) != count or not all(isinstance(name, str) for name in names)):
+        raise ValueError(
+            f"{path}: its conditions have the names [{listed(map(repr, names))}]; expected {count} of text"
+        )
     if said["interval"] is not None and not _is_interval(said["interval"]):
         raise ValueError(f"{path}: its interval is {said['interval']!r}; expected [lo, hi] with 0 <= lo < hi <= 1")
     if said["omega"] != CONVENTION:
@@ -180,6 +194,24 @@ _KINDS = {
 }
 
 
+_RANGES = {
+    **dict.fromkeys(("s_min", "t_max", "gap_min"), (0, 1)),
+    "steps": (1, 1_000_000),
+    "conditions": (0, files.CLASSES),
+}  # of what is computed for each step and each condition
+
+
+def _check_net(path, net: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for a network that is larger than any: to build it may take for ever, or end the process.
+
+    Of depth it has no more than arrays, since each layer has two.
+    """
+    for name, value in net.items():
+        most = len(arrays) if name == "depth" else files.CLASSES
+        if type(value) is int and not 0 <= value <= most:
+            raise ValueError(f"{path}: its network has {name} {value}; expected 0 to {most}")
+
+
 def plain(null: Any) -> Any:
     """A null condition as JSON has it: numbers, and lists and dicts of them."""
     if isinstance(null, dict):
@@ -189,14 +221,22 @@ def plain(null: Any) -> Any:
     return np.asarray(null).tolist()
 
 
-def check_fits(path, about: About, schedule: Schedule, conditions: int, null: Any) -> None:
-    """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions."""
+def check_fits(
+    path, about: About, schedule: Schedule, conditions: int, null: Any, names: tuple[str, ...] | None = None
+) -> None:
+    """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions.
+
+    names: of the model's classes, in the order of their labels; compared where the file has some, too.
+    """
     faults = []
     if about.schedule != schedule_name(schedule):
         faults.append(f"schedule {about.schedule}, the model {schedule_name(schedule)}")
     if about.net["condition"] == "label" and (about.conditions, about.null) != (conditions, plain(null)):
         own, other = about.null, plain(null)
         faults.append(f"{about.conditions} conditions and null label {own}, the model {conditions} and {other}")
+    elif about.net["condition"] == "label":
+        differing = classes.difference(about.names and tuple(about.names), names)
+        faults += [f"other classes, {differing}"] if differing else []
     if faults:
         raise ValueError(f"{path} was learned for another model: it has {'; '.join(faults)}")
 
@@ -253,7 +293,8 @@ def plot(path, target) -> None:
     t, omega = curves(weight, about)
     figure, axes = drawing.subplots(figsize=(5.2, 3.6))
     for label in np.unique(np.linspace(0, omega.shape[1] - 1, min(SHOWN, omega.shape[1])).astype(int)):
-        axes.plot(t, omega[:, label], lw=1, label=f"class {label}" if about.net["condition"] == "label" else None)
+        called = about.names[label] if about.names else f"class {label}"
+        axes.plot(t, omega[:, label], lw=1, label=called if about.net["condition"] == "label" else None)
     axes.plot(t, omega.mean(axis=1), color="black", lw=2.4, label=f"mean of {omega.shape[1]}")
     steps = "any steps" if about.steps is None else f"{about.steps} steps"
     axes.set(
@@ -282,20 +323,17 @@ def main(arguments: list[str]) -> int:
                 plot(path, options.target)
                 print(options.target)
         except (OSError, ValueError) as error:
-            print(f"error: {_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             code = 2
     return code
 
 
 def _files(paths: list[str]) -> list[pathlib.Path]:
+    """The files themselves, and those in folders; a folder that holds none stays, and is refused as a file."""
     found = []
     for path in map(pathlib.Path, paths):
-        found += sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+        found += (sorted(path.rglob("*.safetensors")) if os.path.isdir(path) else []) or [path]
     return found
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

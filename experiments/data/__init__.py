@@ -12,6 +12,7 @@ from experiments.data.files import Labelled, digits, mnist, read_idx, split, to_
 from experiments.data.latents import Latents
 from experiments.data.loader import Loader
 from experiments.data.names import keep as keep_names
+from experiments.data.names import kept as kept_names
 from experiments.data.npz import read as read_npz
 from experiments.data.sources import Source, chosen, cropped, from_arrays, open_source, synthetic
 
@@ -25,6 +26,7 @@ __all__ = [
     "digits",
     "from_arrays",
     "keep_names",
+    "kept_names",
     "mnist",
     "open_source",
     "read_idx",

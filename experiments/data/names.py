@@ -19,6 +19,16 @@ def difference(there: tuple[str, ...] | None, here: tuple[str, ...] | None) -> s
     return f"class {i} is {there[i]!r} there, {here[i]!r} here"
 
 
+def kept(folder) -> tuple[str, ...] | None:
+    """The names in a run's folder; None where it keeps none. Raises ValueError, in one line, for a file that is no
+    such list."""
+    path = pathlib.Path(folder) / FILE
+    if not path.exists():
+        return None
+    with reading(path, "a list of names of classes"):
+        return tuple(map(str, json.loads(path.read_text(encoding="utf-8"))))
+
+
 def keep(folder, names: tuple[str, ...] | None) -> None:
     """Writes the names of the classes, in the order of their numbers, into a run's folder, or compares them with those
     that the run began with. Does nothing without a folder or names.
@@ -27,13 +37,11 @@ def keep(folder, names: tuple[str, ...] | None) -> None:
     """
     if folder is None or names is None:
         return
-    path = pathlib.Path(folder) / FILE
-    if path.exists():
-        with reading(path, "a list of names of classes"):
-            there = tuple(map(str, json.loads(path.read_text(encoding="utf-8"))))
-        differing = difference(there, names)
-        if differing:
-            raise ValueError(f"{path} is of a run on other classes: {differing}; another folder is needed")
+    path, there = pathlib.Path(folder) / FILE, kept(folder)
+    differing = difference(there, names)
+    if differing:
+        raise ValueError(f"{path} is of a run on other classes: {differing}; another folder is needed")
+    if there is not None:
         return
     fresh = path.with_name(f".{FILE}.new")
     fresh.write_text(json.dumps(names, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")

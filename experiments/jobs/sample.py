@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import drawing, launch, mesh, progress, recipes, shards, tensors
+from experiments import data, drawing, launch, mesh, progress, recipes, shards, tensors
 from experiments.calls import LEARNED, integers
 from experiments.config import ConfigError, flat
 from experiments.jobs import draws, train
@@ -47,7 +47,7 @@ def run(problem, config, workdir) -> None:
     labels = labels_of(settings.labels, seeds, size(model.conditions))
     times = recipes.grid(settings, model.schedule)
     rule = recipes.rule(settings.rule, "sample.rule")
-    weight = recipes.weight(settings, model, times)
+    weight = recipes.weight(settings, model, times, _names(problem, workdir))
     sampler = _sampler(problem, times, rule, weight, recipes.solver(settings.sampler, "sample.sampler"))
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
@@ -66,6 +66,16 @@ def run(problem, config, workdir) -> None:
             arrays = _batch(sampler, base, to_images, seeds[own], labels[own], mesh.rounded(settings.batch))
         launch.first(lambda k=k, arrays=arrays: shards.write(_part(folder, k), arrays))
     launch.first(lambda: _finish(problem, config, folder, [_part(folder, k) for k in range(len(starts))], len(seeds)))
+
+
+def _names(problem, workdir) -> tuple[str, ...] | None:
+    """Of the classes: the problem's or, where it comes without data, those that the run keeps."""
+    if problem.data is not None:
+        return problem.data.names
+    try:
+        return data.kept_names(workdir)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def all_seeds(text: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import calls, recipes, tensors, weight_files
+from experiments.jobs import learn
 from guidance import schedules, weights
 
 NET = weights.GuidanceNet(num_classes=3, width=8, depth=3, time_width=4, cond_width=4, initial_omega=0.7)
@@ -130,6 +131,33 @@ def test_names_of_classes_and_other_nulls_are_kept(tmp_path):
         weight_files.check_fits(path, about, schedules.cosine(), 3, 3)
 
 
+def test_job_learn_writes_the_names_of_the_classes(tmp_path):
+    problem = types.SimpleNamespace(
+        name="animals", model=types.SimpleNamespace(null=3), data=types.SimpleNamespace(names=("cat", "dog", "owl"))
+    )
+    config = types.SimpleNamespace(seed=5, to_dict=dict)
+    learned = weight()
+    task = learn.Task("l2", None, None, 1, 0.1, lambda params: learned, family="l2", line="l2")
+    learn._write(problem, config, tmp_path, task, [None])
+    assert weight_files.read_about(tmp_path / "weights" / "l2_seed_5.safetensors").names == ["cat", "dog", "owl"]
+
+
+def test_a_weight_of_other_classes_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    about = weight_files.write(path, weight(), **(SAID | {"names": ("cat", "dog", "owl")}))
+    arguments = path, about, schedules.cosine(), 3, 3
+    weight_files.check_fits(*arguments, names=("cat", "dog", "owl"))
+    weight_files.check_fits(*arguments)  # a model that does not say
+    weight_files.check_fits(
+        path, about._replace(names=None), *arguments[2:], names=("ant", "bee", "cat")
+    )  # nor a file
+    with pytest.raises(ValueError, match="it has other classes, class 1 is 'dog' there, 'cow' here$") as error:
+        weight_files.check_fits(*arguments, names=("cat", "cow", "owl"))
+    assert str(path) in str(error.value)
+    everything = weight_files.write(path, weight(NET.clone(condition="none")), **(SAID | {"names": ("a", "b", "c")}))
+    weight_files.check_fits(path, everything, *arguments[2:], names=("cat", "dog", "owl"))  # it asks for no class
+
+
 def changed(path, **said):
     """The file with other words beside the same arrays."""
     words = json.loads(tensors.read_metadata(path)[weight_files.KEY]) | said
@@ -166,6 +194,23 @@ BAD = {
     "no interval": (lambda p: changed(p, interval=[0.5, 0.2]), "its interval is [0.5, 0.2]; expected [lo, hi]"),
     "a word missing from before": (lambda p: changed(p, version=2, interval="gone", null="gone"), "null missing"),
     "other convention": (lambda p: changed(p, omega="omega = 1 is unguided"), "its convention is 'omega = 1"),
+    "deep": (
+        lambda p: changed(p, net=weight_files._fields(NET.clone(depth=10**7))),
+        "its network has depth 10000000; expected 0 to ",
+    ),
+    "wide": (lambda p: changed(p, net=weight_files._fields(NET.clone(width=10**12))), "has width 1000000000000"),
+    "thin": (lambda p: changed(p, net=weight_files._fields(NET.clone(width=-1))), "has width -1"),
+    "a width of text": (lambda p: changed(p, net=weight_files._fields(NET.clone(width="8"))), "cannot be built"),
+    "a net of lists": (lambda p: changed(p, net={"condition": []}), "cannot be built"),
+    "many conditions": (lambda p: changed(p, conditions=10**9), "its conditions is 1000000000; expected 0 to 100,000"),
+    "no steps": (lambda p: changed(p, steps=0), "its steps is 0; expected 1 to 1,000,000"),
+    "no number": (lambda p: changed(p, t_max=float("nan")), "its t_max is nan; expected 0 to 1"),
+    "names that are numbers": (lambda p: changed(p, names=[1, 2, 3]), "names [1, 2, 3]; expected 3 of text"),
+    "names of others": (lambda p: changed(p, names=["cat"]), "names ['cat']; expected 3 of text"),
+    "nested": (
+        lambda p: tensors.write_safetensors(p, {"a": np.zeros(2)}, {weight_files.KEY: "[" * 10**6}),
+        "not readable",
+    ),
     "unknown schedule": (lambda p: changed(p, schedule="cos"), "unknown schedule 'cos'"),
     "unknown field": (lambda p: changed(p, net={"widht": 3}), "widht"),
     "other network": (
@@ -242,6 +287,13 @@ def test_curves_are_the_weight_on_the_steps_that_it_was_learned_through(path):
     np.testing.assert_allclose(t, [1, 0.75, 0.5, 0.25])
     grid = jnp.asarray([1, 0.75, 0.5, 0.25, 0])
     np.testing.assert_allclose(omega, weights.tabulated(found, grid, jnp.arange(3)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_without_weights_is_said(tmp_path, capsys):
+    for name in (tmp_path, tmp_path / ("x" * 300)):
+        assert weight_files.main(["list", str(name)]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.startswith(f"error: {name} ") and said.err.count("\n") == 1
 
 
 def test_list_has_a_line_for_each_file_of_a_folder(path, capsys):
