@@ -24,7 +24,7 @@ TINY = {
     "learn.objectives": "l2", "learn.iterations": "4", "learn.batch": "8", "learn.width": "8", "learn.depth": "2",
     "learn.embedding": "8", "learn.learning_rate": "0.05", "eval.steps": "4", "eval.samples": "6",
     "eval.omegas": "0,0.25,0.5,0.75,1,1.5", "eval.intervals": "((0.2,0.8),)", "eval.clamp": "(2.5,)",
-    "eval.sweep_seeds": "2", "eval.others": "unguided_twice",
+    "eval.sweep_seeds": "2", "eval.others": "unguided_twice,triangle",
 }  # fmt: skip
 
 
@@ -137,6 +137,14 @@ def test_ramps_have_their_floor(run):
         row = found(rows, "clamp_linear", "error", f"scale = max(2.5, {2 * (1 + omega):g} (1 - t))")
         agrees(row, [scored(a, scale - 1)[0] for a in levels[: row.seeds]])
         assert row.settings == {"omega": omega, "floor": 2.5}
+
+
+def test_schedules_are_made_for_the_grid(run):
+    """The triangle over four steps has scales 1, 1 + omega, 1 + 2 omega and 1, times 4 (1 + omega)/(4 + 3 omega)."""
+    _, _, rows, _, levels = run
+    for omega in (0.5, 1.5):
+        row = found(rows, "triangle", "error", f"omega = {omega:g}")
+        agrees(row, [scored(a, 4 * (1 + omega) / (4 + 3 * omega) - 1)[0] for a in levels[: row.seeds]])
 
 
 def best(levels, place):

@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from experiments import records
-from experiments.leaderboard import board, evaluate, images, page, problems
+from experiments.leaderboard import board, evaluate, images, page, pictures, problems
 from experiments.leaderboard import contenders as field
 from guidance import mixtures, sampling
 from tests.experiments.test_leaderboard import contenders
@@ -274,3 +274,17 @@ def test_what_lies_within_two_standard_errors_of_the_best_is_bold():
     assert page._cell(row("p", "far", 0.31, 0.04), best, 1000, 1) == "310.0 ± 40.0"
     assert page._cell(row("p", "one seed", 0.25, None), best, 1, 3) == "**0.250 ± 0.000**"
     assert page._cell(best, None, 1, 3) == "0.200 ± 0.030"
+
+
+def test_the_plane_has_a_point_for_each_method():
+    """Mean share error and median width over the problems, at the largest NFE only."""
+    spread = {"mode_share_error": (0.1, 0.2, 0.6), "variance_ratio": (0.5, 1.0, 4.0)}
+    rows = [
+        row(f"p{i}", "a", value, nfe=20.0, metric=name)
+        for name, each in spread.items()
+        for i, value in enumerate(each)
+    ]
+    rows += [row("p0", "a", 9.0, nfe=10.0, metric=name) for name in spread]
+    [axes] = pictures._plane(rows, 20).get_axes()
+    points = [(*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) == 1]
+    assert points == [pytest.approx((0.3, 1.0))]
