@@ -5,6 +5,7 @@ message that names the field and what is allowed.
 """
 
 import importlib.util
+import json
 import os
 import pathlib
 import reprlib
@@ -19,9 +20,12 @@ from experiments.kinds import REQUIRED, Field, Refused, choice, hint
 
 USAGE = (
     "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER "
-    "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]"
+    "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]; where FOLDER has a run, its config.json stands in "
+    "for --config, and for all that job=sample is not told"
 )
 FLAGS = ("config", "workdir", "mesh")
+# fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
+RESUMABLE = ("job", "figures", "sample.")
 SHORT = reprlib.Repr()  # of a list its beginning, of a path all
 SHORT.maxstring = SHORT.maxother = 4096
 
@@ -44,16 +48,50 @@ class Request(NamedTuple):
 def parse(arguments: list[str]) -> Request:
     """The checked request of a command line (without the program's name). Raises ConfigError."""
     flags = _flags(arguments)
+    known = _known(flags)
     for name in ("config", "workdir"):
-        if not flags.get(name):
+        if not flags.get(name) and not (name == "config" and known.values):
             raise ConfigError(f"--{name} is missing; {USAGE}")
     overrides = {name.removeprefix("config."): value for name, value in flags.items() if name.startswith("config.")}
-    return Request(load(flags["config"], overrides), pathlib.Path(flags["workdir"]), _mesh(flags.get("mesh", "")))
+    config = load(flags.get("config", ""), overrides, known)
+    return Request(config, pathlib.Path(flags["workdir"]), _mesh(flags.get("mesh", "")))
 
 
-def load(source: str, overrides: Mapping[str, str] | None = None) -> config_dict.ConfigDict:
-    """The config of "FILE.py[:PRESET]" with textual overrides by dotted name, checked, locked. Raises ConfigError."""
-    values, fields = _defaults(source)
+class Known(NamedTuple):
+    """The config of the run that a folder has, by dotted name; empty where it has none."""
+
+    folder: str = ""
+    values: Mapping[str, Any] = {}
+
+
+NEW = Known()
+
+
+def stored(folder: str | os.PathLike) -> dict[str, Any]:
+    """The config.json of a folder by dotted name, {} without one. Raises ConfigError for one that cannot be read."""
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return {}
+    try:
+        return flat(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); allowed: a new folder") from error
+
+
+def _known(flags: Mapping[str, str]) -> Known:
+    folder = flags.get("workdir", "")
+    return Known(folder, stored(folder) if folder else {})
+
+
+def load(source: str, overrides: Mapping[str, str] | None = None, known: Known = NEW) -> config_dict.ConfigDict:
+    """The config of "FILE.py[:PRESET]" with textual overrides by dotted name, checked, locked.
+
+    Where the folder has a run, its config stands in for an empty `source`, and for job sample for whatever neither an
+    override nor the preset says: samples are of that run. Raises ConfigError.
+    """
+    values, fields = _defaults(source) if source else _of_folder(known)
+    if source and known.values and str((overrides or {}).get("job", values["job"])).strip("'\"") == "sample":
+        values = _of_this_run(source, values, fields, overrides or {}, known)
     for name, raw in (overrides or {}).items():
         if name not in fields:
             raise ConfigError(f"--config.{name}: {_unknown(name, fields)}")
@@ -62,7 +100,7 @@ def load(source: str, overrides: Mapping[str, str] | None = None) -> config_dict
                 f"problem.name = {raw!r}: allowed: {values[name]} (another problem has its own config file)"
             )
         values[name] = fields[name].kind.parse(raw)
-    config = _nested(_checked(values, fields))
+    config = nested(_checked(values, fields))
     failures = [c for c in CONSTRAINTS[config.problem.name] if not c.holds(config)]
     if failures:
         raise ConfigError("; ".join(_refusal(c.field, flat(config)[c.field], c.allowed) for c in failures))
@@ -71,11 +109,13 @@ def load(source: str, overrides: Mapping[str, str] | None = None) -> config_dict
 
 def usage(arguments: list[str]) -> str:
     """The text of --help: the fields of the chosen config with their defaults, what is allowed and what they mean."""
-    source = _flags([a for a in arguments if a not in ("-h", "--help")]).get("config")
-    if not source:
+    flags = _flags([a for a in arguments if a not in ("-h", "--help")])
+    source, known = flags.get("config"), _known(flags)
+    if not source and not known.values:
         return f"{USAGE}\nwith a --config, --help lists its fields; configs: configs/*.py"
-    values, fields = _defaults(source)
-    presets = ", ".join(_module(_split(source)[0]).PRESETS) or "none"
+    values, fields = _defaults(source) if source else _of_folder(known)
+    presets = ", ".join(_module(_split(source)[0]).PRESETS) or "none" if source else "those of its config file"
+    source = source or known.folder
     lines = [
         f"  --config.{name}={_shown(values[name])}\n      {field.meaning}; allowed: {field.kind.allowed}"
         for name, field in fields.items()
@@ -97,6 +137,8 @@ def _flags(arguments: list[str]) -> dict[str, str]:
     flags, rest = {}, list(arguments)
     while rest:
         argument = rest.pop(0)
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise ConfigError(f"{argument!r} is not text in UTF-8; {USAGE}")
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
             raise ConfigError(f"{argument!r} is not a flag; {USAGE}")
@@ -162,8 +204,7 @@ def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
         values = flat(module.get_config(preset))
     except Exception as error:
         raise ConfigError(f"--config={source}: {type(error).__name__}: {error}") from error
-    name = Field(choice(*PROBLEMS), "the problem; each config file has its own")
-    fields = {"problem.name": name, **PROBLEMS[_problem_of(source, values)]}
+    fields = _fields(_problem_of(source, values))
     for field in values.keys() - fields.keys():
         raise ConfigError(f"{path}: {field}: {_unknown(field, fields)}")
     for name in [name for name in fields if name not in values]:
@@ -171,6 +212,47 @@ def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
             raise ConfigError(f"{path}: {name} is missing; allowed: {fields[name].kind.allowed}")
         values[name] = fields[name].default
     return values, fields
+
+
+def _fields(problem: str) -> dict[str, Field]:
+    return {"problem.name": Field(choice(*PROBLEMS), "the problem; each config file has its own"), **PROBLEMS[problem]}
+
+
+def _of_folder(known: Known) -> tuple[dict[str, Any], dict[str, Field]]:
+    """The values of the run that a folder has, and their fields; fields that are younger have their defaults."""
+    path = os.path.join(known.folder, "config.json")
+    fields = _fields(_problem_of(path, known.values))
+    values = {name: known.values.get(name, field.default) for name, field in fields.items()}
+    for name, value in values.items():
+        if value is REQUIRED:
+            raise ConfigError(f"{path}: {name} is missing; allowed: {fields[name].kind.allowed}")
+    return values, fields
+
+
+def _of_this_run(source: str, values, fields, overrides, known: Known) -> dict[str, Any]:
+    """The values of the run that is sampled, but for what the preset of `source` says of samples.
+
+    Raises ConfigError for the config of another problem, and for a preset that contradicts the run.
+    """
+    path, preset = _split(source)
+    usual = _defaults(str(path))[0] if preset else values
+    said = {name for name in fields if values[name] != usual[name]} - overrides.keys()
+    mine, _ = _of_folder(known)
+    for name in ("problem.name", *sorted(said)):
+        here, there = values[name], mine.get(name)
+        if not name.startswith(RESUMABLE) and _final(fields[name], here) != _final(fields[name], there):
+            held = f"{name} = {_word(here)} there, {_word(there)} in {os.path.join(known.folder, 'config.json')}"
+            raise ConfigError(f"--config={source}: {held}; allowed: no preset, no --config, or a new folder")
+    kept = {name: values[name] for name in said if name.startswith("sample.")}
+    return mine | kept | {"job": "sample"}
+
+
+def _final(field: Field, value: Any) -> Any:
+    """The value in its final type, where it has one."""
+    try:
+        return field.kind.read(value)
+    except (ValueError, TypeError, OverflowError):
+        return value
 
 
 def _problem_of(source: str, values: Mapping[str, Any]) -> str:
@@ -187,7 +269,7 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str
         try:
             checked[name] = field.kind.read(values[name])
         except Refused as error:
-            refusals.append(f"{name} = {SHORT.repr(values[name])}: {error}")
+            refusals.append(f"{name} = {_word(values[name])}: {error}")
         except (ValueError, TypeError, OverflowError):
             refusals.append(_refusal(name, values[name], field.kind.allowed))
     if refusals:
@@ -195,7 +277,7 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str
     return checked
 
 
-def _nested(values: Mapping[str, Any]) -> config_dict.ConfigDict:
+def nested(values: Mapping[str, Any]) -> config_dict.ConfigDict:
     nested: dict[str, Any] = {}
     for name, value in values.items():
         *groups, last = name.split(".")
@@ -207,7 +289,14 @@ def _nested(values: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 
 def _refusal(name: str, value: Any, allowed: str) -> str:
-    return f"{name} = {SHORT.repr(value)}: allowed: {allowed}"
+    return f"{name} = {_word(value)}: allowed: {allowed}"
+
+
+def _word(value: Any) -> str:
+    try:
+        return SHORT.repr(value)
+    except ValueError:  # python does not print such integers
+        return "an integer of thousands of digits"
 
 
 def _unknown(name: str, fields: Mapping[str, Field]) -> str:

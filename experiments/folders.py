@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 from ml_collections import config_dict
 
 from experiments import launch
-from experiments.config import ConfigError, flat
+from experiments.config import RESUMABLE, ConfigError, flat, nested, stored
 from experiments.fields import PROBLEMS
 from experiments.records import write_atomically
 
-# fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
-RESUMABLE = ("job", "figures", "sample.")
 # fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
 GROWING = {
     **dict.fromkeys(("learn.objectives", "learn.gammas", "learn.intervals"), "more of them"),
@@ -71,8 +69,9 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> int:
         raise ConfigError(f"--workdir={workdir}: {error.strerror}; allowed: a folder that can be written") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _agree(workdir, config)
-        write_atomically(workdir / "config.json", json.dumps(_jsonable(config.to_dict()), indent=2) + "\n")
+        there = stored(workdir)
+        _agree(workdir, there, config)
+        write_atomically(workdir / "config.json", json.dumps(_kept(there, config), indent=2) + "\n")
     except BlockingIOError:
         os.close(lock)
         raise ConfigError(f"--workdir={workdir}: another run is using it; allowed: a folder of its own") from None
@@ -123,16 +122,24 @@ def release(workdir: pathlib.Path, before: Before, aside: str, samples: str = ""
     return True
 
 
-def _agree(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
-    stored, present = _stored(workdir), _jsonable(flat(config))
-    usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if stored else {}
-    for name in sorted(stored.keys() | present.keys()) if stored else ():
+def _kept(there: dict[str, Any], config: config_dict.ConfigDict) -> dict[str, Any]:
+    """What config.json holds from now on. To sample a run changes nothing of how it is sampled when nothing is said:
+    a command means tomorrow what it means today."""
+    sampled = there and config.job == "sample"
+    own = {name: value for name, value in there.items() if name.startswith(RESUMABLE)} if sampled else {}
+    return nested(_jsonable(flat(config)) | own).to_dict()
+
+
+def _agree(workdir: pathlib.Path, there: dict[str, Any], config: config_dict.ConfigDict) -> None:
+    present = _jsonable(flat(config))
+    usual = {name: field.default for name, field in PROBLEMS[config.problem.name].items()} if there else {}
+    for name in sorted(there.keys() | present.keys()) if there else ():
         if name not in present and name not in usual:
             raise ConfigError(
                 f"--workdir={workdir}: its config.json has {name}, which this version does not know; "
                 "allowed: the version that wrote it, or a new folder"
             )
-        before, now = stored.get(name, usual.get(name)), present.get(name)
+        before, now = there.get(name, usual.get(name)), present.get(name)
         grows = name in GROWING and "eval.steps" in present  # not a leaderboard, which has seeds as well
         if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):
             continue
@@ -152,16 +159,6 @@ def _grown(name: str, before: Any, now: Any) -> bool:
     if name == "learn.rules" and "cfg" not in before and "cfg" in now:  # those of other rules start from those of CFG
         return False
     return all(entry in now for entry in before)
-
-
-def _stored(workdir: pathlib.Path) -> dict[str, Any]:
-    path = workdir / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        return flat(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); allowed: a new folder") from error
 
 
 def _jsonable(values: Any) -> Any:

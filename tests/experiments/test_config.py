@@ -287,6 +287,53 @@ def test_a_run_may_grow_where_earlier_results_stay(tmp_path, name, before, now, 
         folders.claim(tmp_path, load(MIXTURE, {name: now}))
 
 
+@pytest.fixture
+def recorded(tmp_path):
+    """The folder of a run of another preset, with an override, and a field of samples that its command named."""
+    overrides = {"base.steps": "7", "sample.steps": "9"}
+    os.close(folders.claim(tmp_path, load(f"{MIXTURE}:record", overrides)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("config", [[], [f"--config={MIXTURE}"], [f"--config={MIXTURE}:record"]], ids=str)
+def test_samples_of_a_run_need_only_what_differs(recorded, config):
+    """Everything else is as in its config.json, which they leave as it is."""
+    before = (recorded / "config.json").read_bytes()
+    arguments = [*config, f"--workdir={recorded}", "--config.job=sample", "--config.sample.weight=1.5"]
+    run, request = flat(load(f"{MIXTURE}:record", {"base.steps": "7", "sample.steps": "9"})), parse(arguments)
+    differing = {name: value for name, value in flat(request.config).items() if value != run[name]}
+    assert differing == {"job": "sample", "sample.weight": "1.5"}
+    os.close(folders.claim(recorded, request.config))
+    assert (recorded / "config.json").read_bytes() == before
+    assert "--config.base.steps=7" in usage(["--help", f"--workdir={recorded}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([f"--config={MIXTURE}:reward"], "eval.steps = (20,) there, [10, 20, 100] in "),
+        ([f"--config={DIGITS}"], "problem.name = 'digits' there, 'mixture' in "),
+        ([f"--config={MIXTURE}", "--config.base.steps=8"], "base.steps = 8 here, 7 in its config.json"),
+        (["--config.base.steps=8"], "base.steps = 8 here, 7 in its config.json"),
+    ],
+)
+def test_what_contradicts_the_run_that_is_sampled_is_one_line(recorded, capsys, arguments, words):
+    assert main.main([*arguments, f"--workdir={recorded}", "--config.job=sample"]) == 2
+    line = capsys.readouterr().err
+    assert words in line and line.count("\n") == 1 and "allowed: " in line
+    assert json.loads((recorded / "config.json").read_text())["base"]["steps"] == 7
+
+
+def test_a_folder_stands_in_for_the_config_of_any_job(recorded):
+    assert parse([f"--workdir={recorded}"]).config == load(
+        f"{MIXTURE}:record", {"base.steps": "7", "sample.steps": "9"}
+    )
+    assert parse([f"--workdir={recorded}", "--config.job=report"]).config.job == "report"
+    (recorded / "config.json").write_text(json.dumps({"problem": {"name": "cifar"}}))
+    with pytest.raises(ConfigError, match="config.json: problem.name = 'cifar': allowed: mixture or"):
+        parse([f"--workdir={recorded}"])
+
+
 def test_a_folder_serves_one_run_at_a_time(tmp_path):
     lock = folders.claim(tmp_path, load(MIXTURE))
     with pytest.raises(ConfigError, match="another run is using it"):
