@@ -5,7 +5,7 @@ from os.path import exists, isfile, join  # False for what no file can be called
 from typing import Any, NamedTuple
 
 from experiments.fields import EPOCH_FILES, MNIST_FILES
-from experiments.sampling_fields import weight_found
+from experiments.sampling_fields import BATCHES, batches_few, weight_found
 from guidance.times import last_equal, within
 
 
@@ -70,6 +70,7 @@ LATENTS_FOUND = (
 )
 
 SAMPLING = (
+    Constraint("sample.seeds", f"at most {BATCHES} batches of sample.batch", batches_few),
     Constraint("sample.weight", "path of an existing .safetensors file", weight_found),
     Constraint(
         "sample.weak",
@@ -112,6 +113,19 @@ LEARNING = (
         "eval.weak",
         "one of base.keep where autoguided is one of eval.others or learn.rules",
         lambda c: "autoguided" not in (*c.eval.others, *c.learn.rules) or ("base" in c and c.eval.weak in c.base.keep),
+    ),
+    Constraint(
+        "eval.weak",
+        "0, or one of base.keep",
+        lambda c: not c.eval.weak or ("base" in c and c.eval.weak in c.base.keep),
+    ),
+    Constraint(
+        "learn.select_every",
+        "0, or at least a ten-thousandth of learn.iterations and learn.rollout_iterations",
+        lambda c: (
+            not c.learn.select_every
+            or max(c.learn.iterations, c.learn.rollout_iterations) <= 10_000 * c.learn.select_every
+        ),
     ),
     Constraint(
         "learn.intervals",
@@ -160,6 +174,11 @@ CONSTRAINTS = {
             "problem.layout",
             "ring only when problem.dimension = 2",
             lambda c: c.problem.layout != "ring" or c.problem.dimension == 2,
+        ),
+        Constraint(
+            "problem.deviation",
+            "at least a thousandth of problem.radius",
+            lambda c: 1000 * c.problem.deviation >= c.problem.radius,
         ),
         Constraint(
             "problem.reward.a",

@@ -5,7 +5,24 @@ Plain data for `experiments.config`, which turns whatever is wrong into one line
 """
 
 from experiments import calls, registry
-from experiments.kinds import COUNT, POSITIVE, Field, choice, each, flag, integer, number, span, text, vector
+from experiments.kinds import (
+    COUNT,
+    DEPTH,
+    POSITIVE,
+    SAMPLES,
+    SIDE,
+    STEPS,
+    WIDTH,
+    Field,
+    choice,
+    each,
+    flag,
+    integer,
+    number,
+    span,
+    text,
+    vector,
+)  # fmt: skip
 from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE
 
 SCHEDULES = registry.constants("schedules", "SCHEDULES")
@@ -18,7 +35,7 @@ EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 
 FIELDS = {
     "job": Field(choice("all", "train", "learn", "evaluate", "report", "sample"), "which part of the chain to run"),
     "seed": Field(integer(0), "first seed"),
-    "seeds": Field(COUNT, "independent repetitions: seeds seed, ..., seed + seeds - 1"),
+    "seeds": Field(integer(1, 10_000), "independent repetitions: seeds seed, ..., seed + seeds - 1"),
     "figures": Field(flag(), "draw pictures for the report"),
     "learn.objectives": Field(each(choice(*OBJECTIVES), names=True), "the weights to learn, one per objective"),
     "learn.rules": Field(calls.several("rule", calls.LEARNABLE), "rules of a rollout weight, one each"),
@@ -33,9 +50,9 @@ FIELDS = {
     "learn.zeta": Field(number(0, 1, "()"), "largest t drawn is 1 - zeta"),
     "learn.churn": Field(number(0, 1), "churn of the training step"),
     "learn.learning_rate": Field(POSITIVE, "peak learning rate of a one-step objective"),
-    "learn.width": Field(COUNT, "hidden width of the guidance network"),
-    "learn.depth": Field(COUNT, "hidden layers of the guidance network"),
-    "learn.embedding": Field(COUNT, "width of its time and condition embeddings"),
+    "learn.width": Field(WIDTH, "hidden width of the guidance network"),
+    "learn.depth": Field(DEPTH, "hidden layers of the guidance network"),
+    "learn.embedding": Field(WIDTH, "width of its time and condition embeddings"),
     "learn.gammas": Field(each(number(0)), "reward coefficients, a weight for each; 0 leaves the reward out"),
     "learn.rollout_iterations": Field(
         COUNT, "updates of the rollout objective at the fewest steps; more steps get fewer, for equal cost"
@@ -44,13 +61,13 @@ FIELDS = {
     "learn.rollout_real": Field(integer(2), "true samples per condition and update of the rollout objective"),
     "learn.rollout_conditions": Field(integer(0), "conditions of a rollout update, drawn afresh; 0 for all", 0),
     "learn.select_every": Field(integer(0), "updates between checkpoints of which the best is kept; 0: the last", 0),
-    "learn.select_samples": Field(integer(2), "samples that each of them is scored on", 2048),
+    "learn.select_samples": Field(integer(2, SAMPLES), "samples that each of them is scored on", 2048),
     "learn.remat": Field(choice(*REMAT), "what the rollout recomputes to save memory"),
     "learn.rollout_learning_rate": Field(POSITIVE, "peak learning rate of the rollout objective"),
     "learn.checkpoint_every": Field(COUNT, "updates between checkpoints"),
-    "eval.steps": Field(each(COUNT), "sampler steps to evaluate at"),
+    "eval.steps": Field(each(STEPS), "sampler steps to evaluate at"),
     "eval.sweep_seeds": Field(COUNT, "seeds that see the whole grid of hand-made weights; the others see a shortlist"),
-    "eval.samples": Field(integer(2), "samples per evaluation and seed"),
+    "eval.samples": Field(integer(2, SAMPLES), "samples per evaluation and seed"),
     "eval.batch": Field(integer(0), "samples computed at a time; 0 for all", 0),
     "eval.omegas": Field(each(number(-1)), "grid of constant weights (scale = 1 + omega)"),
     "eval.intervals": Field(each(span(), empty=True), "intervals in t crossed with the omegas"),
@@ -75,8 +92,8 @@ BASE = {
     "base.steps": Field(COUNT, "updates of the base denoiser"),
     "base.batch": Field(COUNT, "samples per update"),
     "base.learning_rate": Field(POSITIVE, "peak learning rate"),
-    "base.width": Field(COUNT, "hidden width"),
-    "base.depth": Field(COUNT, "hidden layers"),
+    "base.width": Field(WIDTH, "hidden width"),
+    "base.depth": Field(DEPTH, "hidden layers"),
     "base.condition_dropout": Field(number(0, 1, "()"), "share of samples trained with the null condition"),
     "base.accumulate": Field(COUNT, "parts of a batch whose gradients are computed one after the other"),
     "base.weighting": Field(choice("prediction", "min_snr"), "of the loss over t: none, or min(SNR, 5) for x0"),
@@ -85,7 +102,7 @@ BASE = {
         "relative widths of the parameter averages kept; the first is sampled",
     ),
     "base.keep": Field(each(COUNT, empty=True), "updates after which the params to sample from are kept for good"),
-    "base.pictures": Field(integer(0), "pictures of samples drawn during the training"),
+    "base.pictures": Field(integer(0, 10_000), "pictures of samples drawn during the training"),
     "base.guidance_matched": Field(number(0), "omega of the guidance-matched loss; 0 is the plain loss"),
 }
 
@@ -95,8 +112,8 @@ NETWORK = {
         choice("dit", "unet", "adm", "mlp"),
         "kind of network; a unet has width x 1, 2, 2 channels, adm width x 1, 2, 3, 4, depth blocks each",
     ),
-    "base.heads": Field(COUNT, "attention heads of a dit"),
-    "base.patch": Field(COUNT, "side of a patch of a dit"),
+    "base.heads": Field(WIDTH, "attention heads of a dit"),
+    "base.patch": Field(integer(1, SIDE), "side of a patch of a dit"),
     "base.precision": Field(choice("float32", "bfloat16"), "of the products of a dit or unet; sums stay float32"),
     "base.remat": Field(flag(), "recompute the blocks of a dit or unet in the backward pass"),
 }
@@ -147,14 +164,16 @@ PROBLEMS = {
         "problem.classes": Field(integer(1, 1000), "number of classes"),
         "problem.modes": Field(integer(1, 100), "modes of each class"),
         "problem.layout": Field(choice("ring", "random"), "where the modes lie: on a circle, or drawn from a sphere"),
-        "problem.radius": Field(POSITIVE, "distance of the modes from the origin"),
-        "problem.deviation": Field(POSITIVE, "standard deviation of a mode"),
+        "problem.radius": Field(number(0.001, 1000), "distance of the modes from the origin"),
+        "problem.deviation": Field(number(0.001, 1000), "standard deviation of a mode"),
         "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
         "problem.error": Field(choice("none", "attenuated", "under", "trained"), "what is wrong with the denoiser"),
         "problem.attenuation": Field(number(0, 1, "[)"), "rho: D_c becomes (1 - rho) D_c + rho D_u"),
-        "problem.reward.a": Field(vector(), "linear term of the reward a.x - b |x|^2 / 2, one number per dimension"),
-        "problem.reward.b": Field(number(0), "curvature of the reward"),
-        "problem.reward.temperature": Field(POSITIVE, "the tilt is exp(reward / temperature)"),
+        "problem.reward.a": Field(
+            vector(1000), "linear term of the reward a.x - b |x|^2 / 2, one number per dimension"
+        ),
+        "problem.reward.b": Field(number(0, 1000), "curvature of the reward"),
+        "problem.reward.temperature": Field(number(0.001, 1000), "the tilt is exp(reward / temperature)"),
     },
     "digits": FIELDS | BASE | PARTS,
     "labelled": FIELDS
@@ -164,7 +183,7 @@ PROBLEMS = {
     | {
         "problem.source": Field(text("a published set, or a path of images with labels"), "where the images are"),
         "problem.split": Field(text("the name of a split of the source"), "the part of it that is used"),
-        "problem.size": Field(COUNT, "side to which images are cropped"),
+        "problem.size": Field(integer(1, SIDE), "side to which images are cropped"),
         "problem.images": Field(
             integer(0),
             "images kept in memory, 0 for all; the denoiser is trained on the others too, read from disk",
@@ -189,7 +208,7 @@ PROBLEMS = {
         "job": Field(choice("encode"), "the part to run: all of it"),
         "problem.source": Field(text("a published set, a path of images, or synthetic"), "where the images are"),
         "problem.split": Field(text("the name of a split of the source, or all"), "the part of it that is used"),
-        "problem.size": Field(integer(8), "side to which images are cropped"),
+        "problem.size": Field(integer(8, SIDE), "side to which images are cropped"),
         "problem.images": Field(integer(0), "images to encode, the first of the source; 0 for all"),
         "problem.vae": Field(text("path of an existing .safetensors file, or random"), "weights of the autoencoder"),
         "encode.batch": Field(COUNT, "images at a time"),
@@ -205,11 +224,11 @@ PROBLEMS = {
         "job": Field(choice("leaderboard"), "the part to run: all of it"),
         "seed": Field(integer(0), "first seed"),
         "columns": Field(each(choice("mixtures", "mnist", "pair"), names=True), "what to compete on"),
-        "seeds": Field(integer(2), "seeds that are reported"),
-        "tuning_seeds": Field(COUNT, "seeds that the knobs are tuned on"),
-        "samples": Field(integer(8), "samples for each condition, problem and seed"),
-        "nfe": Field(each(integer(3)), "network evaluations per sample, all branches together"),
-        "image_nfe": Field(each(integer(3)), "the same for the MNIST column"),
+        "seeds": Field(integer(2, 10_000), "seeds that are reported"),
+        "tuning_seeds": Field(integer(1, 10_000), "seeds that the knobs are tuned on"),
+        "samples": Field(integer(8, SAMPLES), "samples for each condition, problem and seed"),
+        "nfe": Field(each(integer(3, 100_000)), "network evaluations per sample, all branches together"),
+        "image_nfe": Field(each(integer(3, 100_000)), "the same for the MNIST column"),
         "omegas": Field(each(number(-1)), "the values that every knob is tuned over (scale = 1 + omega)"),
         "rules": Field(calls.several("rule", calls.COMBINATIONS), "rules that compete, at constant weights"),
         "weights": Field(

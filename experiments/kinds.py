@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+FLOAT32 = (2.0**-126, (2 - 2.0**-23) * 2.0**127)  # its smallest normal number and its largest
 REQUIRED = object()  # the default of a field that every config file has to fill
 
 
@@ -63,15 +64,18 @@ def integer(low: int, high: int = 2**31 - 1) -> Kind:
 
 
 def number(low: float = -math.inf, high: float = math.inf, ends: str = "[]") -> Kind:
-    """A finite number between low and high; `ends` says with brackets whether each end belongs to the range."""
+    """A finite number between low and high that float32 holds, in which everything is computed; `ends` says with
+    brackets whether each end belongs to the range."""
 
     def read(value):
         _require(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
         _require(low <= value if ends[0] == "[" else low < value)
         _require(value <= high if ends[1] == "]" else value < high)
+        if value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
+            raise Refused(f"float32 does not hold it; allowed: {allowed}")
         return float(value)
 
-    if high < math.inf:
+    if low > -math.inf and high < math.inf:
         allowed = f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
     elif low > -math.inf:
         allowed = f"a number {'of at least' if ends[0] == '[' else 'above'} {low:g}"
@@ -121,12 +125,15 @@ def each(kind: Kind, *, empty: bool = False, names: bool = False) -> Kind:
     return Kind(f"{size} distinct values separated by commas, each {kind.allowed}", read, split if names else literal)
 
 
-def vector() -> Kind:
+def vector(high: float) -> Kind:
+    """A tuple of numbers, each of at most that size."""
+    kind = number(-high, high)
+
     def read(value):
         value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        return tuple(map(number().read, value))
+        return tuple(map(kind.read, value))
 
-    return Kind("finite numbers separated by commas, or ()", read, literal)
+    return Kind(f"numbers separated by commas, each {kind.allowed}, or ()", read, literal)
 
 
 def span() -> Kind:
@@ -143,3 +150,9 @@ def span() -> Kind:
 
 POSITIVE = number(0, ends="()")
 COUNT = integer(1)
+# what is unrolled, allocated or squared: beyond these no machine answers
+STEPS = integer(1, 100_000)
+WIDTH = integer(1, 65_536)
+DEPTH = integer(1, 1_000)
+SIDE = 4_096
+SAMPLES = 1_000_000

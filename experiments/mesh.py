@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from experiments import sizes
 from experiments.config import ConfigError
 from guidance.nets.sharding import batch_sharding, shardings
 
@@ -111,6 +112,17 @@ def place(batch: Any, rows: int) -> Any:
 def places() -> int:
     """How many parts batches are cut in."""
     return current().mesh.shape["data"]
+
+
+def memory() -> int:
+    """Bytes of memory of all devices of the layout: their own, or that of their hosts where they share it."""
+    devices = current().mesh.devices.flat
+    own = [
+        (device.memory_stats() or {}).get("bytes_limit")
+        for device in devices
+        if device.process_index == jax.process_index()
+    ]
+    return sum(own) * jax.process_count() if all(own) else sizes.memory() * jax.process_count()
 
 
 def rounded(rows: int) -> int:

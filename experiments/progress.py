@@ -16,8 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments import launch
-from experiments.records import write_atomically
+from experiments import launch, records
 
 SHOW_AFTER = 2.0  # seconds; what is shorter shows nothing
 LINE_EVERY = 10.0  # seconds between lines where stderr is not a terminal
@@ -213,20 +212,20 @@ class Metrics:
         self.file.flush()
 
     def _keep_until(self, step: int) -> None:
-        if not self.path.exists():
+        if not self.path.is_file():
             return
-        content = self.path.read_text(encoding="utf-8", errors="replace")
-        lines = content.splitlines(keepends=True)
-        kept = "".join(line for line in lines if self._keeps(line, step))
-        if kept != content:
-            write_atomically(self.path, kept)
+        found = records.entries(self.path)
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line, (row, number) in zip(lines, found, strict=True) if self._keeps(row, number, step)]
+        if len(kept) != len(lines):
+            records.write_atomically(self.path, b"".join(kept))
 
-    def _keeps(self, line: str, step: int) -> bool:
+    def _keeps(self, row: Any, number: int, step: int) -> bool:
         try:
-            row = json.loads(line)
-            return line.endswith("\n") and (row["phase"] != self.phase or row["step"] <= step)
-        except (ValueError, KeyError, TypeError):
-            return False
+            return row["phase"] != self.phase or row["step"] <= step
+        except (KeyError, TypeError):
+            records.told_of(self.path, number, "and nothing else is lost")
+            return True
 
 
 def _number(value: Any) -> Any:

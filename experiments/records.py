@@ -22,6 +22,7 @@ import os
 import pathlib
 import statistics
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,20 +77,24 @@ def mean_row(
     floor=None,
     kind=None,
 ) -> Row:
-    """The row of one value for each seed: their mean, and its standard error s / sqrt(n) where there are several."""
-    values = [float(value) for value in values]
-    mean, n = statistics.fmean(values), len(values)
-    error = statistics.stdev(values) / math.sqrt(n) if n > 1 and math.isfinite(mean) else None
+    """The row of one value for each seed: their mean, and its standard error s / sqrt(n) where there are several.
+
+    Both are None where one of the values is not finite.
+    """
+    values, n = [float(value) for value in values], len(values)
+    finite = all(map(math.isfinite, values))
+    mean = statistics.fmean(values) if finite else None
+    error = statistics.stdev(values) / math.sqrt(n) if n > 1 and finite else None
     return Row(problem, method, weight, settings, sampler, steps, nfe, n, metric, mean, error, floor, kind)
 
 
-def write_atomically(path: pathlib.Path, content: str) -> None:
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Replaces the file as a whole: a reader, or a kill, sees the old content or the new, never half of it."""
     path = pathlib.Path(path)
     fresh = path.with_name(f".{path.name}.new")
     try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(content)
+        with open(fresh, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
@@ -133,9 +138,14 @@ def key(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
+class Damaged(UserWarning):
+    """A line of a file that a run appends to is not what it wrote."""
+
+
 class Ledger:
     """Finished evaluations, one JSON line each, known by their settings; a line cut by a kill is dropped.
 
+    What was measured and is not finite is null in the file, and infinite for who compares: lower is better.
     `done`: {key(settings): entry}; an entry holds its settings under "key". Several processes all go by what process 0
     has read and measured, so that they agree on what is left and what won. Raises ConfigError for a file of an earlier
     version, which named evaluations in words, and leaves it as it is.
@@ -153,23 +163,60 @@ class Ledger:
         return self.done[name]
 
     def _append(self, entry: dict) -> dict:
+        line = json.dumps(_plain(entry), allow_nan=False)
         with self.lock, open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        return entry
+            file.write(line + "\n")
+        return _with_infinities(json.loads(line))
 
 
 def _read_ledger(path) -> dict[str, dict]:
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) != len(lines):
-        write_atomically(path, "".join(whole))
-    entries = [json.loads(line) for line in whole]
-    if any(isinstance(entry["key"], str) for entry in entries):
-        raise ConfigError(
-            f"{path} was written by an earlier version, which named evaluations in words; allowed: a new folder, "
-            "or that version (the file is left as it is)"
-        )
-    return {key(entry["key"]): entry for entry in entries}
+    """The entries of the file. A whole line that is none stays where it is, and is told of."""
+    found = {}
+    for entry, number in entries(path):
+        sound = isinstance(entry, dict) and isinstance(entry.get("metrics", {}), dict)
+        if sound and isinstance(entry.get("key"), dict):
+            found[key(entry["key"])] = _with_infinities(entry)
+        elif sound and isinstance(entry.get("key"), str):
+            raise ConfigError(
+                f"{path} was written by an earlier version, which named evaluations in words; allowed: a new folder, "
+                "or that version (the file is left as it is)"
+            )
+        else:
+            told_of(path, number, "what it was is measured again")
+    return found
+
+
+def entries(path) -> list[tuple[Any, int]]:
+    """(what a line holds, its number) for each whole line of a file of JSON lines, None for what is no JSON; a last
+    line without an end, cut by a kill, is removed from the file."""
+    lines = pathlib.Path(path).read_bytes().splitlines(keepends=True) if os.path.exists(path) else []
+    if lines and not lines[-1].endswith(b"\n"):
+        write_atomically(path, b"".join(lines[:-1]))
+        lines.pop()
+    return [(_json(line), number) for number, line in enumerate(lines, 1)]
+
+
+def told_of(path, number: int, words: str) -> None:
+    """Warns of a line that is not what a run wrote."""
+    warnings.warn(f"{path}: line {number} is not what a run wrote; it is left alone, {words}", Damaged, stacklevel=3)
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _with_infinities(entry: dict) -> dict:
+    measured = {name: math.inf if value is None else value for name, value in entry.get("metrics", {}).items()}
+    scored = {"score": math.inf} if entry.get("score", 0) is None else {}
+    return entry | ({"metrics": measured} if measured else {}) | scored
+
+
+def comparable(row: Row) -> float:
+    """The value of a row, to sort by and to draw: infinite where it is not finite."""
+    return math.inf if row.value is None else row.value
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -177,13 +224,11 @@ def table(rows: Sequence[Row]) -> str:
     if not rows:
         return "no results"
     header = ("problem", "metric", "steps", "nfe", "method", "weight", "value", "floor", "seeds")
-    worst = math.inf
-    ordered = sorted(rows, key=lambda r: (r.problem, r.metric, r.steps, worst if r.value is None else r.value))
+    ordered = sorted(rows, key=lambda r: (r.problem, r.metric, r.steps, comparable(r)))
     lines = [
         (
             row.problem, row.metric, f"{row.steps}", f"{row.nfe:g}", row.method, row.weight,
-            _figure(row.value) + ("" if None in (row.value, row.standard_error) else f" ± {row.standard_error:.1g}"),
-            _figure(row.floor), f"{row.seeds}",
+            _worth(row), _figure(row.floor), f"{row.seeds}",
         )
         for row in ordered
     ]  # fmt: skip
@@ -199,9 +244,17 @@ def _plain(value: Any) -> Any:
     """NumPy and JAX scalars as Python numbers; numbers that are not finite as None."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return [_plain(entry) for entry in value]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _worth(row: Row) -> str:
+    if row.value is None:
+        return "not finite"
+    return _figure(row.value) + ("" if row.standard_error is None else f" ± {row.standard_error:.1g}")
 
 
 def _figure(value: float | None) -> str:

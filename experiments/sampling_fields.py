@@ -5,18 +5,30 @@ from os.path import isfile
 
 from experiments import calls
 from experiments.calls import GRIDS, LEARNED, SAMPLERS
-from experiments.kinds import COUNT, POSITIVE, Field, Kind, Refused, choice, each, integer, text
+from experiments.kinds import COUNT, POSITIVE, SIDE, STEPS, WIDTH, Field, Kind, Refused, choice, each, integer, text
 
 OUTPUTS = ("npz", "png", "grid")
 
 
+TAKEN = (  # names of what else a run leaves in its folder
+    "base", "classifier", "config.json", "diverged", "evaluations.jsonl", "guidance", "metrics.jsonl", "pictures",
+    "refused", "report.html", "results.json", "selection.jsonl", "weights",
+)  # fmt: skip
+
+
 def _folder() -> Kind:
+    allowed = "a name of up to 100 letters, digits and . _ - + @"
+
     def read(value):
-        if not isinstance(value, str) or not re.fullmatch(r"\w[\w.+@-]*", value):
-            raise Refused("allowed: a name of letters, digits and . _ - + @")
+        if not isinstance(value, str) or not re.fullmatch(r"\w[\w.+@-]*", value) or len(value.encode()) > 100:
+            raise Refused(f"allowed: {allowed}")
+        if value in TAKEN or value.endswith(".png"):
+            raise Refused(
+                f"a run keeps something else there; allowed: {allowed}, other than {', '.join(TAKEN)}, *.png"
+            )
         return value
 
-    return Kind("a name of letters, digits and . _ - + @", read, lambda raw: raw.strip("'\""))
+    return Kind(allowed, read, lambda raw: raw.strip("'\""))
 
 
 # every problem has these, so each has a default: a config file need not mention them
@@ -32,7 +44,7 @@ SAMPLE = {
     "sample.sampler": Field(calls.one("sampler", SAMPLERS), "the update from one time to the next", "ddim"),
     "sample.grid": Field(calls.one("grid", GRIDS), "the times that the sampler visits", "uniform"),
     "sample.shift": Field(POSITIVE, "factor on the noise levels of the grid; 1 leaves them", 1.0),
-    "sample.steps": Field(COUNT, "steps of the sampler", 50),
+    "sample.steps": Field(STEPS, "steps of the sampler", 50),
     "sample.output": Field(
         each(choice(*OUTPUTS), names=True),
         "one npz as ADM writes it, a PNG for each seed, one picture",
@@ -52,11 +64,19 @@ IMPORTED = {
     "problem.network": Field(choice("dit", "sit"), "eps at the timesteps of a diffusion, or velocity of a flow"),
     "problem.weights": Field(text("path of an existing .safetensors file"), "weights of the network"),
     "problem.vae": Field(text("path of an existing .safetensors file"), "weights of the autoencoder of its latents"),
-    "problem.heads": Field(integer(0), "attention heads; 0: those of the published network of this width"),
-    "problem.side": Field(integer(0), "rows of the latents; 0: what the embedding of places in the file says"),
-    "problem.vae_groups": Field(COUNT, "groups of the autoencoder's normalisations"),
+    "problem.heads": Field(integer(0, 4096), "attention heads; 0: those of the published network of this width"),
+    "problem.side": Field(integer(0, SIDE), "rows of the latents; 0: what the embedding of places in the file says"),
+    "problem.vae_groups": Field(WIDTH, "groups of the autoencoder's normalisations"),
     "problem.dtype": Field(choice("float32", "bfloat16"), "dtype that the network computes in"),
 }
+
+
+BATCHES = 1_000_000  # files that a folder of batches may hold
+
+
+def batches_few(config) -> bool:
+    """Whether the seeds come in no more than BATCHES batches."""
+    return sum(map(len, calls.integers(config.sample.seeds))) <= BATCHES * config.sample.batch
 
 
 def weight_found(config) -> bool:

@@ -70,6 +70,6 @@ def ratio(a: Array, b: Array, otherwise=0.0) -> Array:
 
 
 def safe_sqrt(a: Array) -> Array:
-    """sqrt(max(a, 0)) elementwise; its gradient where a <= 0 is 0, not infinite."""
-    positive = a > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, a, 1)), 0)
+    """sqrt(max(a, 0)) elementwise; its gradient where a <= 0 is 0, not infinite. NaN stays NaN."""
+    zero = a <= 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, a)))

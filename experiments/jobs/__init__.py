@@ -2,13 +2,22 @@
 
 from jax.tree_util import Partial
 
-from experiments import launch, leaderboard, mesh, problems
+from experiments import launch, leaderboard, mesh, problems, sizes
 from experiments.config import ConfigError
 from experiments.jobs import encode, evaluate, learn, report, sample, train
 
 
 def run(config, workdir) -> None:
-    """Runs one job, or with config.job = "all" the chain; what is already done is restored, not repeated."""
+    """Runs one job, or with config.job = "all" the chain; what is already done is restored, not repeated.
+
+    Raises ConfigError, in one line, for what does not fit this machine.
+    """
+    sizes.check(config, mesh.memory())
+    with sizes.in_one_line():
+        _run(config, workdir)
+
+
+def _run(config, workdir) -> None:
     if config.job == "leaderboard":
         if launch.several():
             raise ConfigError("job = leaderboard: allowed: one process")

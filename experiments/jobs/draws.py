@@ -46,6 +46,14 @@ def keys(seed: int, purpose: int = 3) -> tuple[jax.Array, jax.Array]:
     return tuple(jax.random.split(jax.random.fold_in(jax.random.key(seed), purpose)))
 
 
+def measured(problem, key, samples, full: bool) -> dict[str, float]:
+    """What the instrument of the problem measures on samples [K, n, ...]; of samples that are not all finite, no
+    instrument's number means anything: the tuned metrics are infinite, and there are no others."""
+    if not np.isfinite(samples).all():
+        return dict.fromkeys(problem.instrument.tuned, float("inf"))
+    return problem.instrument.measure(key, samples, full)
+
+
 def sampler(problem, config, steps: int, count: int | None = None, rule: str = "cfg"):
     """(base params or a Pair, table [steps, G], key) -> (samples [K, n, ...], network evaluations per sample).
 

@@ -5,6 +5,8 @@ of steps serves the whole sweep. Each seed has its own model, learned weights, n
 are tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
 """
 
+import math
+
 import numpy as np
 
 from experiments import launch, problems, progress, records
@@ -12,7 +14,7 @@ from experiments.calls import SAMPLERS, shortened, spelled
 from experiments.jobs import candidates as hand
 from experiments.jobs import learn, train
 from experiments.jobs.candidates import UNGUIDED, Candidate
-from experiments.jobs.draws import bases_of, keys, sampler
+from experiments.jobs.draws import bases_of, keys, measured, sampler
 from experiments.records import DIFFERENCE, GIVEN, IN_FULL, LEARNED, NONE, SHARE, TUNED, Ledger
 from guidance import sampling, weights
 
@@ -78,7 +80,7 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
                 grid = sampling.uniform_grid(candidate.longer * steps)
                 omegas = weights.tabulated(candidate.weight(grid), grid, problem.model.conditions)
                 samples, nfe = samplers(i, candidate.rule, omegas, noise_key)
-                entry = {"nfe": nfe, "metrics": problem.instrument.measure(measure_key, samples, full)}
+                entry = {"nfe": nfe, "metrics": measured(problem, measure_key, samples, full)}
                 if full:
                     entry["metrics"]["median_omega"] = float(np.median(omegas))
                     entry |= {"rule": candidate.rule, "table": np.asarray(omegas).tolist()}
@@ -178,7 +180,7 @@ class _Rows:
         """One row from one entry per seed; `values` replaces the metric's own values (differences have no floor)."""
         floor = None
         if values is None:
-            values = [entry["metrics"][metric] for entry in entries]
+            values = [entry["metrics"].get(metric, math.inf) for entry in entries]
             floors = [f["metrics"][metric] for f in self.floors if metric in f["metrics"]]
             floor = float(np.mean(floors)) if floors else None
         nfe = float(np.mean([entry["nfe"] for entry in entries]))
@@ -197,9 +199,10 @@ class _Rows:
         for label in details[0]:
             entries = [of_seed[label] for of_seed in details]
             words = f"as tuned on {self.tuned[0]}"
-            rows += [
-                self.row(IN_FULL, label, words, {}, entries, m) for m in entries[0]["metrics"] if m not in self.tuned
+            others = [
+                name for name in dict.fromkeys(n for e in entries for n in e["metrics"]) if name not in self.tuned
             ]
+            rows += [self.row(IN_FULL, label, words, {}, entries, name) for name in others]
         return rows
 
     def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[records.Row]:
@@ -213,7 +216,7 @@ class _Rows:
         for name in table.learned():
             mine = [table.entries[name][seed] for seed in range(seeds)]
             triples = zip(mine, unguided, floors, strict=True)
-            closed = [(start - own["metrics"][metric]) / (start - floor) for own, start, floor in triples]
+            closed = [_closed(start, own["metrics"][metric], floor) for own, start, floor in triples]
             label = of[name].method
             rows.append(self.row(SHARE, label, "share of the gap", {}, mine, f"{metric}_gap_closed", closed))
         for family in table.families():
@@ -229,3 +232,8 @@ class _Rows:
                 words = "paired over seeds"
                 rows.append(self.row(DIFFERENCE, label, words, settings, mine, f"{metric}_difference", gaps))
         return rows
+
+
+def _closed(start: float, own: float, floor: float) -> float:
+    """The share of the gap from start to floor that is closed; NaN where there is none."""
+    return (start - own) / (start - floor) if start != floor else float("nan")

@@ -22,9 +22,10 @@ OF_FAMILIES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
 
 
 def number(value, error) -> str:
-    """A figure for people: three significant digits, with its standard error where there is one."""
+    """A figure for people: three significant digits, with its standard error where there is one; None is a mean of
+    values that are not all finite."""
     if value is None:
-        return ""
+        return "not finite"
     return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
 
 
@@ -117,7 +118,7 @@ def sweep(problem, rows):
     for axes, n in zip(panels[0], steps, strict=True):
         here = [row for row in own if row.steps == n]
         points = sorted(
-            (row.settings.get("omega", 0.0), row.value, row.standard_error or 0.0)
+            (row.settings.get("omega", 0.0), _drawn(row), row.standard_error or 0.0)
             for row in here
             if row.kind in (GIVEN, NONE) and row.method in ("constant", "unguided")
         )
@@ -127,6 +128,9 @@ def sweep(problem, rows):
             if row.kind not in (TUNED, LEARNED) or _family(row) in ("constant", "clamp_linear"):
                 continue
             shade, style = found[_family(row)], "--" if row.kind == TUNED else "-"
+            if row.value is None:
+                axes.plot([], [], color=shade, ls=style, lw=1.4, label=f"{row.method}: not finite")
+                continue
             axes.axhline(row.value, color=shade, ls=style, lw=1.4, label=row.method)
             if row.standard_error:
                 axes.axhspan(row.value - row.standard_error, row.value + row.standard_error, color=shade, alpha=0.12)
@@ -134,11 +138,23 @@ def sweep(problem, rows):
             axes.axhline(here[0].floor, color="k", ls=":", lw=1, label="true data")
         # large weights can be off by orders of magnitude; what matters is near the unguided value
         at_zero = value[np.argmin(np.abs(omega))]
-        axes.set(title=f"{n} steps", xlabel="omega", ylim=(min(0, value.min()), min(1.1 * value.max(), 2 * at_zero)))
+        axes.set(title=_beside_lost(f"{n} steps", omega[np.isnan(value)]), xlabel="omega")
+        if np.isfinite(at_zero):
+            axes.set(ylim=(min(0, np.nanmin(value)), min(1.1 * np.nanmax(value), 2 * at_zero)))
         axes.grid(alpha=0.2)
     panels[0][0].set_ylabel(metric.replace("_", " "))
     _legend_beside(panels[0][-1])
     return figure
+
+
+def _drawn(row) -> float:
+    """The value of a row where it can be drawn: NaN is left out."""
+    return np.nan if row.value is None else row.value
+
+
+def _beside_lost(title: str, omegas) -> str:
+    """The title, and the weights that cannot be drawn."""
+    return title if len(omegas) == 0 else f"{title}; not finite at " + ", ".join(f"{omega:g}" for omega in omegas)
 
 
 def selection(problem, scores):
@@ -170,7 +186,7 @@ def quality_against_nfe(problem, rows):
     for method, own in curves.items():
         own = sorted(own, key=lambda row: row.nfe)
         axes.errorbar(
-            [r.nfe for r in own], [r.value for r in own], [r.standard_error or 0 for r in own], marker="o", ms=4,
+            [r.nfe for r in own], [_drawn(r) for r in own], [r.standard_error or 0 for r in own], marker="o", ms=4,
             lw=1.3, ls="-" if own[0].kind == LEARNED else "--", color=found[_family(own[0])], label=method,
         )  # fmt: skip
     axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")

@@ -4,6 +4,7 @@ import base64
 import html
 
 from experiments import launch, records
+from experiments.config import ConfigError
 from experiments.jobs import evaluate, figures, learn, train
 from experiments.problems import require
 from experiments.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
@@ -23,7 +24,12 @@ pre { background: #f5f5f5; padding: 0.8em; overflow-x: auto; font-size: 0.85em; 
 def run(problem, config, workdir) -> None:
     """Writes the pictures (PNG) and report.html, and prints their paths."""
     require(problem, config.job, "data", "instrument")
-    rows = records.read_results(workdir / "results.json")
+    try:
+        rows = records.read_results(workdir / "results.json")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{workdir / 'results.json'} cannot be read ({error}); allowed: job=evaluate first"
+        ) from None
     pictures = _draw(problem, config, workdir, rows) if config.figures else {}
     if not launch.primary():
         return
@@ -131,14 +137,14 @@ def _table(config, rows, metric) -> str:
     closed = {(r.method, r.steps): r for r in rows if r.kind == SHARE and r.metric == f"{metric}_gap_closed"}
     body = []
     main = [r for r in rows if r.metric == metric and r.kind in (NONE, TUNED, LEARNED)]
-    for row in sorted(main, key=lambda r: (r.steps, r.value)):
+    for row in sorted(main, key=lambda r: (r.steps, records.comparable(r))):
         cells = [row.method, row.weight if len(row.weight) < 60 else "one for each seed", str(row.steps)]
-        cells += [f"{row.nfe:g}", figures.number(row.value, row.standard_error), figures.number(row.floor, None)]
+        cells += [f"{row.nfe:g}", figures.number(row.value, row.standard_error), _floor(row.floor)]
         for family in ("constant", "interval"):
             gap = gaps.get((row.method, family, row.steps))
             cells.append(figures.number(gap.value, gap.standard_error) if gap else "")
         share = closed.get((row.method, row.steps))
-        cells.append(f"{100 * share.value:.1f} %" if share else "")
+        cells.append(("not finite" if share.value is None else f"{100 * share.value:.1f} %") if share else "")
         style = " class='learned'" if row.kind == LEARNED else ""
         body.append(f"<tr{style}>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
     header = (
@@ -157,6 +163,11 @@ def _table(config, rows, metric) -> str:
     return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(body)}</table>"
 
 
+def _floor(value) -> str:
+    """A floor for people; not every number has one."""
+    return "" if value is None else figures.number(value, None)
+
+
 def _details(problem, rows) -> str:
     """Everything else that was measured, at the weights tuned on the leading metric."""
     detail = [r for r in rows if r.kind == IN_FULL]
@@ -173,6 +184,6 @@ def _details(problem, rows) -> str:
         + "</tr>"
         for (steps, method), cells in lines.items()
     )
-    floor = "<tr><td>true data</td><td></td>" + "".join(f"<td>{figures.number(floors[n], None)}</td>" for n in names)
+    floor = "<tr><td>true data</td><td></td>" + "".join(f"<td>{_floor(floors[n])}</td>" for n in names)
     head = "<th>method</th><th></th>" + "".join(f"<th>{html.escape(n)}</th>" for n in names)
     return f"<table><caption>Everything else</caption><tr>{head}</tr>{body}{floor}</tr></table>"

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import data, drawing, launch, mesh, progress, recipes, shards, tensors
+from experiments import data, drawing, launch, mesh, progress, recipes, shards, sizes, tensors
 from experiments.calls import LEARNED, integers
 from experiments.config import ConfigError, flat
 from experiments.jobs import draws, train
@@ -43,8 +43,9 @@ def run(problem, config, workdir) -> None:
         raise ConfigError("sample.output: png: the samples of this problem are vectors; allowed: npz, grid")
     if model.to_images is None and "grid" in settings.output:
         require(problem, "sample with sample.output = grid", "instrument")
-    seeds, folder = all_seeds(settings.seeds), pathlib.Path(workdir) / settings.into
-    labels = labels_of(settings.labels, seeds, size(model.conditions))
+    seeds, folder = Integers(settings.seeds), pathlib.Path(workdir) / settings.into
+    batch = min(settings.batch, len(seeds))
+    labels = labels_of(settings.labels, size(model.conditions))
     times = recipes.grid(settings, model.schedule)
     rule = recipes.rule(settings.rule, "sample.rule")
     weight = recipes.weight(settings, model, times, _names(problem, workdir))
@@ -54,16 +55,14 @@ def run(problem, config, workdir) -> None:
         return
     base = _base(problem, config, workdir)
     to_images = mesh.shard(model.to_images)
-    starts = range(0, len(seeds), settings.batch)
-    left = launch.first(
-        lambda: [k for k, i in enumerate(starts) if not _there(_part(folder, k), _rows(seeds, i, settings))]
-    )
+    starts = range(0, len(seeds), batch)
+    left = launch.first(lambda: _left(folder, model, seeds, starts, batch))
     for k in progress.track(left, "sampling", total=len(starts), start=len(starts) - len(left)):
         if progress.stop_requested():
             raise progress.Stopped
-        own = slice(starts[k], starts[k] + settings.batch)
+        own = seeds[starts[k] : starts[k] + batch]
         with progress.waiting("sampling: compiling") if k == left[0] else contextlib.nullcontext():
-            arrays = _batch(sampler, base, to_images, seeds[own], labels[own], mesh.rounded(settings.batch))
+            arrays = _batch(sampler, base, to_images, own, labels[own % len(labels)], mesh.rounded(batch), settings)
         launch.first(lambda k=k, arrays=arrays: shards.write(_part(folder, k), arrays))
     launch.first(lambda: _finish(problem, config, folder, [_part(folder, k) for k in range(len(starts))], len(seeds)))
 
@@ -78,21 +77,49 @@ def _names(problem, workdir) -> tuple[str, ...] | None:
         raise ConfigError(str(error)) from None
 
 
-def all_seeds(text: str) -> np.ndarray:
-    """The seeds that "0-49999" or "0-9,42" names, int64, in the order given."""
-    return np.concatenate([np.arange(r.start, r.stop) for r in integers(text)])
+class Integers:
+    """The integers that "0-49999" or "0-9,42" names, in the order given; only those asked for take memory."""
+
+    def __init__(self, text: str):
+        self.ranges = integers(text)
+        self.ends = np.cumsum([len(found) for found in self.ranges])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, places) -> np.ndarray:
+        """int64 at a slice, or at an array of places."""
+        places = np.arange(*places.indices(len(self))) if isinstance(places, slice) else np.asarray(places)
+        which = np.searchsorted(self.ends, places, side="right")
+        starts = np.asarray([found.start for found in self.ranges])
+        return starts[which] + places - (self.ends[which] - [len(self.ranges[i]) for i in which])
 
 
-def labels_of(text: str, seeds: np.ndarray, count: int) -> np.ndarray:
-    """The label of each seed: the i-th of the list, over and over, for seed i. A label is the number of one of the
-    model's `count` conditions. Raises ConfigError for labels that it does not have.
+def labels_of(text: str, count: int) -> Integers:
+    """The labels that seeds get in turn, the i-th of them seed i; a label is the number of one of the model's `count`
+    conditions. Raises ConfigError for labels that it does not have.
     """
-    every = np.arange(count)
-    chosen = every if text == "all" else np.concatenate([np.arange(r.start, r.stop) for r in integers(text)])
-    foreign = np.setdiff1d(chosen, every)
-    if len(foreign):
-        raise ConfigError(f"sample.labels: the model has no class {foreign[0]}; allowed: 0 to {count - 1}")
-    return chosen[seeds % len(chosen)]
+    chosen = Integers(f"0-{count - 1}" if text == "all" else text)
+    foreign = [max(count, found.start) for found in chosen.ranges if found.stop > count]
+    if foreign:
+        raise ConfigError(f"sample.labels: the model has no class {min(foreign)}; allowed: 0 to {count - 1}")
+    return chosen
+
+
+def _left(folder: pathlib.Path, model, seeds: Integers, starts: range, batch: int) -> list[int]:
+    """The parts that are missing. Raises ConfigError where the disk has no room for them and, at the end, for all of
+    them joined."""
+    left = [k for k, i in enumerate(starts) if not _there(_part(folder, k), seeds[i : i + batch])]
+    shape = model.shape if model.to_images is None else _image_shape(model)
+    each = int(np.prod(shape)) * (4 if model.to_images is None else 1) + 2 * 8  # label and seed
+    free = shutil.disk_usage(folder).free
+    sizes.check_disk(folder, "sample.seeds", each * (len(left) * batch + len(seeds)), free)
+    return left
+
+
+def _image_shape(model) -> tuple[int, ...]:
+    example = jax.ShapeDtypeStruct((1, *model.shape), jnp.float32)
+    return jax.eval_shape(model.to_images, example).shape[1:]
 
 
 def _sampler(problem, times, rule, weight, step):
@@ -137,7 +164,7 @@ def _base(problem, config, workdir):
     return draws.Pair(strong, train.kept(problem, alone, workdir, alone.seed, weak)) if weak else strong
 
 
-def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:
+def _batch(sampler, base, to_images, seeds, labels, size: int, settings) -> shards.Arrays:
     """One part. It is filled up with its first seed to `size` rows, so that nothing is compiled twice."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
@@ -145,8 +172,9 @@ def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:
     if not whole[:count].all():
         broken = seeds[~whole[:count]]
         raise progress.Diverged(
-            f"the samples of {len(broken)} seeds of this batch are not finite, the first is seed {broken[0]}; "
-            "the batches before it are saved"
+            f"the samples of {len(broken)} seeds of this batch are not finite, the first is seed {broken[0]}: "
+            f"sample.weight = {settings.weight}, sample.rule = {settings.rule}, sample.sampler = {settings.sampler} "
+            f"or sample.grid = {settings.grid} may be too much for the model; the batches before it are saved"
         )
     counts = {f"nfe_{branch}": np.asarray(value) for branch, value in nfe.items()}
     return {"arr_0": samples[:count], "arr_1": labels.astype(np.int64), "seeds": seeds} | counts
@@ -154,10 +182,6 @@ def _batch(sampler, base, to_images, seeds, labels, size: int) -> shards.Arrays:
 
 def _part(folder: pathlib.Path, k: int) -> pathlib.Path:
     return folder / "parts" / f"part_{k:06d}.npz"
-
-
-def _rows(seeds, start: int, settings) -> np.ndarray:
-    return seeds[start : start + settings.batch]
 
 
 def _there(part: pathlib.Path, seeds: np.ndarray) -> bool:
@@ -190,6 +214,8 @@ def _claim(folder: pathlib.Path, config) -> bool:
     holds something else.
     """
     here, path = _settings(config), folder / "settings.json"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"sample.into = {folder.name!r}: {folder} is a file; allowed: another sample.into")
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))

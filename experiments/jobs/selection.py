@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable
 
 from experiments import checkpoints, mesh, problems, progress
-from experiments.jobs.draws import keys, sampler
+from experiments.jobs.draws import keys, measured, sampler
 from experiments.records import Ledger, key
 from guidance import sampling, weights
 from guidance.conditions import size
@@ -45,7 +45,7 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
                 raise progress.Stopped
             omegas = weights.tabulated(task.weight(restored(step)), grid, problem.model.conditions)
             samples, _ = run_sampler(base, omegas, noise_key)
-            value = problem.instrument.measure(measure_key, samples, False)[metric]
+            value = measured(problem, measure_key, samples, False)[metric]
             return {
                 "task": task.name,
                 "family": task.family,

@@ -81,7 +81,8 @@ class Bench:
         run = self._compiled(entrant.structure, evaluate.evaluator, entrant.guide, entrant.step)
         values = np.stack([np.asarray(run(tables, self._padded(grid), steps, key)) for key in self._keys()])
         trial, final = values[: self.config.tuning_seeds], values[self.config.tuning_seeds :]
-        best = np.argmin(trial[..., 0].mean(0), axis=-1)  # [problems]
+        means = trial[..., 0].mean(0)
+        best = np.argmin(np.where(np.isfinite(means), means, np.inf), axis=-1)  # [problems]
         rows = []
         for p, name in enumerate(self.group.names):
             knob = entrant.knobs[best[p]]

@@ -160,7 +160,8 @@ def _protocol(config, problem, method, what, knobs, draws, final, measure, steps
     trial, *others = evaluate.keys(config, 1)
     best = 0
     if len(draws) > 1:
-        best = int(np.argmin([measure(draw(jax.random.fold_in(trial, 0)), False)[LEAD] for draw in draws]))
+        scores = np.asarray([measure(draw(jax.random.fold_in(trial, 0)), False)[LEAD] for draw in draws])
+        best = int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
     finals = []
     for key in others:
         parts = [np.asarray(draws[best](jax.random.fold_in(key, i))) for i in range(final // TRIAL)]

@@ -54,7 +54,7 @@ def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
         if row.metric == LEAD and row.nfe == nfe:
             cells.setdefault(row.method, {})[row.problem] = row
     problems = list(next(iter(cells.values())))
-    values = np.array([[cells[method][p].value for p in problems] for method in cells])
+    values = np.array([[records.comparable(cells[method][p]) for p in problems] for method in cells])
     ranks = 1 + (values[None] < values[:, None]).sum(1) + ((values[None] == values[:, None]).sum(1) - 1) / 2
     order = np.argsort(ranks.mean(1), kind="stable")
     methods = list(cells)
@@ -85,7 +85,7 @@ def _mixtures(rows, config) -> list[str]:
         problems = list(table[0][2])
         lines += ["", f"### NFE {nfe:g}", "", "| method | mean rank | " + " | ".join(problems) + " |"]
         lines += ["|---" * (len(problems) + 2) + "|"]
-        best = {p: min((cells[p] for _, _, cells in table), key=lambda row: row.value) for p in problems}
+        best = {p: min((cells[p] for _, _, cells in table), key=records.comparable) for p in problems}
         for method, rank, cells in table:
             shown = [_cell(cells[p], best[p], 1000, 1) for p in problems]
             lines.append(f"| {method} | {rank:.1f} | " + " | ".join(shown) + " |")
@@ -99,13 +99,13 @@ def _images(rows) -> list[str]:
     nfes = sorted({row.nfe for row in rows if row.method != "true data"})
     metrics = list(dict.fromkeys(row.metric for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows if row.method != "true data"))
-    methods.sort(key=lambda method: cells[method, nfes[-1], metrics[0]].value)
+    methods.sort(key=lambda method: records.comparable(cells[method, nfes[-1], metrics[0]]))
     lines = ["| method | " + " | ".join(f"{_words(m)}, NFE {nfe:g}" for nfe in nfes for m in metrics) + " |"]
     lines += ["|---" * (1 + len(nfes) * len(metrics)) + "|"]
     for method in methods:
         shown = []
         for nfe in nfes:
-            leader = min((cells[m, nfe, metrics[0]] for m in methods), key=lambda row: row.value)
+            leader = min((cells[m, nfe, metrics[0]] for m in methods), key=records.comparable)
             shown += [_cell(cells[method, nfe, m], leader if m == metrics[0] else None, 1, 3) for m in metrics]
         lines.append(f"| {method} | " + " | ".join(shown) + " |")
     if ("true data", 0.0, metrics[0]) in cells:
@@ -120,9 +120,13 @@ def _words(metric: str) -> str:
 
 def _cell(row, best, unit: float, digits: int) -> str:
     """Mean and standard error times `unit`; bold within two standard errors of the best."""
+    if row.value is None:
+        return "not finite"
     error = row.standard_error or 0.0
     text = f"{unit * row.value:.{digits}f} ± {unit * error:.{digits}f}"
-    close = best is not None and row.value <= best.value + 2 * np.hypot(error, best.standard_error or 0.0)
+    close = best is not None and row.value <= records.comparable(best) + 2 * np.hypot(
+        error, best.standard_error or 0.0
+    )
     return f"**{text}**" if close else text
 
 

@@ -50,8 +50,8 @@ def distance_kernel(beta: float = 1.0) -> Kernel:
         squared = squared_distances(x, y)
         if beta == 1:
             return -safe_sqrt(squared)
-        positive = squared > 0
-        return -jnp.where(positive, jnp.exp(0.5 * beta * jnp.log(jnp.where(positive, squared, 1))), 0)
+        zero = squared <= 0  # of NaN False: its distance is NaN
+        return -jnp.where(zero, 0, jnp.exp(0.5 * beta * jnp.log(jnp.where(zero, 1, squared))))
 
     return kernel
 

@@ -81,8 +81,8 @@ def _power(difference: Array, p: float) -> Array:
 
 
 def _root(power: Array, p: float) -> Array:
-    """power^(1/p) whose gradient at 0 is 0, not infinite."""
+    """power^(1/p) whose gradient at 0 is 0, not infinite. NaN stays NaN."""
     if p == 1:
         return power
-    positive = power > 0
-    return jnp.where(positive, jnp.where(positive, power, 1) ** (1 / p), 0)
+    zero = power <= 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, power) ** (1 / p))

@@ -280,3 +280,10 @@ def test_refusals():
     for bad in (jnp.zeros((1, 2)), jnp.zeros((3, 1)), jnp.zeros(3)):
         with pytest.raises(ValueError, match="samples must be"):
             energy_distance(good, bad)
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.5])
+def test_a_sample_that_is_nan_is_at_no_distance_that_counts(beta):
+    """The whole estimate is NaN: as a distance of 0 it would lower it."""
+    x, y = jnp.ones((4, 2)).at[1, 0].set(jnp.nan), jnp.zeros((6, 2))
+    assert jnp.isnan(energy_distance(x, y, beta).value)
