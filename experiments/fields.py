@@ -53,6 +53,9 @@ FIELDS = {
     "learn.width": Field(WIDTH, "hidden width of the guidance network"),
     "learn.depth": Field(DEPTH, "hidden layers of the guidance network"),
     "learn.embedding": Field(WIDTH, "width of its time and condition embeddings"),
+    "learn.head": Field(
+        choice("nonnegative", "signed"), "omega of the guidance network: max(a, 0), or a itself", "nonnegative"
+    ),
     "learn.gammas": Field(each(number(0)), "reward coefficients, a weight for each; 0 leaves the reward out"),
     "learn.rollout_iterations": Field(
         COUNT, "updates of the rollout objective at the fewest steps; more steps get fewer, for equal cost"

@@ -83,7 +83,8 @@ class Stage(NamedTuple):
 
 
 # A rule is a function (positive [batch, ...], reference [batch, ...], omega [batch]) -> guided x0-prediction, or a
-# Stage; `rules.stack` puts several in a row.
+# Stage; `rules.stack` puts several in a row. A function whose answer at omega = 0 is D_c says so by `rules.neutral`:
+# only then is its reference not evaluated where nothing is guided.
 Rule = Callable[[Array, Array, Array], Array] | Stage
 
 

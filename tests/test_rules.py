@@ -1,4 +1,4 @@
-"""Linear rules: identities of classifier-free guidance, exact to rounding."""
+"""Linear rules: identities of classifier-free guidance, exact to rounding; which rules are skipped at omega = 0."""
 
 import chex
 import jax
@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.tree_util import Partial
 
-from guidance import rules
+from guidance import guides, rules, schedules, weights
+from guidance.sampling import ddim, sample, uniform_grid
+from guidance.types import At
+from tests.members import every_rule
 
 EVERY_RULE = [rules.cfg, rules.unguided]
 
@@ -97,3 +101,38 @@ def test_scale_and_omega_are_inverses():
 def test_keeps_the_dtype():
     c, u = (a.astype(jnp.bfloat16) for a in _pair(10))
     assert rules.cfg(c, u, jnp.ones(4, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+# ---- rules that are skipped at omega = 0
+
+
+@pytest.mark.parametrize("name", every_rule())
+def test_what_says_that_it_is_neutral_is(name):
+    """D_c at omega = 0, at any place of a step: else the reference must be asked there too."""
+    stage = rules.as_stage(every_rule()[name])
+    if stage.idle is None:
+        pytest.skip("asks for the reference on every step")
+    c, u = (jnp.asarray(a, jnp.float32) for a in np.random.default_rng(5).normal(size=(2, 4, 2)))
+    t = jnp.asarray([0.9, 0.6, 0.4, 0.1])
+    out = rules.once(stage, c, u, jnp.zeros(4), At(c + 1, t, t / 2, schedules.cosine()))
+    chex.assert_trees_all_close(out.x0, c, rtol=1e-5, atol=1e-6)
+
+
+def _reference(c, u, w):
+    return u
+
+
+@rules.neutral
+def _declared(c, u, w):
+    return c + w[:, None] ** 2 * (c - u)
+
+
+@pytest.mark.parametrize("rule, references", [(_reference, 4), (_declared, 0), (Partial(_declared), 0)])
+def test_own_rules_are_skipped_only_if_they_say_so(rule, references):
+    """`guided(lambda c, u, w: u, ...)` is no identity at omega = 0: it goes where the null branch goes."""
+    x, labels, grid = jnp.ones((3, 2)), jnp.arange(3), uniform_grid(4)
+    denoise = Partial(lambda x, t, cond: x * 0 + cond[:, None])
+    guide = guides.guided(rule, weights.constant(0.0), 7)
+    out = jax.jit(sample)(jax.random.key(0), denoise, guide, ddim(), schedules.rectified_flow(), grid, x, labels)
+    assert int(out.nfe["reference"]) == references
+    np.testing.assert_allclose(out.x0[:, 0], jnp.full(3, 7) if references else labels, rtol=1e-6)

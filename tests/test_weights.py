@@ -145,6 +145,30 @@ def test_learned_weights_are_never_negative(condition):
     assert float(jnp.max(values)) > 0.0
 
 
+@pytest.mark.parametrize("start", [0.0, -0.3, 0.5])
+def test_a_signed_head_starts_anywhere_and_is_the_output_before_the_clip(start):
+    """The same params give max(signed, 0) under the other head; the gradient at omega = 0 is not stopped."""
+    net = _net(head="signed", initial_omega=start)
+    chex.assert_trees_all_close(
+        _call(_weight_of(net, _init(net, "label")), S, T, LABELS), jnp.full(4, start), atol=1e-7
+    )
+    params = _random_params(net)
+    signed, clipped = (_call(_weight_of(each, params), S, T, LABELS) for each in (net, net.clone(head="nonnegative")))
+    chex.assert_trees_all_equal(jnp.maximum(signed, 0), clipped)
+    assert any(float(jnp.min(_call(_weight_of(net, _random_params(net, k)), S, T, LABELS))) < 0 for k in range(5))
+    slope = jax.grad(lambda p: jnp.sum(_weight_of(net, p)(t=T, s=S, cond=LABELS)))(_init(net, "label"))
+    assert float(slope["params"][f"Dense_{net.depth + 1}"]["bias"][0]) == 4.0
+
+
+def _weight_of(net, params):
+    return weights.learned(net, params, schedules.cosine())
+
+
+def test_there_is_no_other_head():
+    with pytest.raises(ValueError, match="head must be 'nonnegative' or 'signed', got 'softplus'"):
+        _init(_net(head="softplus"), "label")
+
+
 def test_nonnegative_clips_and_lets_descent_raise_it_again():
     """max(a, 0); a loss that wants a larger output (negative gradient) reaches a < 0, where a ReLU is dead."""
     a = jnp.asarray([-50.0, -1.0, 0.0, 1.0, 50.0])

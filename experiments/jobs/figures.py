@@ -90,7 +90,10 @@ def omega_map(problem, weights):
     for axes, (label, (weight, steps)) in zip(panels, weights.items(), strict=True):
         values = [weight(t=flat_t, s=flat_s, cond=repeated(taken(conditions, c), len(flat_t))) for c in rows]
         omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
-        drawn = axes.pcolormesh(np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=0, rasterized=True)
+        lowest = min(0, np.nanmin(omega))  # 0, or what a signed head has learned
+        drawn = axes.pcolormesh(
+            np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=lowest, rasterized=True
+        )
         if steps:
             gap = 1 / steps
             axes.plot([gap, 1], [0, 1 - gap], "w--", lw=1)

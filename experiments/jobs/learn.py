@@ -58,6 +58,7 @@ def network(problem, config) -> weights.GuidanceNet:
         depth=learn.depth,
         time_width=learn.embedding,
         cond_width=learn.embedding,
+        head=learn.head,
     )
 
 

@@ -21,9 +21,9 @@ def guided(rule: Rule, weight: Weight, null: Cond, skip: bool = True) -> Guide:
     """The guide that combines D(x, t, cond) and D(x, t, null) by `rule` with weight omega(s, t, cond).
 
     null: the null condition, leaves without batch axis (the label C for C classes); or a negative condition. With
-    `skip`, steps on which omega is zero for the whole batch evaluate the conditional branch only, if the rule allows
-    it (D_c is its answer there, and it has no memory of the gap). Pass skip=False to differentiate with respect to
-    weights that are zero, or under vmap, where a cond computes both sides anyway.
+    `skip`, steps on which omega is zero for the whole batch evaluate the conditional branch only, if the rule says
+    that D_c is its answer there (`rules.neutral`) and has no memory of the gap. Pass skip=False to differentiate with
+    respect to weights that are zero, or under vmap, where a cond computes both sides anyway.
     """
     return _guide(rule, weight, Partial(_null_branches, null), skip)
 

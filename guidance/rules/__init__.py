@@ -9,7 +9,7 @@ from guidance.rules.linear import cfg, omega_from_scale, scale_from_omega, ungui
 from guidance.rules.norms import cfg_rescale, energy, ep_cfg, mahiro, mahiro_batch, rescale
 from guidance.rules.plus import cfg_plus_plus
 from guidance.rules.projected import apg, momentum, norm_cap, perp_neg, project, tangential, tcfg
-from guidance.rules.stacking import as_stage, channels, once, stack
+from guidance.rules.stacking import as_stage, channels, neutral, once, stack
 
 __all__ = [
     "angle_domain",
@@ -30,6 +30,7 @@ __all__ = [
     "mahiro",
     "mahiro_batch",
     "momentum",
+    "neutral",
     "norm_cap",
     "omega_from_scale",
     "once",

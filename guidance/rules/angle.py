@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance.ranges import Cap, ranged
+from guidance.rules.stacking import neutral
 from guidance.shapes import like, ratio, row_dot, row_norm, unit
 from guidance.types import Array, Rule
 
@@ -27,6 +28,7 @@ def angle_domain(cap: Cap = math.pi / 3) -> Rule:
     return Partial(_angle_domain, cap)
 
 
+@neutral
 def _angle_domain(cap, positive: Array, reference: Array, omega: Array) -> Array:
     away, length = unit(reference), row_norm(positive)
     along = row_dot(positive, away)

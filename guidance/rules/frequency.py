@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 from guidance.ranges import Each, Finite, Number, ranged
 from guidance.rules.projected import along
+from guidance.rules.stacking import neutral
 from guidance.shapes import like
 from guidance.types import Array, Rule
 
@@ -27,6 +28,7 @@ def frequency_decoupled(factors: Annotated[Any, Each(Number())] = (0.25, 1.0), p
     return Partial(_frequency_decoupled, tuple(factors), parallel)
 
 
+@neutral
 def _frequency_decoupled(factors, parallel, positive: Array, reference: Array, omega: Array) -> Array:
     added = []
     levels = zip(factors, bands(positive, len(factors)), bands(positive - reference, len(factors)), strict=True)

@@ -1,17 +1,20 @@
 """Linear rules: the guided prediction lies on the line through the two predictions."""
 
 from guidance.ranges import not_by_name
+from guidance.rules.stacking import neutral
 from guidance.shapes import like
 from guidance.types import Array
 
 
 @not_by_name("it is the weight 0")
+@neutral
 def unguided(positive: Array, reference: Array, omega: Array) -> Array:
     """D_c, whatever the weight."""
     del reference, omega
     return positive
 
 
+@neutral
 def cfg(positive: Array, reference: Array, omega: Array) -> Array:
     """Classifier-free guidance: D_c + omega (D_c - D_u).
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from guidance.ranges import Share, not_by_name, ranged
 from guidance.rules.linear import cfg, scale_from_omega
-from guidance.rules.stacking import stack, stateless
+from guidance.rules.stacking import neutral, stack, stateless
 from guidance.shapes import like, ratio, row_norm
 from guidance.types import Array, Rule, Stage
 
@@ -59,6 +59,7 @@ def _energy(branches, at):
     return branches._replace(x0=like(factor, branches.x0) * branches.x0)
 
 
+@neutral
 def mahiro(positive: Array, reference: Array, omega: Array) -> Array:
     """MaHiRo: between CFG and w D_c, by the likeness of their signed roots; w = 1 + omega.
 
@@ -72,6 +73,7 @@ def mahiro(positive: Array, reference: Array, omega: Array) -> Array:
 
 
 @not_by_name("a sample depends on the batch that it is in")
+@neutral
 def mahiro_batch(positive: Array, reference: Array, omega: Array) -> Array:
     """MaHiRo as published: the mean of the cosine also runs over the batch, which couples the samples."""
     return _mahiro(positive, reference, omega, per_sample=False)

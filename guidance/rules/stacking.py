@@ -14,7 +14,7 @@ cap, then projection.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -22,6 +22,9 @@ from jax.tree_util import Partial
 from guidance import checks
 from guidance.ranges import Each, Whole, ranged
 from guidance.types import Array, At, Branches, Rule, Stage
+
+Function = TypeVar("Function", bound=Callable)
+_NEUTRAL = "neutral_at_zero"
 
 
 def stack(*rules: Rule) -> Stage:
@@ -37,11 +40,26 @@ def stack(*rules: Rule) -> Stage:
 
 
 def as_stage(rule: Rule) -> Stage:
-    """A plain rule (positive, reference, omega) -> x0 as a stage that combines; stages pass unchanged."""
+    """A plain rule (positive, reference, omega) -> x0 as a stage that combines; stages pass unchanged.
+
+    Its reference is skipped at omega = 0 only if it was declared `neutral`.
+    """
     if isinstance(rule, Stage):
         return rule
     checks.is_rule(rule)
-    return stateless(_combine, rule if isinstance(rule, Partial) else Partial(rule))
+    rule = rule if isinstance(rule, Partial) else Partial(rule)
+    return stateless(_combine, rule, neutral=getattr(rule.func, _NEUTRAL, False))
+
+
+def neutral(function: Function) -> Function:
+    """Declares that a plain rule answers D_c at omega = 0, so that guides may skip the reference there; a decorator.
+
+    A rule of knobs and branches, given as a Partial, is declared by its function. Nobody can see from a function what
+    it answers, and a rule that is no identity at omega = 0 must not be skipped in silence: what is not declared is
+    asked on every step.
+    """
+    setattr(function, _NEUTRAL, True)
+    return function
 
 
 def stateless(function, *knobs, neutral: bool = True) -> Stage:

@@ -20,6 +20,7 @@ from guidance.weights.fixed import interval as limited
 
 # log-SNR runs over about [-10, 10]; this brings the network's inputs to order one
 _LOG_SNR_SCALE = 0.2
+HEADS = ("nonnegative", "signed")
 
 
 @jax.custom_vjp
@@ -50,7 +51,11 @@ class GuidanceNet(nn.Module):
 
     condition: "label" embeds int labels (num_classes of them), "features" projects the numbers in the leaves of
     any condition (`conditions.flat_features`), "none" ignores the condition. initial_omega is the constant that the
-    untrained network returns; it must be positive so that learning starts with a gradient.
+    untrained network returns.
+
+    head: "nonnegative" is the paper's, max(a, 0) of the last layer's output a, with the gradient of `nonnegative`;
+    its initial_omega must be positive so that learning starts with a gradient. "signed" is a itself and may start at
+    0; below 0 the model moves towards the reference, at -1 all the way.
     """
 
     condition: str = "label"
@@ -60,6 +65,7 @@ class GuidanceNet(nn.Module):
     time_width: int = 64
     cond_width: int = 64
     initial_omega: float = 0.5
+    head: str = "nonnegative"
 
     @nn.compact
     def __call__(self, *, log_snr_t: Array, log_snr_s: Array, cond: Cond) -> Array:
@@ -71,11 +77,13 @@ class GuidanceNet(nn.Module):
             h = jnp.concatenate([h, nn.Dense(self.cond_width)(flat_features(cond))], axis=-1)
         elif self.condition != "none":
             raise ValueError(f"condition must be 'label', 'features' or 'none', got {self.condition!r}")
+        if self.head not in HEADS:
+            raise ValueError(f"head must be {' or '.join(map(repr, HEADS))}, got {self.head!r}")
         for _ in range(self.depth - 1):
             h = nn.silu(nn.Dense(self.width)(h))
         bias = nn.initializers.constant(self.initial_omega)
-        a = nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=bias)(h)
-        return nonnegative(a[..., 0])
+        a = nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=bias)(h)[..., 0]
+        return nonnegative(a) if self.head == "nonnegative" else a
 
 
 def learned(

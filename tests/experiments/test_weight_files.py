@@ -67,6 +67,16 @@ def test_equal_weights_are_equal_files_that_say_everything(path, tmp_path):
     assert about.net["width"] == 8 and about.net["initial_omega"] == 0.7
 
 
+def test_the_head_is_kept_and_files_from_before_heads_are_nonnegative(path):
+    signed = weight(NET.clone(head="signed"))
+    weight_files.write(path.with_name("signed.safetensors"), signed, **SAID)
+    back, about = weight_files.read(path.with_name("signed.safetensors"))
+    assert about.net["head"] == "signed" and jax.tree.structure(back) == jax.tree.structure(signed)
+    old = {name: value for name, value in weight_files.read_about(path).net.items() if name != "head"}
+    changed(path, net=old)
+    assert jax.tree.structure(weight_files.read(path)[0]) == jax.tree.structure(weight())
+
+
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize(
     ("name", "rule"),
