@@ -25,7 +25,6 @@ from experiments.calls import (
 from experiments.config import ConfigError
 from experiments.problems import Model
 from guidance import rules, sampling, weights
-from guidance.conditions import size
 from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
 
 
@@ -87,7 +86,7 @@ def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None =
         return _built("sample.weight", text, maker, call, schedule=model.schedule, grid=times)
     try:
         found, about = weight_files.read(text)
-        weight_files.check_fits(text, about, model.schedule, size(model.conditions), model.null, names)
+        weight_files.check_fits(text, about, model.schedule, model.conditions, model.null, names)
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
     named = spelled("rule", settings.rule, RULES)

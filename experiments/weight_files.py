@@ -28,7 +28,8 @@ from experiments.border import one_line
 from experiments.data import files
 from experiments.data import names as classes
 from guidance import schedules, weights
-from guidance.types import Schedule, Weight
+from guidance.conditions import are_labels, flat_features, size
+from guidance.types import Array, Cond, Schedule, Weight
 from guidance.words import listed
 
 KEY = "learned_weight"
@@ -61,7 +62,7 @@ class About(NamedTuple):
     t_max: float
     gap_min: float
     interval: list[float] | None  # (lo, hi] in t outside of which it is 0; None: nowhere
-    conditions: int  # class labels 0 .. conditions - 1
+    conditions: int | list[list[float]]  # class labels 0 .. conditions - 1, or the numbers of each condition
     null: Any  # the condition that stands for none: a label, or a pytree of lists and numbers
     names: list[str] | None  # of the classes, in the order of their labels; None: not known
     net: dict[str, Any]  # the fields of GuidanceNet
@@ -81,17 +82,23 @@ def write(
     null: Any,
     training: Mapping[str, Any],
     names: Sequence[str] | None = None,
+    conditions: Cond = None,
 ) -> About:
-    """Writes a weight made by `guidance.weights.learned`, whose condition is a class label or none, and returns what
-    the file says. Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
+    """Writes a weight made by `guidance.weights.learned`, and returns what the file says.
+
+    conditions: those that it was learned for, leaves [G, ...]; needed where the network reads the numbers in them.
+    Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
     """
     held = getattr(weight, "func", None)
     net = getattr(held, "net", None)
-    if not isinstance(net, weights.GuidanceNet) or net.condition == "features":
-        raise ValueError("only weights made by guidance.weights.learned, of a class label or of none, have a file")
+    if not isinstance(net, weights.GuidanceNet):
+        raise ValueError("only weights made by guidance.weights.learned have a file")
+    if net.condition == "features" and conditions is None:
+        raise ValueError("a weight of features has a file only together with the conditions that it was learned for")
+    known = numbers_of(conditions) if net.condition == "features" else net.num_classes
     about = About(
         problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
-        float(held.gap_min), held.interval and [float(t) for t in held.interval], net.num_classes, plain(null),
+        float(held.gap_min), held.interval and [float(t) for t in held.interval], known, plain(null),
         names and list(names), _fields(net), json.loads(json.dumps(training)),
     )  # fmt: skip
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
@@ -114,10 +121,9 @@ def read(path) -> tuple[Weight, About]:
     _check_net(path, about.net, arrays)
     try:
         net = weights.GuidanceNet(**about.net)
-        zero = jnp.zeros(1)
-        shapes = jax.eval_shape(
-            net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32)
-        )
+        zero, known = jnp.zeros(1), about.conditions
+        row = jnp.zeros(1, jnp.int32) if isinstance(known, int) else jnp.zeros((1, len(known[0])))
+        shapes = jax.eval_shape(net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=row)
         schedule = schedules.by_name(about.schedule)
     except Exception as error:  # flax and jax have many for fields that make no sense
         raise ValueError(f"{path}: what it says of its network cannot be built ({one_line(error)})") from None
@@ -163,10 +169,13 @@ def read_about(path) -> About:
     ]
     if wrong:
         raise ValueError(f"{path}: {listed(wrong)} missing, unknown or of another type under {KEY}")
+    if isinstance(said["conditions"], list) and not _are_rows(said["conditions"]):
+        raise ValueError(f"{path}: its conditions are no rows of equally many numbers")
+    names, count = said["names"], _count(said["conditions"])
     for name, (least, most) in _RANGES.items():
-        if said[name] is not None and not least <= said[name] <= most:
-            raise ValueError(f"{path}: its {name} is {said[name]!r}; expected {least} to {most:,}")
-    names, count = said["names"], said["conditions"]
+        value = count if name == "conditions" else said[name]
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{path}: its {name} is {value!r}; expected {least} to {most:,}")
     if names is not None and (len(names) != count or not all(isinstance(name, str) for name in names)):
         raise ValueError(
             f"{path}: its conditions have the names [{listed(map(repr, names))}]; expected {count} of text"
@@ -182,10 +191,15 @@ def _is_interval(said: list) -> bool:
     return len(said) == 2 and all(isinstance(t, float) for t in said) and 0 <= said[0] < said[1] <= 1
 
 
+def _are_rows(said: list) -> bool:
+    rows = [row for row in said if isinstance(row, list) and all(isinstance(number, int | float) for number in row)]
+    return len(rows) == len(said) and len({len(row) for row in rows}) == 1
+
+
 _KINDS = {
     **dict.fromkeys(("problem", "objective", "rule", "schedule", "omega"), str),
     **dict.fromkeys(("s_min", "t_max", "gap_min"), (int, float)),
-    "conditions": int,
+    "conditions": (int, list),
     "null": (int, float, list, dict),
     "names": (list, type(None)),
     **dict.fromkeys(("net", "training"), dict),
@@ -212,6 +226,21 @@ def _check_net(path, net: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
             raise ValueError(f"{path}: its network has {name} {value}; expected 0 to {most}")
 
 
+def numbers_of(conditions: Cond) -> int | list[list[float]]:
+    """Conditions, leaves [G, ...], as a file holds them: G for labels, else the numbers in the leaves of each."""
+    return size(conditions) if are_labels(conditions) else np.asarray(flat_features(conditions)).tolist()
+
+
+def asked(about: About) -> Array:
+    """The conditions that a weight was learned for, as it takes them: labels [G], or their numbers [G, d]."""
+    known = about.conditions
+    return jnp.arange(max(1, known)) if isinstance(known, int) else jnp.asarray(known, float)
+
+
+def _count(conditions: int | list) -> int:
+    return conditions if isinstance(conditions, int) else len(conditions)
+
+
 def plain(null: Any) -> Any:
     """A null condition as JSON has it: numbers, and lists and dicts of them."""
     if isinstance(null, dict):
@@ -222,7 +251,7 @@ def plain(null: Any) -> Any:
 
 
 def check_fits(
-    path, about: About, schedule: Schedule, conditions: int, null: Any, names: tuple[str, ...] | None = None
+    path, about: About, schedule: Schedule, conditions: Cond, null: Any, names: tuple[str, ...] | None = None
 ) -> None:
     """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions.
 
@@ -231,10 +260,13 @@ def check_fits(
     faults = []
     if about.schedule != schedule_name(schedule):
         faults.append(f"schedule {about.schedule}, the model {schedule_name(schedule)}")
-    if about.net["condition"] == "label" and (about.conditions, about.null) != (conditions, plain(null)):
-        own, other = about.null, plain(null)
-        faults.append(f"{about.conditions} conditions and null label {own}, the model {conditions} and {other}")
-    elif about.net["condition"] == "label":
+    own, other = (about.conditions, about.null), (numbers_of(conditions), plain(null))
+    if about.net["condition"] == "none":
+        pass
+    elif own != other:
+        words = "{} conditions and null label {}, the model {} and {}".format(*own, *other)
+        faults.append(words if isinstance(own[0], int) else "conditions, or a null, of other numbers")
+    else:
         differing = classes.difference(about.names and tuple(about.names), names)
         faults += [f"other classes, {differing}"] if differing else []
     if faults:
@@ -263,7 +295,7 @@ def describe(path) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(weight))
     steps = "any steps" if about.steps is None else f"{about.steps} steps"
     return (
-        f"{path}: {about.objective}, {steps}, {about.schedule}, {about.conditions} conditions, "
+        f"{path}: {about.objective}, {steps}, {about.schedule}, {_count(about.conditions)} conditions, "
         f"mean omega {np.mean(curves(weight, about)[1]):.3g}, {count:,} numbers, learned on {about.problem}"
     )
 
@@ -278,11 +310,11 @@ def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray,
     else:
         t = jnp.linspace(1, 1 / about.steps, about.steps)
         gap = 1 / about.steps
-    labels = jnp.arange(max(1, about.conditions))
+    conditions = asked(about)
 
     def at(t):
-        times = jnp.broadcast_to(t, labels.shape)
-        return weight(t=times, s=jnp.maximum(times - gap, 0), cond=labels)
+        times = jnp.broadcast_to(t, len(conditions))
+        return weight(t=times, s=jnp.maximum(times - gap, 0), cond=conditions)
 
     return np.asarray(t), np.asarray(jax.vmap(at)(t))
 

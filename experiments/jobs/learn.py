@@ -213,6 +213,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
             steps=task.steps,
             null=problem.model.null,
             names=problem.data and problem.data.names,
+            conditions=problem.model.conditions,
             training=config.to_dict(),
         )
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import weight_files
 from experiments.config import load
 from experiments.jobs import draws, evaluate, learn, sample, train
 from guidance import sampling, weights
@@ -57,15 +58,20 @@ def test_samples_of_a_table(tmp_path):
 
 
 @pytest.mark.key_reuse  # the same noise for every weight and under both
-def test_evaluation(tmp_path, monkeypatch):
+def test_evaluation(tmp_path):
     """Rows and samples of hand-made weights are equal; learned ones are there."""
-    monkeypatch.setattr(learn, "_write", lambda *arguments: None)
     config, found = load(CONFIG, TINY | {"learn.objectives": "l2", "learn.iterations": "2"}), []
     for i, (problem, instrument) in enumerate(both()):
         (tmp_path / f"{i}").mkdir()
         rows = evaluate.run(problem, config, tmp_path / f"{i}")
         assert any(row.method == "l2" for row in rows)
         found.append(([row for row in rows if "l2" not in row.method], instrument.shown[:-1]))
+        path = tmp_path / f"{i}" / "weights" / "l2_seed_5.safetensors"
+        weight, about = weight_files.read(path)
+        weight_files.check_fits(path, about, two_numbers.SCHEDULE, problem.model.conditions, problem.model.null)
+        table = weights.tabulated(weight, sampling.uniform_grid(3), problem.model.conditions)
+        [row] = [row for row in rows if row.method == "l2" and row.metric == "median_omega"]
+        assert row.value == pytest.approx(float(np.median(table)), rel=1e-6)
     assert found[1][0] == found[0][0] and len(found[0][0]) > 5
     for (_, x_tree, _), (_, x, _) in zip(found[1][1], found[0][1], strict=True):
         np.testing.assert_array_equal(x_tree, x)

@@ -23,10 +23,11 @@ SAID = {
 }
 
 
-def weight(net=NET, schedule="cosine", clamps=(0.1, 0.93, 0.2499), interval=None):
+def weight(net=NET, schedule="cosine", clamps=(0.1, 0.93, 0.2499), interval=None, cond=None):
     """Random params, so that every part of the network matters; the last bias keeps omega off zero."""
     zero = jnp.zeros(1)
-    params = jax.eval_shape(net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32))
+    cond = jnp.zeros(1, jnp.int32) if cond is None else cond
+    params = jax.eval_shape(net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=cond)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(0.7 * rng.normal(size=a.shape), jnp.float32), params)
     params["params"][f"Dense_{net.depth + 1}"]["bias"] += 5
@@ -136,14 +137,39 @@ def test_names_of_classes_and_other_nulls_are_kept(tmp_path):
     about = weight_files.read_about(path)
     assert about.names == ["cat", "dog", "owl"]
     assert about.null == {"text": [[0, 0, 0], [0, 0, 0]], "size": [1, 2.5]}
-    weight_files.check_fits(path, about, schedules.cosine(), 3, null)
+    weight_files.check_fits(path, about, schedules.cosine(), jnp.arange(3), null)
     with pytest.raises(ValueError, match="the model 3 and 3"):
-        weight_files.check_fits(path, about, schedules.cosine(), 3, 3)
+        weight_files.check_fits(path, about, schedules.cosine(), jnp.arange(3), 3)
+
+
+def test_a_weight_of_features_keeps_the_numbers_of_its_conditions(tmp_path, capsys):
+    path = tmp_path / "w.safetensors"
+    conditions = {"class": jnp.arange(2), "angle": jnp.asarray([[0.1, 0.2, 0.3], [-1.0, 0.0, 1e-9]])}
+    null = {"class": 2, "angle": np.zeros(3, np.float32)}
+    one = jax.tree.map(lambda leaf: leaf[:1], conditions)
+    written = weight(NET.clone(condition="features", num_classes=0), cond=one)
+    weight_files.write(path, written, **(SAID | {"null": null, "conditions": conditions}))
+    back, about = weight_files.read(path)
+    grid = jnp.asarray([1, 0.75, 0.5, 0.25, 0])
+    table = weights.tabulated(written, grid, conditions)
+    np.testing.assert_array_equal(weights.tabulated(back, grid, conditions), table)
+    np.testing.assert_allclose(weight_files.curves(back, about)[1], table, rtol=1e-5, atol=1e-6)
+    weight_files.check_fits(path, about, schedules.cosine(), conditions, null)
+    for other in (conditions | {"angle": conditions["angle"] + 1e-3}, jnp.arange(2)):
+        with pytest.raises(ValueError, match="conditions, or a null, of other numbers"):
+            weight_files.check_fits(path, about, schedules.cosine(), other, null)
+    assert weight_files.main(["plot", str(path), str(tmp_path / "omega.png")]) == 0
+    assert "2 conditions" in capsys.readouterr().out
+    changed(path, conditions=[[1, 2], [3]])
+    with pytest.raises(ValueError, match="no rows of equally many numbers"):
+        weight_files.read(path)
 
 
 def test_job_learn_writes_the_names_of_the_classes(tmp_path):
     problem = types.SimpleNamespace(
-        name="animals", model=types.SimpleNamespace(null=3), data=types.SimpleNamespace(names=("cat", "dog", "owl"))
+        name="animals",
+        model=types.SimpleNamespace(null=3, conditions=jnp.arange(3)),
+        data=types.SimpleNamespace(names=("cat", "dog", "owl")),
     )
     config = types.SimpleNamespace(seed=5, to_dict=dict)
     learned = weight()
@@ -155,7 +181,7 @@ def test_job_learn_writes_the_names_of_the_classes(tmp_path):
 def test_a_weight_of_other_classes_is_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     about = weight_files.write(path, weight(), **(SAID | {"names": ("cat", "dog", "owl")}))
-    arguments = path, about, schedules.cosine(), 3, 3
+    arguments = path, about, schedules.cosine(), jnp.arange(3), 3
     weight_files.check_fits(*arguments, names=("cat", "dog", "owl"))
     weight_files.check_fits(*arguments)  # a model that does not say
     weight_files.check_fits(
@@ -260,8 +286,9 @@ def test_params_with_nan_are_not_written(tmp_path):
         weights.learned(NET.clone(condition="features"), {}, schedules.cosine()),
     ],
 )
-def test_only_learned_weights_of_labels_have_a_file(tmp_path, other):
-    with pytest.raises(ValueError, match="only weights made by guidance.weights.learned"):
+def test_only_learned_weights_have_a_file(tmp_path, other):
+    words = "only weights made by guidance.weights.learned|only together with the conditions"
+    with pytest.raises(ValueError, match=words):
         weight_files.write(tmp_path / "w.safetensors", other, **SAID)
 
 
@@ -276,7 +303,7 @@ def test_only_learned_weights_of_labels_have_a_file(tmp_path, other):
 )
 def test_a_weight_fits_its_own_model_only(path, schedule, conditions, null, words):
     about = weight_files.read_about(path)
-    arguments = path, about, schedules.by_name(schedule), conditions, null
+    arguments = path, about, schedules.by_name(schedule), jnp.arange(conditions), null
     if words is None:
         weight_files.check_fits(*arguments)
         return
@@ -288,7 +315,7 @@ def test_a_weight_fits_its_own_model_only(path, schedule, conditions, null, word
 def test_a_weight_without_conditions_fits_any_number_of_them(tmp_path):
     path = tmp_path / "w.safetensors"
     about = weight_files.write(path, weight(NET.clone(condition="none", num_classes=0)), **SAID)
-    weight_files.check_fits(path, about, schedules.cosine(), 1000, 1000)
+    weight_files.check_fits(path, about, schedules.cosine(), jnp.arange(1000), 1000)
 
 
 def test_curves_are_the_weight_on_the_steps_that_it_was_learned_through(path):
