@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import learning
+from guidance import learning, sampling
+from guidance.rollout import Rollout, rollout_loss
 from guidance.types import Schedule
 
 NOISELESS = 1e-9
@@ -37,6 +38,11 @@ def predicted(x, t, label):
     return PULL[label] + 0.3 * x + t[:, None]
 
 
+def answered(x, t, cond):
+    """`predicted` in JAX."""
+    return jnp.asarray(PULL)[cond] + 0.3 * x + t[:, None]
+
+
 class Spied:
     """A model and a weight that write down at which times and conditions they were asked."""
 
@@ -50,7 +56,7 @@ class Spied:
 
     def denoise(self, x, t, cond):
         self.denoised.append(tuple(map(np.asarray, (t, cond))))
-        return jnp.asarray(PULL)[cond] + 0.3 * x + t[:, None]
+        return answered(x, t, cond)
 
     def steps(self, labels, particles):
         """(s, t) of each group, after checking that the weight was asked about the steps that were taken."""
@@ -168,3 +174,24 @@ def test_laws_of_all_conditions_together(x64):
     assert len(set(s)) == len(set(t)) == 1
     y, _ = guided(x0[:4], labels[:4], s, t)
     assert float(loss) == pytest.approx(mismatch(y, (1 - s[0]) * x0[4:]), rel=1e-6)
+
+
+def test_a_rollout_compares_the_end_and_every_inner_time(x64):
+    """Six DDIM steps from nothing in three segments: the particles of a condition are one point, y at 2/3, 1/3 and 0.
+
+    L = mean_c [ mean_k |y_0 - x_k|^beta + kappa mean over both inner times s of mean_k |y_s - (1 - s) x_k|^beta ].
+    """
+    real, labels = np.random.default_rng(6).normal(size=(3, 4, DIMENSIONS)), np.array([2, 0, 1])
+    model = learning.Model(answered, LINE, NULL)
+    weight = lambda *, t, s, cond: omega(s, t, cond)  # noqa: E731
+    settings = Rollout(2, beta=1.3, segments=3, path_weight=0.7)
+    arguments = model, weight, sampling.ddim(), jnp.linspace(1.0, 0.0, 7), jnp.asarray(real), jnp.asarray(labels)
+    loss = jax.jit(lambda key: rollout_loss(key, *arguments, settings))(jax.random.key(6))
+
+    y, path, grid = np.zeros((3, DIMENSIONS)), {}, np.linspace(1, 0, 7)
+    for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True), 1):
+        positive, reference = (predicted(y, np.full(3, t), label) for label in (labels, np.full(3, NULL)))
+        clean = positive + omega(s, t, labels)[:, None] * (positive - reference)
+        y = s / t * y + (1 - s - s / t * (1 - t)) * clean
+        path[i] = np.mean(length(y[:, None] - (1 - s) * real) ** 1.3)
+    assert float(loss) == pytest.approx(path[6] + 0.7 * (path[2] + path[4]) / 2, rel=1e-6)

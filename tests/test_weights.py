@@ -84,6 +84,13 @@ def test_table_returns_the_entry_of_its_step():
         chex.assert_trees_all_equal(weights.table(grid, by_class)(t=t, s=s, cond=labels), by_class[i])
 
 
+def test_tabulated_asks_at_both_ends_of_every_step():
+    """omega = t + 10 s + 100 c on the steps from 1, 0.6 and 0.2."""
+    weight = lambda *, t, s, cond: t + 10 * s + 100 * cond  # noqa: E731
+    table = weights.tabulated(weight, jnp.asarray([1.0, 0.6, 0.2, 0.0]), jnp.asarray([2, 0]))
+    np.testing.assert_allclose(table, [[207.0, 7.0], [202.6, 2.6], [200.2, 0.2]], rtol=1e-6)
+
+
 def test_table_forgives_rounding():
     grid = uniform_grid(7)
     t = grid[:-1] * (1 + 1e-6)

@@ -131,6 +131,11 @@ def test_png_1_perpendicular_negatives(x64):
     np.testing.assert_allclose(row_dot(change, gap), 0, atol=1e-10)
     away = row_dot(change, other[0] - reference)  # a negative pushes away from itself
     assert bool(jnp.all(away < 0))
+    # several add up, each with its own strength; the scale is 1 + omega = 3
+    pair = jnp.stack([other[0], _pairs(20, 5, seed=6)[0]])
+    moved = rules.perp_neg(positive, reference, omega, pair, jnp.asarray([0.5, 2.0])) - plain
+    alone = [rules.perp_neg(positive, reference, omega, one[None], jnp.ones(1)) - plain for one in pair]
+    np.testing.assert_allclose(moved, 0.5 * alone[0] + 2 * alone[1], atol=1e-10)
 
 
 # ---- sizes ----------------------------------------------------------------------------------------------------------

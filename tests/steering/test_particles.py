@@ -81,6 +81,16 @@ def test_the_estimate_of_z_and_of_moments_is_right_however_often_it_is_resampled
         assert abs(np.asarray(values, np.float64).mean() - truth) < 5 * oracles.standard_error(values)
 
 
+def test_the_last_move_is_not_resampled():
+    """Each particle's weight is then its own: the mean of those before, and what the last move added."""
+    start = jnp.asarray([0.0, 1.0, 2.0, 3.0])
+    still = lambda key, x, *, t, s: (x, x)  # noqa: E731
+    out = steering.evolve(jax.random.key(0), still, jnp.linspace(1, 0, 3), start, 2.0)
+    mean = np.log(np.mean(np.exp(np.asarray(start))))
+    assert len(np.unique(out.x)) > 1
+    np.testing.assert_allclose(out.log_weights, mean + np.asarray(out.x), rtol=1e-6)
+
+
 def test_a_population_starts_with_the_weights_it_is_given():
     still = lambda key, x, *, t, s: (x, jnp.zeros(3))  # noqa: E731
     w = jnp.log(jnp.asarray([1.0, 2.0, 3.0]))
