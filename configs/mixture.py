@@ -55,8 +55,7 @@ PRESETS = {
     "reward": {
         "problem.error": "attenuated",
         "problem.attenuation": 0.3,
-        "problem.reward.a": (1.0, 0.0),
-        "problem.reward.b": 0.2,
+        "problem.reward": "linear_quadratic((1, 0), 0.2)",
         "seeds": 5,
         "learn.objectives": ("self_consistency", "reward_only", "rollout"),
         "learn.gammas": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0),
@@ -98,7 +97,8 @@ def get_config(preset: str = "") -> config_dict.ConfigDict:
     problem.schedule = "rectified_flow"
     problem.error = "under"
     problem.attenuation = 0.6
-    problem.reward = config_dict.ConfigDict({"a": (), "b": 0.0, "temperature": 1.0})
+    problem.reward = ""
+    problem.temperature = 1.0
 
     config.base = common.training(
         steps=200,

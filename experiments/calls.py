@@ -24,6 +24,7 @@ RULES = {**COMBINATIONS, **STAGES}
 WEIGHTS = registry.named("weight")
 SAMPLERS = registry.named("sampler")
 GRIDS = registry.named("grid")
+REWARDS = registry.named("reward")
 LEARNED = ".safetensors"  # how the path of a learned weight ends
 
 AUTOGUIDED = "autoguided"  # the rule of CFG, away from the denoiser as it was after fewer updates
@@ -185,16 +186,16 @@ def _text(value: Any) -> str:
     return str(value).strip().strip("'\"")
 
 
-def one(what: str, known: Known) -> Kind:
-    """A field that holds a single call, kept as text."""
+def one(what: str, known: Known, *, empty: bool = False) -> Kind:
+    """A field that holds a single call, kept as text; or, where it may be `empty`, none."""
 
     def read(value):
         text = _text(value)
-        if len(parse(what, text, known)) != 1:
+        if not (empty and text == "") and len(parse(what, text, known)) != 1:
             raise Refused(f"one {what}, not several; allowed: {', '.join(known)}")
         return text
 
-    return Kind(f"one of {signatures(known)}", read, str)
+    return Kind(f"{'empty, or ' if empty else ''}one of {signatures(known)}", read, str)
 
 
 def several(what: str, known: Known, *, empty: bool = False) -> Kind:

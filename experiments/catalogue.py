@@ -4,66 +4,66 @@ python -m experiments.main --list
 python -m experiments.catalogue docs/rules.md
 """
 
-import inspect
 import pathlib
 import re
 import sys
-from types import ModuleType
 from typing import NamedTuple
 
 from experiments import registry
-from guidance import guides, rules, sampling, weights
+from experiments.calls import written
+from experiments.registry import ROOT, Knob
+from guidance import ranges
 
-FAMILIES = (
-    ("rules", rules, "How the predictions are combined; used as `guides.guided(rule, weight, null)`."),
-    ("weights", weights, "How much and when: functions (*, t, s, cond) -> omega."),
-    ("guides", guides, "Rules with their weights and branches, as samplers take them."),
-    ("sampling", sampling, "Grids of times and steps between them, for `sampling.sample`."),
-)
+FAMILIES = {
+    "rules": "How the predictions are combined; used as `guides.guided(rule, weight, null)`.",
+    "weights": "How much and when: functions (s, t, cond) -> omega.",
+    "guides": "Rules with their weights and branches, as samplers take them.",
+    "sampling": "Grids of times and steps between them, for `sampling.sample`.",
+    "rewards": "What samples are tilted towards: functions (x0, cond) -> reward.",
+}
 
 
 class Entry(NamedTuple):
-    """One public name: how to call it, its docstring in parts, and the source that it names ("" for helpers)."""
+    """One public name: how to call it, its docstring in parts, its source ("" for helpers), its knobs with ranges."""
 
     name: str
     signature: str
     summary: str
     body: str
     source: str
+    knobs: str
 
 
-def entries(module: ModuleType) -> list[Entry]:
-    """The public functions of a package that name a source, in alphabetical order."""
-    found = [_entry(name, getattr(module, name)) for name in sorted(module.__all__)]
-    return [entry for entry in found if entry is not None and entry.source]
+def entries(package: str, root: pathlib.Path = ROOT) -> list[Entry]:
+    """The public functions of a package of guidance that name a source, in alphabetical order."""
+    found = [_entry(*function) for function in sorted(registry.functions(package, root))]
+    return [entry for entry in found if entry.source]
 
 
-def _entry(name: str, value) -> Entry | None:
-    if not inspect.isfunction(value):
-        return None
-    summary, _, rest = inspect.getdoc(value).partition("\n")
+def _entry(name: str, parameters: tuple[Knob, ...], doc: str) -> Entry:
+    summary, _, rest = doc.partition("\n")
     body, _, source = rest.strip().partition("Source:")
     if not source and "Source:" in summary:
         summary, _, source = summary.partition("Source:")
-    shown = ", ".join(_parameter(p) for p in inspect.signature(value).parameters.values())
-    return Entry(name, f"{name}({shown})", summary.strip(), body.strip(), " ".join(source.split()))
+    shown = ", ".join(map(_parameter, parameters))
+    ranged = [f"`{p.name}` {ranges.words(p.annotation)}" for p in parameters if p.annotation is not None]
+    source = " ".join(source.split())
+    return Entry(name, f"{name}({shown})", summary.strip(), body.strip(), source, "; ".join(ranged))
 
 
-def _parameter(parameter: inspect.Parameter) -> str:
-    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-        return f"*{parameter.name}"
-    if parameter.default is inspect.Parameter.empty:
-        return parameter.name
-    default = parameter.default
-    return f"{parameter.name}={f'{default:.4g}' if isinstance(default, float) else default}"
+def _parameter(knob: Knob) -> str:
+    if knob.needed:
+        return knob.name
+    default = knob.default
+    return f"{knob.name}={f'{default:.4g}' if isinstance(default, float) else written(default)}"
 
 
 def listing() -> str:
     """The text of --list: every name with its first line and its source."""
     lines = []
-    for title, module, meaning in FAMILIES:
+    for title, meaning in FAMILIES.items():
         lines += [f"guidance.{title}: {meaning}"]
-        for entry in entries(module):
+        for entry in entries(title):
             lines += [f"  {entry.signature}", f"      {entry.summary}", f"      {entry.source}"]
     return "\n".join(lines)
 
@@ -78,13 +78,14 @@ def page() -> str:
         "Pictures: a class of two modes (contours, shares 0.6 and 0.4) and 400 samples of a model whose conditional",
         "branch is attenuated by half, which CFG with omega = 1 repairs exactly; the titles show the shares.",
         "",
-        inspect.getdoc(sys.modules["guidance.rules.stacking"]),
+        registry.words_of("rules/stacking"),
     ]
-    for title, module, meaning in FAMILIES[0], FAMILIES[2]:
-        lines += ["", f"## guidance.{title}", "", meaning]
-        for entry in entries(module):
+    for title in ("rules", "guides"):
+        lines += ["", f"## guidance.{title}", "", FAMILIES[title]]
+        for entry in entries(title):
             lines += ["", f"### {entry.name}", "", f"`{title}.{entry.signature}`", "", entry.summary, ""]
             lines += [entry.body, "", f"Source: {entry.source}"]
+            lines += ["", f"Knobs: {entry.knobs}."] if entry.knobs else []
             if title == "rules" and entry.name in registry.named("rule"):
                 lines += ["", f"![{entry.name} on two modes](gallery/{entry.name}.png)"]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from os.path import exists, isfile, join  # False for what no file can be called, where pathlib raises
 from typing import Any, NamedTuple
 
+from experiments.calls import REWARDS, parse
 from experiments.fields import EPOCH_FILES, MNIST_FILES
 from experiments.sampling_fields import BATCHES, batches_few, weight_found
 from guidance.times import last_equal, within
@@ -26,6 +27,19 @@ def _starts_within(steps: int, lo: float, hi: float) -> bool:
     """Whether one of `steps` uniform steps starts in (lo, hi]: the first start after lo does, if any."""
     near = int(steps * last_equal(lo))
     return any(within(i / steps, lo, hi) for i in (near, near + 1, near + 2))
+
+
+def _knob(config, name: str) -> Any:
+    """The value of a knob of problem.reward; None where it has none of that name."""
+    found = parse("reward", config.problem.reward, REWARDS) if config.problem.reward else []
+    return found[0].knobs.get(name) if found else None
+
+
+def _numbers(config) -> list:
+    """All numbers in the knobs of problem.reward."""
+    found = parse("reward", config.problem.reward, REWARDS) if config.problem.reward else []
+    values = [value for call in found for value in call.knobs.values()]
+    return [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
 
 
 def _network_found(name: str) -> Constraint:
@@ -181,19 +195,29 @@ CONSTRAINTS = {
             lambda c: 1000 * c.problem.deviation >= c.problem.radius,
         ),
         Constraint(
-            "problem.reward.a",
-            "() or one number per dimension",
-            lambda c: len(c.problem.reward.a) in (0, c.problem.dimension),
+            "problem.reward",
+            "numbers of at most 1000 in size",
+            lambda c: all(abs(n) <= 1000 for n in _numbers(c)),
+        ),
+        Constraint(
+            "problem.reward",
+            "a linear term of one number for each of problem.dimension",
+            lambda c: not _knob(c, "linear") or len(_knob(c, "linear")) == c.problem.dimension,
+        ),
+        Constraint(
+            "problem.reward",
+            "quadratic above -problem.temperature / problem.deviation^2, so that the tilted law exists",
+            lambda c: (_knob(c, "quadratic") or 0) * c.problem.deviation**2 > -c.problem.temperature,
         ),
         Constraint(
             "learn.gammas",
-            "0 unless problem.reward.a or problem.reward.b says what is rewarded",
-            lambda c: not any(c.learn.gammas) or any(c.problem.reward.a) or c.problem.reward.b > 0,
+            "0 unless problem.reward says what is rewarded",
+            lambda c: not any(c.learn.gammas) or c.problem.reward,
         ),
         Constraint(
             "learn.objectives",
-            "reward_only only where problem.reward.a or problem.reward.b says what is rewarded",
-            lambda c: "reward_only" not in c.learn.objectives or any(c.problem.reward.a) or c.problem.reward.b > 0,
+            "reward_only only where problem.reward says what is rewarded",
+            lambda c: "reward_only" not in c.learn.objectives or c.problem.reward,
         ),
     ),
     "digits": LEARNING + BASE_HOLDS + HELD_OUT + INSTRUMENT_FOUND,

@@ -21,7 +21,6 @@ from experiments.kinds import (
     number,
     span,
     text,
-    vector,
 )  # fmt: skip
 from experiments.sampling_fields import IMPORTED, REPETITION, SAMPLE
 
@@ -172,11 +171,11 @@ PROBLEMS = {
         "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
         "problem.error": Field(choice("none", "attenuated", "under", "trained"), "what is wrong with the denoiser"),
         "problem.attenuation": Field(number(0, 1, "[)"), "rho: D_c becomes (1 - rho) D_c + rho D_u"),
-        "problem.reward.a": Field(
-            vector(1000), "linear term of the reward a.x - b |x|^2 / 2, one number per dimension"
+        "problem.reward": Field(
+            calls.one("reward", calls.REWARDS, empty=True),
+            "what is rewarded: the target is the data tilted by exp(reward / temperature); empty: the data",
         ),
-        "problem.reward.b": Field(number(0, 1000), "curvature of the reward"),
-        "problem.reward.temperature": Field(number(0.001, 1000), "the tilt is exp(reward / temperature)"),
+        "problem.temperature": Field(number(0.001, 1000), "of that tilt"),
     },
     "digits": FIELDS | BASE | PARTS,
     "labelled": FIELDS

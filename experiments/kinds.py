@@ -125,17 +125,6 @@ def each(kind: Kind, *, empty: bool = False, names: bool = False) -> Kind:
     return Kind(f"{size} distinct values separated by commas, each {kind.allowed}", read, split if names else literal)
 
 
-def vector(high: float) -> Kind:
-    """A tuple of numbers, each of at most that size."""
-    kind = number(-high, high)
-
-    def read(value):
-        value = tuple(value) if isinstance(value, tuple | list) else (value,)
-        return tuple(map(kind.read, value))
-
-    return Kind(f"numbers separated by commas, each {kind.allowed}, or ()", read, literal)
-
-
 def span() -> Kind:
     """A pair (lo, hi) in time."""
 

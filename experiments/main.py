@@ -30,7 +30,7 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
             print(usage(arguments))
             return 0
         if "--list" in arguments:
-            from experiments import catalogue  # imports the library, which no other early exit needs
+            from experiments import catalogue  # reads the whole library, which no other early exit needs
 
             print(catalogue.listing())
             return 0

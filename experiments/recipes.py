@@ -13,6 +13,7 @@ from experiments.calls import (
     AUTOGUIDED,
     GRIDS,
     LEARNED,
+    REWARDS,
     RULES,
     SAMPLERS,
     SHAPES,
@@ -24,8 +25,8 @@ from experiments.calls import (
 )
 from experiments.config import ConfigError
 from experiments.problems import Model
-from guidance import rules, sampling, weights
-from guidance.types import Array, Rule, Schedule, Solver, Step, Weight
+from guidance import rewards, rules, sampling, weights
+from guidance.types import Array, Reward, Rule, Schedule, Solver, Step, Weight
 
 
 def grid(settings, schedule: Schedule) -> Array:
@@ -59,6 +60,12 @@ def rule(text: str, field: str = "rule") -> Rule:
         maker = getattr(rules, call.name)
         members.append(maker if RULES[call.name].plain else _built(field, text, maker, call))
     return members[0] if len(members) == 1 else rules.stack(*members)
+
+
+def reward(text: str) -> Reward:
+    """The reward of `problem.reward`."""
+    call = parse("reward", text, REWARDS)[0]
+    return _built("problem.reward", text, getattr(rewards, call.name), call)
 
 
 def fixed(text: str) -> Weight:

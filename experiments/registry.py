@@ -99,6 +99,21 @@ def members(kind: str, root: pathlib.Path = ROOT) -> tuple[Member, ...]:
     return tuple(member for member in found if member is not None)
 
 
+def functions(package: str, root: pathlib.Path = ROOT) -> list[tuple[str, tuple[Knob, ...], str]]:
+    """(name, parameters, docstring) of the public functions of a package; starred parameters keep their stars."""
+    found = []
+    for name, node, constants in _public(package, root):
+        stars = [(node.args.vararg, "*"), (node.args.kwarg, "**")]
+        starred = tuple(Knob(f"{mark}{a.arg}", REQUIRED, None) for a, mark in stars if a is not None)
+        found.append((name, _parameters(node, constants) + starred, ast.get_docstring(node) or ""))
+    return found
+
+
+def words_of(module: str, root: pathlib.Path = ROOT) -> str:
+    """The docstring of a module of guidance."""
+    return ast.get_docstring(_tree(root / f"{module}.py")) or ""
+
+
 def constants(module: str, name: str, root: pathlib.Path = ROOT) -> tuple[str, ...]:
     """The words of a table or tuple at the top of a module of guidance, as in ("schedules", "SCHEDULES")."""
     return tuple(_Constants(_tree(root / f"{module}.py"))[name])

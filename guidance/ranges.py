@@ -125,6 +125,13 @@ def of(annotation: Any) -> tuple[Any, tuple[Above, ...]]:
     return (kinds[-1] if kinds else None), tuple(entry for entry in said if isinstance(entry, Above))
 
 
+def words(annotation: Any) -> str:
+    """The range of an annotation for people, as in "a number in [0, 1], above lo"."""
+    kind, above = of(annotation)
+    bounds = [f"{'at least' if bound.equal else 'above'} {bound.knob}" for bound in above]
+    return ", ".join([kind.words, *bounds])
+
+
 def fault(annotations: dict[str, Any], values: dict[str, Any]) -> str | None:
     """What is wrong with the values of knobs, as in "hi = 0.2: allowed: above lo = 0.8"; None where nothing is.
 

@@ -5,27 +5,28 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
+from experiments import registry
 from guidance import sampling
 from guidance.sampling import dpm, solvers, steps
 from guidance.sampling.sample import advance, begin, step_inputs
 from guidance.schedules import SCHEDULES
+from tests.named import needed
 
-DETERMINISTIC = {
-    "euler": sampling.euler(),
-    "ddim": sampling.ddim(),
-    "heun": sampling.heun(),
-    "edm": sampling.edm(),
-    "dpmpp_2m": sampling.dpmpp_2m(),
-    "dpmpp_2s": sampling.dpmpp_2s(),
-    "unipc": sampling.unipc(),
-    "unipc_3": sampling.unipc(3),
-}
 STOCHASTIC = {
     "churned_ddim": sampling.churned_ddim(0.5),
     "ddpm": sampling.ddpm(),
     "edm_stochastic": sampling.edm_stochastic(0.2),
     "dpmpp_2m_sde": sampling.dpmpp_2m_sde(),
     "dpmpp_2s_sde": sampling.dpmpp_2s_sde(),
+}
+# every other solver that a config can name, and a higher order of one
+DETERMINISTIC = {
+    **{
+        name: getattr(sampling, member.maker)(**needed(member))
+        for name, member in registry.named("sampler").items()
+        if name not in STOCHASTIC
+    },
+    "unipc_3": sampling.unipc(3),
 }
 SOLVERS = {**DETERMINISTIC, **STOCHASTIC, "adaptive": sampling.adaptive(1e-3, 1e-3)}
 

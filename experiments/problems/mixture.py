@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import recipes
 from experiments.problems import Data, Instrument, Model, Network, Problem
 from guidance import metrics, mixtures, model_errors, predictions, schedules
 from guidance.nets.mlp import DenoiserMLP
-from guidance.rewards import linear_quadratic
+from guidance.rewards import LinearQuadratic
 from guidance.tilts import tilt
 
 REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
@@ -20,10 +21,11 @@ def build(config, folder) -> Problem:
     data = truth(settings)
     classes, dimension = settings.classes, settings.dimension
     reward, target = None, data
-    if any(settings.reward.a) or settings.reward.b > 0:
-        a = settings.reward.a or (0.0,) * dimension
-        reward = linear_quadratic(jnp.asarray(a), settings.reward.b)
-        target, _ = tilt(data, reward, settings.reward.temperature)
+    if settings.reward:
+        reward = recipes.reward(settings.reward)
+        if not isinstance(reward, LinearQuadratic):
+            raise ValueError(f"problem.reward = {settings.reward}: allowed: one whose tilt of a mixture is known")
+        target, _ = tilt(data, reward, settings.temperature)
     network, denoise = _model(config, data, schedule)
 
     def of_target(key, k, conditions):
@@ -123,7 +125,7 @@ def _measures(target, reward, schedule, classes):
 
 def _name(settings) -> str:
     extra = f" {settings.attenuation:g}" if settings.error == "attenuated" else ""
-    tilted = ", tilted" if any(settings.reward.a) or settings.reward.b > 0 else ""
+    tilted = ", tilted" if settings.reward else ""
     return f"mixture d={settings.dimension}, {settings.error}{extra}{tilted}"
 
 

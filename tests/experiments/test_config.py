@@ -53,7 +53,7 @@ def test_overrides_take_the_type_of_their_field():
         "learn.delta": "0.25", "problem.radius": "2", "learn.gammas": "0",
         "eval.steps": "5", "eval.omegas": "(0, 0.5)", "figures": "false",
         "eval.intervals": "((0.1,0.4),[0.2, 1])", "learn.objectives": "l2, rollout", "job": "learn",
-        "problem.reward.a": "1,-2", "eval.clamp": "()",
+        "problem.reward": "linear_quadratic((1,-2))", "eval.clamp": "()",
     }  # fmt: skip
     config = load(MIXTURE, overrides)
     assert config.learn.delta == 0.25
@@ -64,7 +64,7 @@ def test_overrides_take_the_type_of_their_field():
     assert config.eval.intervals == ((0.1, 0.4), (0.2, 1.0))
     assert config.learn.objectives == ("l2", "rollout")
     assert config.job == "learn" and config.figures is False
-    assert config.problem.reward.a == (1.0, -2.0)
+    assert config.problem.reward == "linear_quadratic((1,-2))"
     assert config.eval.clamp == ()
 
 
@@ -143,7 +143,18 @@ BAD = {
     ),
     "no room for gaps": (command("--config.learn.delta=.99"), ["learn.delta", "below 1"]),
     "ring in 3-D": (command("--config.problem.dimension=3"), ["problem.layout", "problem.dimension = 2"]),
-    "reward of wrong size": (command("--config.problem.reward.a=(1,2,3)"), ["problem.reward.a", "per dimension"]),
+    "reward of wrong size": (
+        command("--config.problem.reward=linear_quadratic((1,2,3))"),
+        ["problem.reward", "problem.dimension"],
+    ),
+    "reward without a tilt": (
+        command("--config.problem.reward=linear_quadratic((1,2), -4)"),
+        ["problem.reward", "the tilted law exists"],
+    ),
+    "reward of words": (
+        command("--config.problem.reward=linear_quadratic(up)"),
+        ["problem.reward", "linear = up: allowed: a tuple, each a finite number"],
+    ),
     "gamma without reward": (command("--config.learn.gammas=.1"), ["learn.gammas", "problem.reward"]),
     "fractions": (
         command("--config.problem.train_fraction=.8", config=DIGITS),

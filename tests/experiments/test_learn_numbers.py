@@ -20,7 +20,8 @@ FIELDS = {
     "learn.s_min": "0.02", "learn.zeta": "0.03", "learn.delta": "0.15", "learn.batch": "10", "learn.iterations": "50",
     "learn.rollout_iterations": "40", "learn.rollout_batch": "6", "learn.rollout_real": "8", "eval.steps": "12,6",
     "learn.learning_rate": "0.01", "learn.rollout_learning_rate": "0.02", "learn.width": "8", "learn.depth": "2",
-    "learn.embedding": "8", "learn.remat": "segments", "problem.reward.a": "1,0", "problem.error": "under",
+    "learn.embedding": "8", "learn.remat": "segments", "problem.reward": "linear_quadratic((1,0))",
+    "problem.error": "under",
 }  # fmt: skip
 LOSSES = {
     "self_consistency": "self_consistency", "l2": "l2", "score_matching": "score_matching",

@@ -133,10 +133,12 @@ def test_every_number_of_a_mixture(tilted):
     """By SciPy's densities of the tilted law; those that need reference samples against samples drawn here."""
     problem, config = tilted
     settings, n = config.problem, 800
-    law, reward = mixture.truth(settings), settings.reward
+    law = mixture.truth(settings)
+    linear, quadratic = (1.0, 0.0), 0.2  # of the preset
+    assert settings.reward == "linear_quadratic((1, 0), 0.2)"
     means, weights = np.asarray(law.means, np.float64), np.exp(np.asarray(law.log_weights, np.float64))
-    v, a = settings.deviation**2, np.asarray(reward.a) / reward.temperature
-    b = reward.b / reward.temperature
+    v, a = settings.deviation**2, np.asarray(linear) / settings.temperature
+    b = quadratic / settings.temperature
     # completing the square: V = v/(1 + b v), mu = m + V (a - b m), and the weight of a mode its mean of e^r
     spread = v / (1 + b * v)
     slope = a[None] - b * means
@@ -153,7 +155,7 @@ def test_every_number_of_a_mixture(tilted):
     member = (joint / joint.sum(-1, keepdims=True)).mean(1)
     assert values["negative_log_likelihood"] == pytest.approx(-np.log(joint.sum(-1)).mean(), rel=1e-4)
     assert values["mode_share_error"] == pytest.approx(0.5 * np.abs(member - shares).sum(1).mean(), rel=1e-3)
-    worth = (samples @ np.asarray(reward.a) - 0.5 * reward.b * (samples**2).sum(-1)).mean()
+    worth = (samples @ np.asarray(linear) - 0.5 * quadratic * (samples**2).sum(-1)).mean()
     assert values["mean_reward"] == pytest.approx(worth, rel=1e-4)
 
     pick = np.stack([rng.choice(len(means), size=4 * n, p=share) for share in shares])

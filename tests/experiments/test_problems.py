@@ -54,7 +54,7 @@ def test_reward_targets_the_tilted_law():
 
     for c in range(config.problem.classes):
         x, reward = untilted(c)
-        w = np.exp(np.asarray(reward) / config.problem.reward.temperature)
+        w = np.exp(np.asarray(reward) / config.problem.temperature)
         w /= w.sum()
         expected = (w[:, None] * np.asarray(x)).sum(0)
         spread = np.sqrt((w[:, None] ** 2 * (np.asarray(x) - expected[None]) ** 2).sum(0))
