@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from experiments import data, problems
 from experiments.config import load
 from experiments.jobs import draws
-from experiments.problems import images, inception, labelled, mixture
+from experiments.problems import images, imported_latents, inception, labelled, mixture
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 COUNT, SIDE = 120, 12
@@ -117,6 +117,23 @@ def test_a_fid_without_a_reference_file_is_to_all_images_that_are_set_apart(sour
     assert problem.instrument.tuned == ("fid",) and f"FID of {config.eval.samples} samples" in problem.name
     x0, _ = problem.data.draw(problem.data.arrays, jax.random.key(0), 2000)
     assert set(level((x0 + 1) / 2).tolist()) == own
+
+
+def test_latents_are_drawn_around_the_mean_of_a_view_with_its_deviation():
+    """0.18215 (mean + deviation z) of one view or the other: laws of no width give their means, those of mean 0 their
+    width."""
+    n, keys = 2000, jax.random.split(jax.random.key(0), 4000)
+    laws = np.zeros((n, 2, 2, 1, 1, 3), np.float16)
+    laws[:, 0, 0], laws[:, 1, 0] = 2.0, 5.0
+    views = jax.jit(imported_latents.views)
+    found = np.asarray(views(keys[:n], laws))
+    assert found.shape == (n, 1, 1, 3)
+    first = np.isclose(found, 0.18215 * 2).all((1, 2, 3))
+    assert np.all(first | np.isclose(found, 0.18215 * 5).all((1, 2, 3)))
+    assert abs(first.mean() - 0.5) < 5 * 0.5 * n**-0.5
+    laws[:, :, 0], laws[:, :, 1] = 0.0, 3.0
+    noise = np.asarray(views(keys[n:], laws)) / (0.18215 * 3)
+    assert abs(noise.mean()) < 5 * (3 * n) ** -0.5 and abs(noise.var() - 1) < 5 * (2 / (3 * n)) ** 0.5
 
 
 # ---- mixtures
