@@ -24,6 +24,7 @@ USAGE = (
     "for --config, and for all that job=sample is not told"
 )
 FLAGS = ("config", "workdir", "mesh")
+LONGEST = 10_000  # characters of a value
 # fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
 RESUMABLE = ("job", "figures", "sample.")
 SHORT = reprlib.Repr()  # of a list its beginning, of a path all
@@ -97,14 +98,24 @@ def load(source: str, overrides: Mapping[str, str] | None = None, known: Known =
             raise ConfigError(f"--config.{name}: {_unknown(name, fields)}")
         if name == "problem.name" and raw != values[name]:
             raise ConfigError(
-                f"problem.name = {raw!r}: allowed: {values[name]} (another problem has its own config file)"
+                f"problem.name = {_word(raw)}: allowed: {values[name]} (another problem has its own config file)"
             )
-        values[name] = fields[name].kind.parse(raw)
+        values[name] = _parsed(name, fields[name], raw)
     config = nested(_checked(values, fields))
     failures = [c for c in CONSTRAINTS[config.problem.name] if not c.holds(config)]
     if failures:
         raise ConfigError("; ".join(_refusal(c.field, flat(config)[c.field], c.allowed) for c in failures))
     return config.lock()
+
+
+def _parsed(name: str, field: Field, raw: str) -> Any:
+    """What `field.kind.read` takes, from the text of a command line; a text that cannot be taken apart stays text."""
+    if len(raw) > LONGEST:
+        raise ConfigError(f"{name}: a text of {len(raw)} characters; allowed: {field.kind.allowed}")
+    try:
+        return field.kind.parse(raw)
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError):
+        return raw
 
 
 def usage(arguments: list[str]) -> str:

@@ -14,7 +14,7 @@ from experiments import launch
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 CONFIG, ENCODE = f"{CONFIGS}/mixture.py:exact", f"{CONFIGS}/encode.py:smoke"
-SETTINGS = {"eval.samples": "64", "eval.sampler": "churned_ddim(0.5)", "seeds": "1"}
+SETTINGS = {"eval.samples": "60", "eval.sampler": "churned_ddim(0.5)", "seeds": "1"}
 STEPS, BATCH, EXAMPLES = 6, 16, 40
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments import fields, folders, main
+from experiments import config, fields, folders, main
 from experiments.config import ConfigError, flat, load, parse, usage
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -240,6 +240,51 @@ def get_config(preset):
     err = capfd.readouterr().err
     assert err.count("\n") == 1 and str(path) in err or "seeds = 'five'" in err
     assert all(word in err for word in words), err
+
+
+WILD = (
+    "0", "-1", "1", "2147483647", "2147483648", "-99999999999999999999", "9" * 400, "9" * 5000, "0x" + "f" * 5000,
+    "1e30", "1e39", "1e-40", "1e308", "1e999", "-1e999", "nan", "inf", "-inf", "-0.0", "1e5", "0.5", "1_000", "",
+    "()", "(),", "((),)", "None", "true", "''", "x" * 9000, "é", "日本語", "\x00", "\n", "\x1b[31m", "/" * 5000,
+    "../../etc/passwd", "1,2,3", "1,1", "((0.2,0.8),(0.2,0.8))", "((1,0),)", "{1:2}", "lambda: 0", "1+1j", "b'x'",
+    "((((((((1,),),),),),),),)", "(" * 3000, "0-99999999999999", "0-2147483647", "5-", "-", "0-1-2", "０",
+    "cfg," * 2000 + "cfg", "constant(1e39)", "apg(cap=nan)", "all,", "*", "%s", "$HOME",
+)  # fmt: skip
+EVERY = {f"{problem} {name}": field for problem, own in fields.PROBLEMS.items() for name, field in own.items()}
+
+
+def test_any_text_in_any_field_is_a_value_or_one_line():
+    """A value is of JSON, and of a size that can be kept; whatever else is raised becomes one line, as for seeds."""
+    kinds = {id(field.kind): field for field in EVERY.values()}.values()
+    for field in kinds:
+        for text in WILD:
+            try:
+                value = field.kind.read(config._parsed("field", field, text))
+            except (ValueError, TypeError, OverflowError, ConfigError) as error:
+                assert len(str(error)) < 20_000
+                continue
+            assert len(json.dumps(value, allow_nan=False)) < 20_000
+
+
+@pytest.mark.parametrize("text", ["0x" + "f" * 5000, "x" * 100_000, "\x00", "2147483647", "nan"])
+def test_any_field_of_a_config_with_a_wild_value_is_a_config_or_one_line(text):
+    for name in flat(load(MIXTURE)):
+        try:
+            load(MIXTURE, {name: text})
+        except ConfigError as error:
+            assert "\n" not in str(error) and name.rpartition(".")[2] in str(error) and len(str(error)) < 20_000
+
+
+def test_a_path_is_shown_in_full(tmp_path):
+    path = str(tmp_path / ("a" * 200) / ("b" * 200) / "weight.safetensors")
+    with pytest.raises(ConfigError) as error:
+        load(MIXTURE, {"sample.weight": path})
+    assert path in str(error.value)
+
+
+def test_what_is_no_text_is_one_line(capsys):
+    assert main.main(command("--config.problem.schedule=\udcff")) == 2
+    assert "is not text in UTF-8" in capsys.readouterr().err
 
 
 def test_a_bad_command_imports_nothing_heavy():

@@ -26,11 +26,12 @@ from experiments.main import main
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHILD = pathlib.Path(__file__).with_name("pod_child.py")
 CONFIG = str(ROOT / "configs/mixture.py")
-TINY = {
+TINY = {  # counts that eight devices do not divide
+   
     "job": "evaluate", "seeds": "1", "base.steps": "20", "base.width": "16", "base.pictures": "1",
     "learn.objectives": "l2",
-    "learn.iterations": "20", "learn.batch": "16", "learn.width": "16", "learn.depth": "2", "learn.embedding": "8",
-    "learn.checkpoint_every": "10", "eval.steps": "4", "eval.samples": "40", "eval.omegas": "0,1",
+    "learn.iterations": "20", "learn.batch": "15", "learn.width": "16", "learn.depth": "2", "learn.embedding": "8",
+    "learn.checkpoint_every": "10", "eval.steps": "4", "eval.samples": "36", "eval.omegas": "0,1",
     "eval.intervals": "((0.2,0.8),)", "eval.clamp": "1.0", "figures": "false",
 }  # fmt: skip
 
