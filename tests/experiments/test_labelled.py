@@ -176,10 +176,10 @@ def test_the_whole_chain(source, tmp_path, capsys):
     assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
     rows = records.read_results(tmp_path / "results.json")
     methods = {row.method: row for row in rows}
-    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout apg@3"} <= methods.keys()
+    assert {"unguided", "best constant", "best interval", "rollout@3", "rollout apg(cap=2.5)@3"} <= methods.keys()
     assert "rollout autoguided@3" in methods
-    assert {"best autoguided", "best triangle", "best angle_domain", "best apg"} <= methods.keys()
-    assert methods["unguided"].nfe == 3 and methods["unguided, 2 x steps"].nfe == methods["apg"].nfe == 6
+    assert {"best autoguided", "best triangle", "best angle_domain", "best apg(cap=2.5)"} <= methods.keys()
+    assert methods["unguided"].nfe == 3 and methods["unguided, 2 x steps"].nfe == methods["apg(cap=2.5)"].nfe == 6
     assert methods["autoguided"].nfe == 6
     assert len({(r.method, r.weight, r.steps, r.metric) for r in rows}) == len(rows), "every row once"
     assert (tmp_path / "report.html").exists() and list((tmp_path / "pictures").glob("*.png"))
