@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import weight_files
+from experiments import progress, weight_files
 from experiments.config import load
 from experiments.jobs import draws, evaluate, learn, sample, train
 from guidance import sampling, weights
@@ -41,6 +41,38 @@ def test_training_drops_conditions_of_every_kind_alike(matched, tmp_path):
         levels.append(float(params["a"]))
         assert len(list((tmp_path / f"{i}" / "pictures").iterdir())) == 1
     assert levels[1] == pytest.approx(levels[0], rel=1e-6) and 0 < abs(levels[0]) < 1
+
+
+@pytest.mark.key_reuse  # the same noise under both
+def test_trees_are_fed_from_disk_as_they_are_drawn(tmp_path):
+    config, [_, (drawn, _)] = load(CONFIG, TINY), both()
+
+    def feed(batch, part, seed):
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        draw = lambda i: drawn.data.draw((), jax.random.split(jax.random.fold_in(key, i), 4)[0], batch)  # noqa: E731
+        return lambda i: jax.tree.map(np.asarray, draw(i))
+
+    levels = []
+    for name, data in (("drawn", drawn.data), ("fed", drawn.data._replace(draw=None, feed=feed))):
+        (tmp_path / name).mkdir()
+        [params] = train.run(drawn._replace(data=data), config, tmp_path / name)
+        levels.append(float(params["a"]))
+    assert levels[1] == pytest.approx(levels[0], rel=1e-6)
+
+
+def test_a_broken_batch_is_kept_leaf_by_leaf(tmp_path):
+    _, (problem, _) = both()
+
+    def draw(arrays, key, n):
+        x0, cond = problem.data.draw(arrays, key, n)
+        return x0 * jnp.nan, cond
+
+    with pytest.raises(progress.Diverged):
+        train.run(problem._replace(data=problem.data._replace(draw=draw)), load(CONFIG, TINY), tmp_path)
+    [path] = tmp_path.rglob("broken_batch.npz")
+    with np.load(path) as held:
+        assert set(held) == {"x0", "eps", "t", "cond.label", "cond.sign"}
+        assert held["cond.sign"].shape == (1, 8, 1)
 
 
 @pytest.mark.key_reuse  # the same noise under both
