@@ -158,6 +158,15 @@ def test_a_learned_weight_sees_the_numbers_of_every_leaf():
     assert len(np.unique(found)) == 3
 
 
+def test_rows_by_hand():
+    cond = {"a": jnp.asarray([3, 1]), "b": jnp.asarray([[[0.5], [1.5]], [[2.5], [3.5]]])}
+    twice = conditions.repeated(cond, 2)
+    np.testing.assert_array_equal(twice["a"], [3, 3, 1, 1])
+    np.testing.assert_array_equal(conditions.flat_features(twice)[1:3], [[3, 0.5, 1.5], [1, 2.5, 3.5]])
+    assert conditions.size(twice) == 4
+    np.testing.assert_array_equal(conditions.taken(twice, jnp.asarray([2, 0]))["a"], [1, 3])
+
+
 def test_which_conditions_are_labels():
     assert conditions.are_labels(jnp.arange(3)) and conditions.are_labels(np.arange(1))
     for other in (jnp.arange(3.0), jnp.asarray([0, 2, 1]), jnp.zeros((2, 2), int), {"class": jnp.arange(3)}):
