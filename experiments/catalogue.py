@@ -76,7 +76,8 @@ def page() -> str:
         "Written by `python -m experiments.catalogue docs/rules.md` from the docstrings; edit those. Everywhere",
         "omega = 0 is unguided unless the entry says otherwise, and `scale = 1 + omega`.",
         "Pictures: a class of two modes (contours, shares 0.6 and 0.4) and 400 samples of a model whose conditional",
-        "branch is attenuated by half, which CFG with omega = 1 repairs exactly; the titles show the shares.",
+        "branch is attenuated by half, which CFG with omega = 1 repairs exactly; the titles show the shares. Knobs:",
+        "those of configs/leaderboard.py.",
         "",
         registry.words_of("rules/stacking"),
     ]
@@ -92,11 +93,12 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    from experiments.config import load
     from experiments.leaderboard import pictures  # matplotlib, which a listing does not need
 
     if len(sys.argv) != 2:
         sys.exit("usage: python -m experiments.catalogue FILE.md")
     target = pathlib.Path(sys.argv[1])
     target.write_text(page(), encoding="utf-8")
-    pictures.gallery(target.parent / "gallery")
+    pictures.gallery(target.parent / "gallery", load("configs/leaderboard.py").rules)
     print(f"{target} and {target.parent / 'gallery'}")

@@ -196,12 +196,17 @@ def _fixed_guide(x0, eps):
     return Guide(lambda x: (), apply)
 
 
+def _unasked(x, t, cond):
+    """The denoiser of guides that do not ask it."""
+    raise AssertionError("asked")
+
+
 @pytest.mark.parametrize("name", list(DETERMINISTIC))
 def test_solvers_keep_the_noise_that_the_guide_names(name):
     """With constant x0 and eps, eps not the one implied by x0 (CFG++), each is DDIM: alpha_s x0 + sigma_s eps."""
     x0, eps, x = jnp.full((3, 2), 0.4), jnp.full((3, 2), -1.7), _start(RF)
     out = sampling.sample(
-        jax.random.key(0), None, _fixed_guide(x0, eps), DETERMINISTIC[name], RF, GRID, x, None, trajectory=True
+        jax.random.key(0), _unasked, _fixed_guide(x0, eps), DETERMINISTIC[name], RF, GRID, x, None, trajectory=True
     )
     expected = np.broadcast_to((0.4 - 2.1 * np.asarray(GRID)[1:])[:, None, None], (STEPS, 3, 2))
     np.testing.assert_allclose(out.trajectory[1:], expected, atol=1e-5)
@@ -221,7 +226,7 @@ def test_a_guide_sees_evaluations_in_order():
 
     guide = Guide(lambda x: jnp.zeros(()), apply)
     grid, x = sampling.uniform_grid(2), jnp.full((1, 1), 2.0)
-    out = sampling.sample(jax.random.key(0), None, guide, sampling.heun(), RF, grid, x, None, trajectory=True)
+    out = sampling.sample(jax.random.key(0), _unasked, guide, sampling.heun(), RF, grid, x, None, trajectory=True)
     chex.assert_trees_all_close(out.trajectory[:, 0, 0], jnp.asarray([2.0, 2.0, 3.0]))
     assert int(out.nfe["positive"]) == 3
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import drawing, recipes
-from experiments.calls import COMBINATIONS, shortened
+from experiments.calls import COMBINATIONS, parse, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
@@ -92,19 +92,19 @@ def rule_samples(group, index, calls, omega: float = STRONG, n: int = 400) -> di
     return found
 
 
-def gallery(folder) -> None:
-    """Draws each rule, with the library's knobs, at omega = 1, which repairs this model, and at omega = STRONG."""
+def gallery(folder, calls) -> None:
+    """Draws rules, a picture each by its name, at omega = 1, which repairs this model, and at omega = STRONG."""
     group = plane(jax.random.key(0))
     index = group.names.index(PROBLEM)
     truth = jax.tree.map(lambda a: a[index], group.truth)
-    mild, strong = (rule_samples(group, index, tuple(COMBINATIONS), omega) for omega in (1.0, STRONG))
+    mild, strong = (rule_samples(group, index, calls, omega) for omega in (1.0, STRONG))
     folder.mkdir(exist_ok=True)
-    for name in COMBINATIONS:
+    for text in calls:
         figure, panels = drawing.subplots(1, 2, figsize=(5.2, 2.7))
-        for axes, x, words in zip(panels, (mild[name], strong[name]), _words(name), strict=True):
+        for axes, x, words in zip(panels, (mild[text], strong[text]), _words(text), strict=True):
             two_mode_panel(axes, truth, words, x)
         figure.tight_layout()
-        figure.savefig(folder / f"{name}.png", dpi=60)
+        figure.savefig(folder / f"{parse('rule', text, COMBINATIONS)[0].name}.png", dpi=60)
 
 
 def _words(name):

@@ -393,6 +393,15 @@ def test_a_folder_stands_in_for_the_config_of_any_job(recorded):
         parse([f"--workdir={recorded}"])
 
 
+def test_a_folder_with_fields_of_an_earlier_version_says_so(tmp_path):
+    os.close(folders.claim(tmp_path, load(MIXTURE)))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored["eval"]["churn"] = 0.0
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match="its config.json has eval.churn, which this version does not know"):
+        folders.claim(tmp_path, load(MIXTURE))
+
+
 def test_a_folder_serves_one_run_at_a_time(tmp_path):
     lock = folders.claim(tmp_path, load(MIXTURE))
     with pytest.raises(ConfigError, match="another run is using it"):

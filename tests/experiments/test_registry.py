@@ -51,7 +51,7 @@ def test_what_a_config_cannot_name_says_why():
         "unguided": "it is the weight 0",
         "mahiro_batch": "a sample depends on the batch that it is in",
         "learned": "needs net, params, s_min, t_max, gap_min, interval",
-        "table": "needs omegas",
+        "table": "needs omegas, conditions",
         "adaptive": "its evaluations are counted for a batch, not for a sample",
         "as_solver": "needs step",
         "exact_reverse": "needs mixture, cond",

@@ -111,6 +111,33 @@ def test_a_sample_follows_from_its_number_whatever_the_batch():
     assert few.shape == (3, 1, 2)
 
 
+@pytest.mark.key_reuse  # the same noise for all
+def test_any_solver_evaluates_and_counts_as_it_does():
+    """Two branches: once a step for DDIM, twice but on the last for Heun; each solver ends elsewhere."""
+    table, ends = jnp.full((4, 4), 0.7), {}
+    for text, nfe in (("ddim", 8), ("churned_ddim(0)", 8), ("heun", 14), ("dpmpp_2m", 8), ("unipc(order=3)", 8)):
+        config = load(MIXTURE, TINY | {"eval.sampler": text})
+        ends[text], counted = draws.sampler(problems.build(config), config, 4)((), table, jax.random.key(0))
+        assert counted == nfe, text
+    np.testing.assert_allclose(ends.pop("churned_ddim(0)"), ends["ddim"], atol=1e-5)
+    found = list(map(np.asarray, ends.values()))
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(found) for b in found[:i])
+
+
+@pytest.mark.key_reuse  # the same key for both
+def test_rollouts_go_through_the_solver_of_the_evaluation():
+    """The loss of a rollout under Heun is that of Heun's own samples: another one than DDIM's."""
+    losses = []
+    for text in ("ddim", "heun"):
+        config = load(MIXTURE, TINY | {"eval.sampler": text, "eval.steps": "2", "learn.objectives": "rollout"})
+        problem = problems.build(config)
+        [task] = learn.tasks(problem, config)
+        net = learn.network(problem, config)
+        params = net.init(jax.random.key(1), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        losses.append(float(jax.jit(lambda p, t=task: t.loss(p, jax.random.key(2), (), ()))(params)))
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
 @pytest.mark.key_reuse  # each sample folds its number in
 def test_evaluations_of_uneven_batches_are_a_mean_over_samples():
     """Eight samples in batches of six: class 0 .. 2 guided on one step, class 3 never, and alone in its batch."""
