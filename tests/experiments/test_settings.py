@@ -133,7 +133,8 @@ def test_rollouts_go_through_the_solver_of_the_evaluation():
         problem = problems.build(config)
         [task] = learn.tasks(problem, config)
         net = learn.network(problem, config)
-        params = net.init(jax.random.key(1), jnp.zeros(1), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        zero = jnp.zeros(1)
+        params = net.init(jax.random.key(1), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32))
         losses.append(float(jax.jit(lambda p, t=task: t.loss(p, jax.random.key(2), (), ()))(params)))
     assert abs(losses[0] - losses[1]) > 1e-3
 
