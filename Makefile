@@ -1,5 +1,5 @@
 # make demo   learn guidance on a mixture and write a report to runs/mixture
-# make test   the test suite          make lint   ruff          make clean   forget the environment and the caches
+# make test   the test suite          make lint   ruff, mypy          make clean   forget the environment and the caches
 # The environment lives in .venv and is installed again only when setup.py changes. Another interpreter: make PYTHON=python3.12 ...
 
 SHELL := bash
@@ -23,6 +23,7 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache learn_to_guide.egg-info

@@ -25,7 +25,7 @@ DATA = ["array_record>=0.5", "importlib_resources>=6.0", "tensorflow-datasets>=4
 
 EXTRAS = {
     # what `make test` and `make lint` need
-    "test": ["hypothesis>=6.120", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", *DATA],
+    "test": ["hypothesis>=6.120", "mypy>=1.18", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.12", *DATA],
     "data": DATA,
     # preparing published data sets: their builders need TensorFlow
     "prepare": [*DATA, "tensorflow>=2.18"],
@@ -40,6 +40,7 @@ setup(
     description="Composable guidance for diffusion models in JAX, and guidance weights that are learned",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_data={"guidance": ["py.typed"]},
     packages=[*find_packages(include=["guidance", "guidance.*", "experiments", "experiments.*"]), "configs"],
     install_requires=BASE,
     extras_require=EXTRAS,

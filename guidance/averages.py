@@ -18,7 +18,7 @@ from guidance.types import Array
 class Averages(NamedTuple):
     """count: updates seen; means: one tree of parameters for each profile, in the order given to `start`."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # nobody counts the entries of this tuple
     means: tuple[Any, ...]
 
 

@@ -143,7 +143,8 @@ def is_answer(who: str, out, x: Array) -> None:
 
 def same_structure(name: str, cond: Cond, other: Cond) -> None:
     """Refuses what has not the structure of a condition."""
-    mine, found = jax.tree.structure(cond), jax.tree.structure(other)
+    mine: Any = jax.tree.structure(cond)
+    found: Any = jax.tree.structure(other)
     if mine != found:
         raise ValueError(f"{name} must have the structure of cond, {_tree(mine)}, got {_tree(found)}")
 

@@ -4,6 +4,8 @@ The null condition has the same structure, its leaves without the batch axis: th
 `{"class": 10, "angle": jnp.zeros(2)}`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,8 @@ def _numbers(c: Array) -> Array:
 
 def are_labels(conditions: Cond) -> bool:
     """Whether conditions, of known values, are the labels 0 .. G - 1: then a label is its own place among them."""
-    if jax.tree.structure(conditions) != jax.tree.structure(0):
+    structure: Any = jax.tree.structure(conditions)
+    if structure != jax.tree.structure(0):
         return False
     labels = np.asarray(conditions)
     return np.issubdtype(labels.dtype, np.integer) and np.array_equal(labels, np.arange(len(labels)))

@@ -35,6 +35,7 @@ def annealing_loss(key: Array, model: Model, network, x0: Array, cond: Cond, gri
     x_t = diffuse(schedule, x0, eps, t)
     positive, reference = jax.lax.stop_gradient(model.branches(x_t, t, cond))
     guided = once(annealed(network), positive, reference, lam, At(x_t, t, s, schedule))
+    assert guided.eps is not None  # a CFG++ step keeps the noise of the reference
     error = eps_from_x0(schedule, x_t, guided.x0, t) - eps
     x_s = like(schedule.alpha(s), x0) * guided.x0 + like(schedule.sigma(s), x0) * guided.eps
     after_c, after_u = model.branches(x_s, s, cond)

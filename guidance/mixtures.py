@@ -13,7 +13,7 @@ eigenvectors.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,9 +98,9 @@ def from_classes(
     _require(all(m.shape[1] == dim for m in means), "means: all classes must have the same dimension")
     _require(all(np.isfinite(m).all() for m in means), "means: must be finite")
 
-    per_class = [covariances] * len(means) if np.isscalar(covariances) else covariances
-    _require(len(per_class) == len(means), f"covariances: expected {len(means)} classes, got {len(per_class)}")
-    per_class = [np.asarray(v, np.float64) for v in per_class]
+    forms: Any = [covariances] * len(means) if np.isscalar(covariances) else covariances
+    _require(len(forms) == len(means), f"covariances: expected {len(means)} classes, got {len(forms)}")
+    per_class = [np.asarray(v, np.float64) for v in forms]
     per_class = [np.full(k, v) if v.ndim == 0 else v for k, v in zip(counts, per_class, strict=True)]
     _require(len({v.ndim for v in per_class}) == 1, "covariances: all classes must have the same form")
     fits = all(v.shape in ((k,), (k, dim), (k, dim, dim)) for k, v in zip(counts, per_class, strict=True))
@@ -116,8 +116,8 @@ def from_classes(
     prior = _probabilities("class_prior", class_prior, len(means))
     with np.errstate(divide="ignore"):  # log 0 = -inf is meant
         log_weights, log_prior = np.log(np.concatenate([rows, prior[None] @ rows])), np.log(prior)
-    leaves = Mixture(log_weights, log_prior, np.concatenate(means), variances, basis)
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), leaves)
+    leaves = log_weights, log_prior, np.concatenate(means), variances, basis
+    return Mixture(*jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), leaves))
 
 
 def reweighted(mixture: Mixture, log_factor: Array) -> tuple[Mixture, Array]:

@@ -124,8 +124,8 @@ def rollout_loss(
     start_key, step_key, noise_key = jax.random.split(key, 3)
     x = initial_noise(start_key, schedule, grid, shape, jnp.arange(groups * particles))
     each = repeated(cond, particles)
-    guide, parts = model.guide(weight, skip=False), {"segments": segments, "remat": remat, "detached": detached}
-    states = rollout(step_key, model.denoise, guide, step, schedule, grid, x, each, **parts)
+    arguments = step_key, model.denoise, model.guide(weight, skip=False), step, schedule, grid, x, each
+    states = rollout(*arguments, segments=segments, remat=remat, detached=detached)
     states = states.reshape(segments, groups, particles, *shape)
 
     last, target = states[-1], real

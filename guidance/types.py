@@ -20,7 +20,7 @@ once), mapped over by `vmap` and differentiated by `grad`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -28,14 +28,26 @@ Array = jax.Array
 Cond = Any  # a pytree of arrays with leading axis [batch]; class labels are int32 [batch]
 State = Any  # a pytree; () for guides without memory
 
-# (x [batch, ...], t [batch], cond) -> x0-prediction [batch, ...]. Every network is wrapped into this, once.
-Denoise = Callable[[Array, Array, Cond], Array]
 
-# (*, t [batch], s [batch], cond) -> omega [batch], in the dtype of t, for the step from t down to s
-Weight = Callable[..., Array]
+class Denoise(Protocol):
+    """Every network is wrapped into this, once."""
 
-# (x0 [batch, ...], cond) -> reward [batch]
-Reward = Callable[[Array, Cond], Array]
+    def __call__(self, x: Array, t: Array, cond: Cond, /) -> Array:
+        """x [batch, ...], t [batch] -> x0-prediction [batch, ...]."""
+
+
+class Weight(Protocol):
+    """How much, and when: omega, which is 0 where nothing is guided."""
+
+    def __call__(self, *, t: Array, s: Array, cond: Cond) -> Array:
+        """t, s [batch] -> omega [batch] in the dtype of t, for the step from t down to s."""
+
+
+class Reward(Protocol):
+    """What a clean sample is worth."""
+
+    def __call__(self, x0: Array, cond: Cond, /) -> Array:
+        """x0 [batch, ...] -> reward [batch]."""
 
 
 class Schedule(NamedTuple):
@@ -82,38 +94,83 @@ class Stage(NamedTuple):
     idle: Callable[[State], State] | None
 
 
-# A rule is a function (positive [batch, ...], reference [batch, ...], omega [batch]) -> guided x0-prediction, or a
-# Stage; `rules.stack` puts several in a row. A function whose answer at omega = 0 is D_c says so by `rules.neutral`:
-# only then is its reference not evaluated where nothing is guided.
-Rule = Callable[[Array, Array, Array], Array] | Stage
+class PlainRule(Protocol):
+    """A rule that needs the two predictions and omega only.
+
+    One whose answer at omega = 0 is D_c says so by `rules.neutral`: only then is its reference not evaluated where
+    nothing is guided.
+    """
+
+    def __call__(self, positive: Array, reference: Array, omega: Array, /) -> Array:
+        """positive, reference [batch, ...], omega [batch] -> guided x0-prediction [batch, ...]."""
+
+
+Rule = PlainRule | Stage  # how predictions are combined; `rules.stack` puts several in a row
 
 
 class Guided(NamedTuple):
     """What a step needs to know of the guide's opinion at (x_t, t)."""
 
     x0: Array  # where to go
-    # which noise to keep; x = alpha x0 + sigma eps unless the rule separates the two (CFG++). None where x is tokens
-    eps: Array | None
+    # which noise to keep, an array; x = alpha x0 + sigma eps unless the rule separates the two (CFG++). None where x
+    # is tokens, whose solvers do not ask
+    eps: Any
     nfe: dict[str, Array]  # network evaluations per sample of this call, by branch name (int32 scalars)
+
+
+class Apply(Protocol):
+    """The opinion of a guide."""
+
+    def __call__(
+        self, state: State, denoise: Denoise, schedule: Schedule, x: Array, /, *, t: Array, s: Array, cond: Cond
+    ) -> tuple[State, Guided]:
+        """x [batch, ...] at t [batch], for a step down to s [batch] -> (state, opinion)."""
 
 
 class Guide(NamedTuple):
     """A rule with its weight and its branches; the counterpart of optax.GradientTransformation.
 
     init: x [batch, ...] -> state, leaves [batch, ...].
-    apply: (state, denoise, schedule, x, *, t, s, cond) -> (state, Guided).
     """
 
     init: Callable[[Array], State]
-    apply: Callable[..., tuple[State, Guided]]
+    apply: Apply
 
 
-# (keys [batch], x_t, Guided, *, t [batch], s [batch], schedule) -> x_s. Deterministic steps ignore the keys.
-Step = Callable[..., Array]
+class Step(Protocol):
+    """An update x_t -> x_s, given the guide's opinion at (x_t, t). Deterministic steps ignore the keys."""
 
-# (carry, x, *, t [batch], s [batch]) -> (carry, Guided): asks the guide at (x, t) for a step to s. The carry holds the
-# guide's state and the count of network evaluations; solvers hand it on and never look inside.
-Evaluate = Callable[..., tuple[State, Guided]]
+    def __call__(self, keys: Array, x: Array, guided: Guided, /, *, t: Array, s: Array, schedule: Schedule) -> Array:
+        """keys, t, s [batch], x [batch, ...] -> x_s [batch, ...]."""
+
+
+class Evaluate(Protocol):
+    """How a solver asks the guide at (x, t) for a step to s.
+
+    The carry holds the guide's state and the count of network evaluations; solvers hand it on and never look inside.
+    """
+
+    def __call__(self, carry: State, x: Array, /, *, t: Array, s: Array) -> tuple[State, Guided]:
+        """x [batch, ...], t, s [batch] -> (carry, opinion)."""
+
+
+class Advance(Protocol):
+    """One step of a solver."""
+
+    def __call__(
+        self,
+        keys: Array,
+        memory: State,
+        carry: State,
+        evaluate: Evaluate,
+        x: Array,
+        /,
+        *,
+        t: Array,
+        s: Array,
+        schedule: Schedule,
+    ) -> tuple[State, State, Array]:
+        """keys, t, s [batch], x [batch, ...] -> (memory, carry, x_s)."""
 
 
 class Solver(NamedTuple):
@@ -122,8 +179,7 @@ class Solver(NamedTuple):
     A `Step` is the common special case, one evaluation and no memory; whatever takes a solver takes a step.
 
     init: x [batch, ...] -> memory, leaves [batch, ...]; () for solvers without.
-    apply: (keys [batch], memory, carry, evaluate, x, *, t [batch], s [batch], schedule) -> (memory, carry, x_s).
     """
 
     init: Callable[[Array], State]
-    apply: Callable[..., tuple[State, State, Array]]
+    apply: Advance

@@ -38,7 +38,7 @@ def _counts(out):
     return {name: int(n) for name, n in out.nfe.items()}
 
 
-def everything(null):
+def _everything(null):
     weak = Partial(lambda x, t, cond: 0.9 * x)
     logits = Partial(lambda x0: -jnp.sum((x0[:, None, :] - oracles.toy2().means[None]) ** 2, axis=-1))
     return {
@@ -53,14 +53,14 @@ def everything(null):
     }
 
 
-NAMES = sorted(everything(4))
+NAMES = sorted(_everything(4))
 
 
 @pytest.mark.parametrize("name, schedule", paired(NAMES))
 def test_sampling_is_finite_counted_and_differentiable(name, schedule):
     toy, schedule = oracles.toy2(), schedules.SCHEDULES[schedule]()
     grid, labels = sampling.uniform_grid(4), jnp.arange(4)
-    knobs, guide = floating(everything(toy.null)[name])
+    knobs, guide = floating(_everything(toy.null)[name])
 
     def total(knobs, x):
         denoise = mixtures.denoise(toy, schedule)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from guidance import guides, sampling, schedules, weights
-from tests.samplers import SOLVERS
-from tests.test_guides_several import everything
+from guidance.types import Advance, Apply, PlainRule, Stage, Step, Weight
+from tests.members import every_guide, every_rule, every_solver
 from tests.test_imports import GUIDANCE, REPOSITORY
 from tests.test_weight_shapes import BATTERY as WEIGHTS
 
@@ -60,33 +60,40 @@ def test_what_takes_more_arguments_takes_a_record():
     assert not wrong
 
 
-def _takes(function, positional: list[str], keyword: list[str]):
-    """A protocol's arguments under their names, after the knobs that a Partial has bound."""
+def _takes(function, protocol):
+    """The protocol's arguments under their names, after the knobs that a Partial has bound."""
     parameters = inspect.signature(function).parameters.values()
-    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
-    assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == keyword
+    wanted = [p for p in inspect.signature(protocol.__call__).parameters.values() if p.name != "self"]
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == [
+        p.name for p in wanted if p.kind is p.POSITIONAL_ONLY
+    ]
+    assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == [
+        p.name for p in wanted if p.kind is p.KEYWORD_ONLY
+    ]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_solvers_and_steps_take_the_arguments_of_their_protocols(name):
-    step, solver = SOLVERS[name], sampling.as_solver(SOLVERS[name])
-    if step is not solver:
-        _takes(step, ["keys", "x", "guided"], ["t", "s", "schedule"])
-    _takes(solver.init, ["x"], [])
-    _takes(solver.apply, ["keys", "memory", "carry", "evaluate", "x"], ["t", "s", "schedule"])
+def test_solvers_take_the_arguments_of_their_protocol():
+    for name, solver in every_solver().items():
+        assert list(inspect.signature(solver.init).parameters) == ["x"], name
+        _takes(solver.apply, Advance)
+    for step in (sampling.ddim(), sampling.ddpm(), sampling.churned_ddim(0.5), sampling.euler()):
+        _takes(step, Step)
 
 
 def test_guides_take_the_arguments_of_their_protocol():
-    two = weights.constant(2.0)
-    more = [guides.cfg(two, 4), guides.cfg(two, 4, skip=False), guides.unguided(), guides.delayed(two, 4)]
-    for guide in [*more, *everything(4).values()]:
-        _takes(guide.init, ["x"], [])
-        _takes(guide.apply, ["state", "denoise", "schedule", "x"], ["t", "s", "cond"])
+    more = {"skipping nothing": guides.cfg(weights.constant(2.0), 4, skip=False)}
+    for name, guide in (every_guide() | more).items():
+        assert list(inspect.signature(guide.init).parameters) == ["x"], name
+        _takes(guide.apply, Apply)
 
 
-def test_weights_take_the_arguments_of_their_protocol():
+def test_weights_and_plain_rules_take_the_arguments_of_their_protocols():
     net = weights.GuidanceNet(condition="none")
     made = [make(*knobs) for make, knobs in WEIGHTS.values()]
     more = [weights.constant(1.0), weights.interval(1.0, 0.2, 0.8), weights.table(jnp.ones(2), jnp.ones(1))]
     for weight in [*made, *more, weights.learned(net, {}, schedules.cosine())]:
-        _takes(weight, [], ["t", "s", "cond"])
+        _takes(weight, Weight)
+    plain = [rule for rule in every_rule().values() if not isinstance(rule, Stage)]
+    assert len(plain) > 3
+    for rule in plain:
+        _takes(rule, PlainRule)

@@ -77,7 +77,8 @@ def asked(denoise: Denoise, x: Array, t: Array, cond: Cond) -> Array:
 
 def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) -> tuple[Array, Array]:
     """(D(x, t, cond), D(x, t, null)) in one network call of twice the batch."""
-    return tuple(at_conditions(denoise, x, t, [cond, null_like(cond, null)]))
+    positive, reference = at_conditions(denoise, x, t, [cond, null_like(cond, null)])
+    return positive, reference
 
 
 def at_conditions(denoise: Denoise, x: Array, t: Array, conds: list[Cond]) -> list[Array]:

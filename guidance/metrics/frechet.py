@@ -28,7 +28,7 @@ class Gaussian(NamedTuple):
 class GaussianStats(NamedTuple):
     """What is kept of a stream of feature rows. `scatter` is sum_i (x_i - mean)(x_i - mean)^T; all float64."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts the entries of this tuple
     mean: np.ndarray  # [d]
     scatter: np.ndarray  # [d, d]
 

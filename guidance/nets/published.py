@@ -112,7 +112,7 @@ def norm_rows(path: str, name: str) -> list[Row]:
 def shapes_of(rows: Sequence[Row], ours) -> Shapes:
     """Names and shapes of the file that `rows` describe, for params (or their ShapeDtypeStructs) `ours`."""
     flat = traverse_util.flatten_dict(ours, sep="/")
-    shapes = {}
+    shapes: Shapes = {}
     for row in rows:
         leading, *rest = jax.eval_shape(row.layout.theirs, flat[row.path]).shape
         shapes |= dict.fromkeys(row.names, (leading // len(row.names), *rest))
@@ -141,7 +141,7 @@ def assemble(what: str, rows: Sequence[Row], arrays: Mapping[str, np.ndarray], o
 def disassemble(rows: Sequence[Row], params) -> dict[str, np.ndarray]:
     """The arrays of the file that `rows` describe; the inverse of `assemble`."""
     flat = traverse_util.flatten_dict(params, sep="/")
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for row in rows:
         whole = row.layout.theirs(np.asarray(flat[row.path]))
         arrays |= dict(zip(row.names, np.split(whole, len(row.names)), strict=True))

@@ -107,4 +107,5 @@ def advance(keys, inputs, denoise, guide, solver, schedule, x, running, cond) ->
 
     carry = (running.guide, running.nfe)
     memory, carry, x_s = solver.apply(step_keys, running.memory, carry, evaluate, x, t=t, s=s, schedule=schedule)
-    return with_dtypes_of(x_s, x), Running(*carry, with_dtypes_of(memory, running.memory))
+    state, nfe = carry
+    return with_dtypes_of(x_s, x), Running(state, nfe, with_dtypes_of(memory, running.memory))

@@ -31,7 +31,7 @@ class _Memory(NamedTuple):
     lam: tuple[Array, ...]  # order times [batch]
     base: Array  # [batch, ...]
     finite: Array  # [batch]: whether that step started at a finite lambda
-    count: Array  # [batch]: evaluations so far, int32
+    seen: Array  # [batch]: evaluations so far, int32
 
 
 @ranged
@@ -72,13 +72,13 @@ class _UniPC:
 
         correction = _curvature(self.variant, memory, lam, guided.x0)
         corrected = memory.base + like(schedule.alpha(t), x) * correction
-        corrected = jnp.where(like(memory.finite & (memory.count > 0), x), corrected, x)
+        corrected = jnp.where(like(memory.finite & (memory.seen > 0), x), corrected, x)
         sigma = schedule.sigma(t)
         eps = guided.eps + (corrected - x) / like(jnp.where(sigma > 0, sigma, 1), x)
 
         base = like(schedule.alpha(s), x) * guided.x0 + like(schedule.sigma(s), x) * eps
         x0, lams = (guided.x0, *memory.x0[:-1]), (lam, *memory.lam[:-1])
-        memory = _Memory(x0, lams, base, schedule.alpha(t) > 0, memory.count + 1)
+        memory = _Memory(x0, lams, base, schedule.alpha(t) > 0, memory.seen + 1)
         predicted = base + like(schedule.alpha(s), x) * _curvature(self.variant, memory, lam_s)
         return memory, carry, jnp.where(like(schedule.sigma(s) > 0, x), predicted, base)
 
@@ -94,7 +94,7 @@ def _curvature(variant: str, memory: _Memory, lam_s: Array, new: Array | None = 
     for p in range(1, len(memory.x0) + 1):
         older = range(1, p)
         # before there are p evaluations the sum is not used; nodes that differ keep it finite, and its gradient too
-        known = memory.count >= p
+        known = memory.seen >= p
         nodes = [jnp.where(known, (memory.lam[k] - memory.lam[0]) / h, -k) for k in older]
         nodes = [jnp.where(r == 0, -k, r) for k, r in enumerate(nodes, 1)]
         points = [memory.x0[k] for k in older]
@@ -119,13 +119,14 @@ def _rates(variant: str, nodes: list[Array], h: Array) -> tuple[Array, list[Arra
     if len(nodes) == 1:
         return b, [jnp.full_like(h, 0.5)]
     moments = [math.factorial(n) * _phi(n + 1, -h) / b for n in range(1, len(nodes) + 1)]
-    rates = []
+    rates: list[Array] = []
+    zero = jnp.zeros_like(h)
     for k, node in enumerate(nodes):
         polynomial = [jnp.ones_like(h)]
         for other in nodes[:k] + nodes[k + 1 :]:
-            shifted, scaled = [0.0, *polynomial], [-other * c for c in polynomial] + [0.0]
+            shifted, scaled = [zero, *polynomial], [*(-other * c for c in polynomial), zero]
             polynomial = [(a + c) / (node - other) for a, c in zip(shifted, scaled, strict=True)]
-        rates.append(sum(c * m for c, m in zip(polynomial, moments, strict=True)))
+        rates.append(sum((c * m for c, m in zip(polynomial, moments, strict=True)), zero))
     return b, rates
 
 

@@ -70,20 +70,20 @@ def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_we
     checks.one_key(key)
     checks.is_grid(grid)
     n = jax.tree.leaves(x)[0].shape[0]
-    log_weights = jnp.zeros(n, grid.dtype) if log_weights is None else log_weights
+    weights = jnp.zeros(n, grid.dtype) if log_weights is None else log_weights
     last = grid.shape[0] - 2
 
     def body(carry, inputs):
-        x, log_weights = carry
+        x, weights = carry
         i, t, s = inputs
         move_key, resample_key = jax.random.split(jax.random.fold_in(key, i))
         x, increment = move(move_key, x, t=t, s=s)
-        log_weights = log_weights + increment.astype(log_weights.dtype)
-        size = ess(log_weights)
-        return resample_below(resample_key, jnp.where(i == last, 0, fraction), x, log_weights), size
+        weights = weights + increment.astype(weights.dtype)
+        size = ess(weights)
+        return resample_below(resample_key, jnp.where(i == last, 0, fraction), x, weights), size
 
-    (x, log_weights), sizes = jax.lax.scan(body, (x, log_weights), step_inputs(grid))
-    return Population(x, log_weights, sizes)
+    (x, weights), sizes = jax.lax.scan(body, (x, weights), step_inputs(grid))
+    return Population(x, weights, sizes)
 
 
 def _spread(offset: Array, log_weights: Array) -> Array:
