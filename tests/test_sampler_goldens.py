@@ -30,7 +30,7 @@ from guidance import guides, sampling
 from guidance.sampling.solvers import no_memory
 from guidance.schedules import rectified_flow
 from guidance.types import Guide, Guided, Schedule
-from tests.samplers import driven
+from tests.samplers import driven, unasked
 
 TRAIN_STEPS = 1000
 
@@ -249,7 +249,7 @@ def _setting(case):
 
 # the references ran in float32: rounding of some tens of steps, relative to the size of each state
 _run = jax.jit(
-    lambda solver, guide, schedule, grid, x, noise: driven(solver, None, guide, schedule, grid, x, None, noise)
+    lambda solver, guide, schedule, grid, x, noise: driven(solver, unasked, guide, schedule, grid, x, None, noise)
 )
 
 

@@ -11,7 +11,7 @@ from guidance import guides, sampling, schedules, weights
 from guidance.rollout import rollout
 from guidance.schedules import SCHEDULES
 from guidance.types import Guide, Guided
-from tests.samplers import DETERMINISTIC, SOLVERS, STOCHASTIC, paired
+from tests.samplers import DETERMINISTIC, SOLVERS, STOCHASTIC, paired, unasked
 from tests.tracing import counted
 
 RF = schedules.rectified_flow()
@@ -189,11 +189,6 @@ def test_unknown_unipc(order, variant, message):
 # ---- guides with a noise of their own, and guides with state
 
 
-def _unasked(x, t, cond):
-    """For guides that know the answer themselves."""
-    raise AssertionError("nobody asks for a prediction")
-
-
 def _fixed_guide(x0, eps):
     def apply(state, denoise, schedule, x, *, t, s, cond):
         return state, Guided(x0, eps, {"positive": jnp.ones((), jnp.int32)})
@@ -211,7 +206,7 @@ def test_solvers_keep_the_noise_that_the_guide_names(name):
     """With constant x0 and eps, eps not the one implied by x0 (CFG++), each is DDIM: alpha_s x0 + sigma_s eps."""
     x0, eps, x = jnp.full((3, 2), 0.4), jnp.full((3, 2), -1.7), _start(RF)
     out = sampling.sample(
-        jax.random.key(0), _unasked, _fixed_guide(x0, eps), DETERMINISTIC[name], RF, GRID, x, None, trajectory=True
+        jax.random.key(0), unasked, _fixed_guide(x0, eps), DETERMINISTIC[name], RF, GRID, x, None, trajectory=True
     )
     expected = np.broadcast_to((0.4 - 2.1 * np.asarray(GRID)[1:])[:, None, None], (STEPS, 3, 2))
     np.testing.assert_allclose(out.trajectory[1:], expected, atol=1e-5)
@@ -231,7 +226,7 @@ def test_a_guide_sees_evaluations_in_order():
 
     guide = Guide(lambda x: jnp.zeros(()), apply)
     grid, x = sampling.uniform_grid(2), jnp.full((1, 1), 2.0)
-    out = sampling.sample(jax.random.key(0), _unasked, guide, sampling.heun(), RF, grid, x, None, trajectory=True)
+    out = sampling.sample(jax.random.key(0), unasked, guide, sampling.heun(), RF, grid, x, None, trajectory=True)
     chex.assert_trees_all_close(out.trajectory[:, 0, 0], jnp.asarray([2.0, 2.0, 3.0]))
     assert int(out.nfe["positive"]) == 3
 
