@@ -29,6 +29,15 @@ def test_an_integer_timestep_comes_back_with_its_own_ratio(x64, name):
     np.testing.assert_allclose(ratio, alpha_bar / (1 - alpha_bar), rtol=1e-9)
 
 
+def test_cosine_betas_are_those_of_the_paper():
+    """Their products are cos^2(pi/2 (u + 0.008)/1.008) over its value at u = 0, u = (k + 1)/T; the last is cut."""
+    betas = timesteps.cosine_betas(50)
+    u = np.arange(1, 51) / 50
+    f = np.cos(np.pi / 2 * (u + 0.008) / 1.008) ** 2 / np.cos(np.pi / 2 * 0.008 / 1.008) ** 2
+    np.testing.assert_allclose(np.cumprod(1 - betas)[:-1], f[:-1], rtol=1e-9)
+    assert len(betas) == 50 and betas[-1] == 0.999 and betas.max() == 0.999
+
+
 def test_linear_vp_is_the_continuous_limit(x64):
     """-log alpha_bar_k = sum beta (1 + beta/2 + ..) and B((k + 1)/1000) = sum beta to within half a step: the time of
     k is (k + 1)/1000 to within a step or, as beta is at most 0.02, half a per cent."""

@@ -87,6 +87,23 @@ def test_apg_1_identities(x64):
     np.testing.assert_allclose(row_norm(capped), jnp.minimum(row_norm(gap), 0.7), rtol=1e-12)
 
 
+@pytest.mark.parametrize("eta, expected", [(0.0, [(1, 4), (1, 4), (1, 4)]), (0.5, [(2.5, 4), (2.5, 4), (2.5, 4)])])
+def test_apg_by_hand(eta, expected, x64):
+    """Memory first, then the cap, then the projection; the memory is of what was not capped.
+
+    D_c = (1, 0), gap (3, 4) at every step, cap 2.5, beta = -1/2, omega = 2. With memory the gap is (3, 4), then
+    (3, 4)/2, then 3/4 (3, 4), of lengths 5, 2.5 and 3.75: capped, it is (1.5, 2) each time.
+    """
+    stage = rules.as_stage(rules.apg(eta, 2.5, -0.5))
+    positive, reference = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[-2.0, -4.0]])
+    at = At(jnp.ones((1, 2)), jnp.full(1, 0.5), jnp.full(1, 0.4), RF)
+    state = stage.init(at.x)
+    for memory, answer in zip((1.0, 0.5, 0.75), expected, strict=True):
+        state, branches = stage.apply(state, start(positive, reference, jnp.full(1, 2.0)), at)
+        np.testing.assert_allclose(branches.x0[0], answer, rtol=1e-12)
+        np.testing.assert_allclose(jax.tree.leaves(state)[0][0], memory * np.array([3.0, 4.0]), rtol=1e-12)
+
+
 def test_tcf_1_the_gram_route_is_the_singular_value_decomposition(x64):
     """u' = <u, v1> v1 with v1 from a full SVD of [u; c] in eps space; |u'| <= |u|."""
     positive, reference = _pairs(50, 6)
