@@ -40,7 +40,7 @@ def run(config, workdir) -> None:
         lambda: [k for k in range(len(about.rows())) if not latents.shard_path(workdir, about, k).exists()]
     )
     encode, params = _encoder(net, config.encode.mirrored), mesh.shard(params)
-    batch = mesh.rounded(config.encode.batch)
+    batch = mesh.rounded(min(config.encode.batch, len(about.rows()[0])))  # no shard has more rows than the first
     batches = sum(-(-len(about.rows()[k]) // batch) for k in missing)
     clock = _Clock()
     with ThreadPoolExecutor(THREADS, "encode") as pool, progress.counting("encoding", batches) as shown:
