@@ -8,6 +8,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from experiments import weight_files
 from experiments.calls import (
     AUTOGUIDED,
@@ -17,6 +20,8 @@ from experiments.calls import (
     RULES,
     SAMPLERS,
     SHAPES,
+    SWEPT,
+    TWICE,
     WEIGHTS,
     Call,
     is_number,
@@ -26,7 +31,7 @@ from experiments.calls import (
 from experiments.config import ConfigError
 from experiments.problems import Model
 from guidance import rewards, rules, sampling, weights
-from guidance.types import Array, Reward, Rule, Schedule, Solver, Step, Weight
+from guidance.types import Array, At, Reward, Rule, Schedule, Solver, Step, Weight
 
 
 def grid(settings, schedule: Schedule) -> Array:
@@ -74,11 +79,11 @@ def fixed(text: str) -> Weight:
     return getattr(weights, call.name)(**call.knobs)
 
 
-def swept(text: str, grid: Array, schedule: Schedule, omega: float) -> Weight:
+def swept(text: str, grid: Array, schedule: Schedule, omega: float, field: str = "weight") -> Weight:
     """The weight of a call without its omega, on a grid."""
     call = parse("weight", text, SHAPES)[0]
     maker = getattr(weights, call.name)
-    return _built("weight", text, maker, call, schedule=schedule, grid=grid, omega=omega)
+    return _built(field, text, maker, call, schedule=schedule, grid=grid, omega=omega)
 
 
 def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None = None) -> Weight:
@@ -105,6 +110,39 @@ def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None =
     if about.steps not in (None, settings.steps):
         print(f"note: {text} was learned through {about.steps} steps and is asked at {settings.steps}")
     return found
+
+
+def check(config, model: Model) -> None:
+    """Refuses calls that do not fit the samples of a model or the steps of a config, before anything is trained.
+
+    A mask of channels or a number of bands must fit the shape of a sample, a last step the grid: no range says so.
+    Raises ConfigError that names the field.
+    """
+    if config.job == "sample":
+        _check_rule(config.sample.rule, "sample.rule", model)
+        return
+    for text in config.learn.rules:
+        _check_rule(text, "learn.rules", model)
+    for text in config.eval.others:
+        if parse("call", text, SWEPT)[0].name in SHAPES:
+            for steps in config.eval.steps:
+                swept(text, sampling.uniform_grid(steps), model.schedule, 0.0, "eval.others")
+        elif text != TWICE:
+            _check_rule(text, "eval.others", model)
+
+
+def _check_rule(text: str, field: str, model: Model) -> None:
+    made = rule(text, field)
+
+    def apply(x, t):
+        return rules.once(made, x, x, t, At(x, t, t, model.schedule)).x0
+
+    x, t = (jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in (model.shape, ()))
+    try:
+        jax.eval_shape(apply, x, t)
+    except (ValueError, TypeError) as error:
+        words = " ".join(str(error).split())
+        raise ConfigError(f"{field} = {text!r} does not fit samples of shape {tuple(model.shape)}: {words}") from None
 
 
 def _built(field: str, text: str, maker: Callable, call: Call, **at_hand) -> Any:

@@ -2,7 +2,7 @@
 
 from jax.tree_util import Partial
 
-from experiments import launch, leaderboard, mesh, problems, sizes
+from experiments import launch, leaderboard, mesh, problems, recipes, sizes
 from experiments.config import ConfigError
 from experiments.jobs import encode, evaluate, learn, report, sample, train
 
@@ -30,6 +30,7 @@ def _run(config, workdir) -> None:
         problem = in_data_parallel(problems.build(config, workdir))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # what a user's files are not
         raise ConfigError(str(error)) from error
+    recipes.check(config, problem.model)
     if config.job in ("all", "train"):
         train.run(problem, config, workdir)
     if config.job in ("all", "learn"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import calls, problems, recipes
-from experiments.config import ConfigError
+from experiments.config import ConfigError, load
 from experiments.kinds import Refused
 from guidance import rules, sampling, schedules, weights
 from guidance.types import At
@@ -224,3 +224,30 @@ def test_what_the_library_refuses_names_the_field(build, given, words):
 def test_a_constant_is_a_number():
     t = jax.numpy.asarray([0.3, 0.9])
     np.testing.assert_allclose(recipes.weight(settings(weight="1.5"), MODEL, None)(t=t, s=t, cond=None), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"learn.rules": "frequency_decoupled((1,2,3))"}, "learn.rules = 'frequency_decoupled(factors=(1, 2, 3), "),
+        (
+            {"eval.others": "cfg_rescale, frequency_decoupled((1,))"},
+            "'frequency_decoupled(factors=(1,), ",
+        ),
+        ({"eval.others": "interval_of_steps(2, 4)", "eval.steps": "9,4"}, "last = 4: allowed: up to 3"),
+        (
+            {"job": "sample", "sample.rule": "cfg, channels((1,1,0))"},
+            "sample.rule = 'cfg, channels((1,1,0))' does not",
+        ),
+        ({"eval.others": "interval_of_steps(2, 3),cfg_rescale", "learn.rules": "cfg,autoguided"}, None),
+    ],
+)
+def test_calls_that_do_not_fit_the_samples_are_refused_before_training(fields, words):
+    config = load("configs/mixture.py", {"base.keep": "9", "eval.weak": "9"} | fields)
+    model = types.SimpleNamespace(schedule=schedules.rectified_flow(), shape=(2,))
+    if words is None:
+        recipes.check(config, model)
+        return
+    with pytest.raises(ConfigError) as error:
+        recipes.check(config, model)
+    assert words in str(error.value) and "\n" not in str(error.value)
