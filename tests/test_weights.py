@@ -143,6 +143,30 @@ def test_the_untrained_network_is_a_constant(condition, initial_omega):
     chex.assert_trees_all_close(omega, jnp.full(4, initial_omega), rtol=1e-6)
 
 
+def test_the_network_by_hand():
+    """0.2 (log_snr_s, log_snr_t, their difference) through two layers, beside the label's row, through the others.
+
+    What is stored in files answers as it was learned only while the inputs stay in this order.
+    """
+    net = weights.GuidanceNet(num_classes=3, width=5, depth=3, time_width=4, cond_width=2, head="signed")
+    zero = jnp.zeros(1)
+    params = net.init(jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=jnp.zeros(1, jnp.int32))
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    params = jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for leaf in leaves])
+    t, s, label = np.array([-3.0, 1.0, 2.0, 0.5]), np.array([4.0, 2.5, 6.0, 1.0]), np.array([2, 0, 1, 2])
+    found = net.apply(params, log_snr_t=jnp.asarray(t, jnp.float32), log_snr_s=jnp.asarray(s, jnp.float32), cond=label)
+
+    own = jax.tree.map(np.asarray, params["params"])
+    silu = lambda a: a / (1 + np.exp(-a))  # noqa: E731
+    layer = lambda name, h: h @ own[name]["kernel"] + own[name]["bias"]  # noqa: E731
+    first, second = sorted(("Dense_0", "Dense_1"), key=lambda name: len(own[name]["kernel"]))  # from 3, then from 4
+    h = layer(second, silu(layer(first, 0.2 * np.stack([s, t, s - t], axis=-1))))
+    h = np.concatenate([h, own["Embed_0"]["embedding"][label]], axis=-1)
+    h = silu(layer("Dense_3", silu(layer("Dense_2", h))))
+    np.testing.assert_allclose(found, layer("Dense_4", h)[:, 0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("condition", sorted(CONDITIONS))
 def test_learned_weights_are_never_negative(condition):
     net, cond = _net(condition=condition), CONDITIONS[condition]

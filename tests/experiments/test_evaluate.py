@@ -23,7 +23,7 @@ TINY = {
     "seed": "17", "seeds": "3", "figures": "False", "base.steps": "2", "base.batch": "4", "base.learning_rate": "1e-6",
     "learn.objectives": "l2", "learn.iterations": "4", "learn.batch": "8", "learn.width": "8", "learn.depth": "2",
     "learn.embedding": "8", "learn.learning_rate": "0.05", "eval.steps": "4", "eval.samples": "6",
-    "eval.omegas": "0,0.25,0.5,0.75,1,1.5", "eval.intervals": "((0.2,0.8),)", "eval.clamp": "(2.5,)",
+    "eval.omegas": "0,0.25,0.5,0.75,1,1.5", "eval.intervals": "((0.2,0.8),(0.3,0.8))", "eval.clamp": "(2.5,)",
     "eval.sweep_seeds": "2", "eval.others": "unguided_twice,triangle",
 }  # fmt: skip
 
@@ -126,6 +126,9 @@ def test_intervals_guide_their_steps_only(run):
     row = found(rows, "interval", "error", "omega = 0.5 on t in (0.2, 0.8]")
     agrees(row, [scored(a, 0.5)[0] for a in levels[: row.seeds]])
     assert row.nfe == 7 and row.settings == {"omega": 0.5, "lo": 0.2, "hi": 0.8}
+    early = found(rows, "interval", "error", "omega = 0.5 on t in (0.3, 0.8]")  # not the last step, which decides
+    agrees(early, [scored(a, 0.0)[0] for a in levels[: early.seeds]])
+    assert early.nfe == 6 and early.settings["lo"] == 0.3
     assert found(rows, "unguided", "error").nfe == 4 and found(rows, "unguided, 2 x steps", "error").nfe == 8
     assert found(rows, "constant", "error", "omega = 1").nfe == 8 and row.steps == 4
 

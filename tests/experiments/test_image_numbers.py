@@ -199,3 +199,13 @@ def test_every_number_of_the_fid():
     assert quick == pytest.approx({"fid": expected["fid"]}, rel=1e-4)
     broken = jnp.asarray(samples).at[1, 2, 0, 0, 0].set(jnp.nan)
     assert inception.measure(instrument, Partial(half), broken, True) == {"fid": float("inf")}
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 64])
+def test_samples_become_images_in_their_order_whatever_the_block(size):
+    """40 samples, each of a level of its own; the last block is filled up and what fills it up is left out."""
+    levels = np.arange(40)
+    samples = jnp.asarray(np.broadcast_to(levels[:, None, None, None], (40, SIDE, SIDE, 1)) / 127.5 - 1, jnp.float32)
+    found = inception.as_images("samples", samples, Partial(half))
+    assert (found.count, found.shape) == (40, (SIDE, SIDE, 1))
+    np.testing.assert_array_equal(np.concatenate(list(found.blocks(size)))[:, 0, 0, 0], levels)
