@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import dits
-from experiments.jobs.learn import on_grid
 from guidance import learning, predictions, sampling, schedules, weights
 from guidance.nets import flow_vit
 from guidance.nets.dit import dit_denoiser
 from guidance.rollout import Rollout, rollout_loss
 from guidance.types import Denoise, Schedule
+from guidance.weight_training import on_grid
 
 CLASSES = 10
 LABELS = jnp.arange(CLASSES)
@@ -71,7 +71,7 @@ def through_sampler(model: Model, m: int, steps: int, remat: str) -> Callable:
     segments = math.isqrt(steps) if remat == "segments" else 1
 
     def loss(denoise, real, cond, params, key):
-        weight = on_grid(weights.learned(NET, params, model.schedule), grid, LABELS)
+        weight = on_grid(weights.learned(NET, params, model.schedule), grid, LABELS, of_all=True)
         frozen = learning.Model(denoise, model.schedule, model.null)
         settings = Rollout(m, segments=segments, remat=remat)
         return rollout_loss(key, frozen, weight, sampling.ddim(), grid, real, cond, settings)

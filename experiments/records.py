@@ -1,57 +1,27 @@
 """What a run leaves behind in its folder: evaluations.jsonl, results.json and the table for people.
 
-results.json is a list of rows; each has exactly the fields of `Row`:
-
-    problem         name of the problem with its preset's essentials, as in "mixture under"
-    method          how the weight was found: unguided, constant, interval, clamp_linear, rollout, ...
-    weight          the weight in words, as in "omega = 0.4 on t in (0.2, 0.8]"
-    settings        its knobs, {"omega": 0.4, "lo": 0.2, "hi": 0.8}; {} for learned weights
-    sampler         step and grid
-    steps, nfe      sampler steps; network evaluations per sample, all branches together
-    seeds           number of independent repetitions behind the value
-    metric          what was measured, as in "energy_distance"
-    value           mean over the seeds; null where it is not finite
-    standard_error  of that mean; null for a single seed
-    floor           what true data score against true data; null where there is no such number
-    kind            what the row is about, one of ABOUT; null in a leaderboard
+results.json is a list of rows; each has exactly the fields of `guidance.tables.Row`, null where those say None.
+`kind` is one of ABOUT, null in a leaderboard.
 """
 
 import json
 import math
 import os
 import pathlib
-import statistics
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from experiments import launch
 from experiments.config import ConfigError
+from guidance.tables import Row, comparable, mean_row, table  # noqa: F401 (of records, too)
 
 # what a row is about: no guidance, one hand-made weight, the best of a family of them, a learned weight, the share of
 # the gap to true data that this closes, its difference to the best of a family, or what else was measured
 NONE, GIVEN, TUNED, LEARNED = "unguided", "given", "tuned", "learned"
 SHARE, DIFFERENCE, IN_FULL = "share", "difference", "in full"
 ABOUT = (NONE, GIVEN, TUNED, LEARNED, SHARE, DIFFERENCE, IN_FULL, None)
-
-
-class Row(NamedTuple):
-    """One line of results.json; the module's docstring explains the fields."""
-
-    problem: str
-    method: str
-    weight: str
-    settings: dict[str, Any]
-    sampler: str
-    steps: int
-    nfe: float
-    seeds: int
-    metric: str
-    value: float | None
-    standard_error: float | None = None
-    floor: float | None = None
-    kind: str | None = None
 
 
 KINDS = {
@@ -62,30 +32,6 @@ KINDS = {
     "settings": (dict,),
     "kind": (str, type(None)),
 }
-
-
-def mean_row(
-    problem: str,
-    method: str,
-    weight: str,
-    settings,
-    sampler: str,
-    steps: int,
-    nfe: float,
-    metric: str,
-    values,
-    floor=None,
-    kind=None,
-) -> Row:
-    """The row of one value for each seed: their mean, and its standard error s / sqrt(n) where there are several.
-
-    Both are None where one of the values is not finite.
-    """
-    values, n = [float(value) for value in values], len(values)
-    finite = all(map(math.isfinite, values))
-    mean = statistics.fmean(values) if finite else None
-    error = statistics.stdev(values) / math.sqrt(n) if n > 1 and finite else None
-    return Row(problem, method, weight, settings, sampler, steps, nfe, n, metric, mean, error, floor, kind)
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -214,32 +160,6 @@ def _with_infinities(entry: dict) -> dict:
     return entry | ({"metrics": measured} if measured else {}) | scored
 
 
-def comparable(row: Row) -> float:
-    """The value of a row, to sort by and to draw: infinite where it is not finite."""
-    return math.inf if row.value is None else row.value
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned plain text: best value first within each problem, metric and number of steps."""
-    if not rows:
-        return "no results"
-    header = ("problem", "metric", "steps", "nfe", "method", "weight", "value", "floor", "seeds")
-    ordered = sorted(rows, key=lambda r: (r.problem, r.metric, r.steps, comparable(r)))
-    lines = [
-        (
-            row.problem, row.metric, f"{row.steps}", f"{row.nfe:g}", row.method, row.weight,
-            _worth(row), _figure(row.floor), f"{row.seeds}",
-        )
-        for row in ordered
-    ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rule = tuple("-" * width for width in widths)
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (header, rule, *lines)
-    )
-
-
 def _plain(value: Any) -> Any:
     """NumPy and JAX scalars as Python numbers; numbers that are not finite as None."""
     if isinstance(value, dict):
@@ -249,13 +169,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _worth(row: Row) -> str:
-    if row.value is None:
-        return "not finite"
-    return _figure(row.value) + ("" if row.standard_error is None else f" ± {row.standard_error:.1g}")
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,36 @@
+"""Guidance for diffusion models: rules, weights and samplers that compose, and weights that are learned.
+
+`guidance.fit` learns a weight for a `guidance.Model`, as a `guidance.Recipe` says; `guidance.compare` says what
+weights are worth. Everything else is in the modules: `from guidance import guides, rules, sampling, weights`.
+
+These four are imported when they are asked for, so that `import guidance` alone takes no time and no JAX: what is read
+without it (`guidance.ranges`) stays light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from guidance.comparing import compare
+    from guidance.fitting import fit
+    from guidance.learning import Model
+    from guidance.weight_training import Recipe
+
+__all__ = ["Model", "Recipe", "compare", "fit"]
+
+_DOORS = {
+    "Model": "guidance.learning",
+    "Recipe": "guidance.weight_training",
+    "compare": "guidance.comparing",
+    "fit": "guidance.fitting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"module 'guidance' has no attribute {name!r}")
+    return getattr(importlib.import_module(_DOORS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_DOORS])

@@ -243,10 +243,8 @@ def _widens(shape: tuple, target: tuple) -> bool:
 
 def words(thing: Any) -> str:
     """What a person calls the thing that they passed."""
-    if inspect.isfunction(thing):
-        return f"the function {thing.__name__}"
-    if inspect.isclass(thing):
-        return f"the class {thing.__name__}"
+    if callable(thing) and hasattr(thing, "__name__"):
+        return f"the {'class' if inspect.isclass(thing) else 'function'} {thing.__name__}"
     if isinstance(thing, (int, float, str, bool, type(None))):
         return f"{type(thing).__name__} {thing!r}" if thing is not None else "None"
     if hasattr(thing, "shape") and hasattr(thing, "dtype"):

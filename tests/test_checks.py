@@ -57,7 +57,7 @@ MISTAKES = [
     ({"step": sampling.heun}, r"a step or solver belongs where the function heun is"),
     ({"step": sampling.adaptive}, r"a step or solver belongs where the function adaptive is"),
     ({"step": "ddim"}, "a step or solver belongs where str 'ddim' is"),
-    ({"schedule": schedules.cosine}, "a schedule belongs where"),
+    ({"schedule": schedules.cosine}, "a schedule belongs where the function cosine is"),
     ({"schedule": "cosine"}, r"a schedule belongs where str 'cosine' is, as in schedules.rectified_flow\(\)"),
     ({"denoise": (denoise, {})}, r"a denoiser \(x, t, cond\) -> x0 belongs where a tuple is; predictions.as_denoise"),
     ({"denoise": lambda x, t, cond: x[:, :1]}, r"the shape of x, \(\d+, 2\), got \(\d+, 1\)"),

@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -40,9 +42,9 @@ def inside(package: str) -> list[pathlib.Path]:
     return files
 
 
-# all of guidance but the ranges of its knobs, which need no jax
+LIGHT = ("ranges", "tables", "times", "words")  # of guidance, what needs no jax
 HEAVY = ("jax", "flax", "optax", "orbax", "numpy") + tuple(
-    f"guidance.{path.stem}" for path in sorted((REPOSITORY / "guidance").glob("[!_]*")) if path.stem != "ranges"
+    f"guidance.{path.stem}" for path in sorted((REPOSITORY / "guidance").glob("[!_]*")) if path.stem not in LIGHT
 )
 
 # importer, what it must never import
@@ -60,9 +62,9 @@ NEVERS = [
     ("experiments.kinds", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
     ("experiments.calls", HEAVY),
     ("experiments.registry", HEAVY),
-    ("guidance.ranges", (*HEAVY, "experiments")),
     ("experiments.sampling_fields", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
-    ("experiments.records", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
+    ("experiments.records", HEAVY),
+    *((f"guidance.{name}", (*HEAVY, "experiments")) for name in LIGHT),
     ("experiments.progress", ("jax", "flax", "optax", "orbax", "guidance", "numpy")),
 ]
 
@@ -73,10 +75,28 @@ def test_arrows_run_one_way(importer, forbidden):
         assert not reaches(path, *forbidden), f"{path} imports {reaches(path, *forbidden)}"
 
 
+def test_the_door_opens_without_jax():
+    """`import guidance`, and what refusals read, import nothing heavy; `fit` and `compare` come when asked for."""
+    light = ", ".join(f"guidance.{name}" for name in LIGHT)
+    code = f"import sys, guidance, {light}; assert 'fit' in dir(guidance); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {"jax", "flax", "optax", "numpy", "matplotlib"} & set(loaded.stdout.split())
+
+
 @pytest.mark.parametrize("path", GUIDANCE, ids=module_name)
 def test_nothing_below_steering_imports_it(path):
     if not module_name(path).startswith("guidance.steering"):
         assert not reaches(path, "guidance.steering")
+
+
+# what the door for Python users may import beside that: a file that resumes, a bar, a picture
+DOOR = {
+    "guidance": {"importlib"},
+    "guidance.comparing": {"tqdm"},
+    "guidance.fitting": {"time", "tqdm"},
+    "guidance.keeping": {"json", "os", "pathlib", "zipfile", "zlib"},
+    "guidance.tables": {"matplotlib", "statistics"},
+}
 
 
 @pytest.mark.parametrize("path", GUIDANCE, ids=module_name)
@@ -96,6 +116,7 @@ def test_guidance_imports_mathematics_only(path):
         "typing",
     }
     allowed = {"jax", "flax", "optax", "chex", "numpy", "guidance", "__future__"} | standard
+    allowed |= DOOR.get(module_name(path), set())
     assert outside <= allowed, f"{path} imports {sorted(outside - allowed)}"
 
 

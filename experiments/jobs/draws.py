@@ -9,6 +9,7 @@ from experiments import mesh, problems, progress, recipes
 from experiments.calls import AUTOGUIDED
 from experiments.jobs import train
 from guidance import sampling, weights
+from guidance.comparing import draws
 from guidance.conditions import repeated, size, taken
 from guidance.learning import Model
 from guidance.types import Rule
@@ -71,12 +72,8 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
 
     @jax.jit
     def run(base, table, key, ids, cond):
-        start_key, step_key = jax.random.split(key)
-        x = sampling.initial_noise(start_key, model.schedule, grid, model.shape, ids)
-        guided = model_of(problem, recipes.rule(rule), base)
-        guide = guided.guide(weights.table(grid, table, columns))
-        out = sampling.sample(step_key, guided.denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
-        return out.x0, sum(out.nfe.values())
+        guided, weight = model_of(problem, recipes.rule(rule), base), weights.table(grid, table, columns)
+        return draws(key, guided, weight, step, grid, model.shape, cond, ids)
 
     def sample(base, table, key):
         parts, evaluations, table = [], 0, np.asarray(table)  # learned ones are committed to devices, others not

@@ -185,8 +185,9 @@ class _Rows:
             floor = float(np.mean(floors)) if floors else None
         nfe = float(np.mean([entry["nfe"] for entry in entries]))
         return records.mean_row(
-            self.problem, method, words, settings, self.sampler, self.steps, nfe, metric, values, floor, kind
-        )
+            self.problem, method, words, settings, self.sampler, self.steps, nfe, metric, values,
+            floor=floor, kind=kind,
+        )  # fmt: skip
 
     def collect(self, table: _Entries, details) -> list[records.Row]:
         rows = []

@@ -10,6 +10,7 @@ from experiments.calls import TWICE
 from experiments.jobs.candidates import UNGUIDED
 from experiments.problems import shares
 from experiments.records import GIVEN, LEARNED, NONE, TUNED
+from guidance import tables
 from guidance.conditions import repeated, size, taken
 
 COLUMNS = 4  # panels in a row
@@ -180,26 +181,12 @@ def selection(problem, scores):
 
 def quality_against_nfe(problem, rows):
     """The leading metric against network evaluations per sample, a line for each method over the numbers of steps."""
-    metric = problem.instrument.tuned[0]
-    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
-    curves, found = {}, _shades(rows)
-    for row in rows:
-        if row.metric == metric and row.kind in (NONE, TUNED, LEARNED):
-            curves.setdefault(row.settings.get("line", row.method), []).append(row)
-    for method, own in curves.items():
-        own = sorted(own, key=lambda row: row.nfe)
-        axes.errorbar(
-            [r.nfe for r in own], [_drawn(r) for r in own], [r.standard_error or 0 for r in own], marker="o", ms=4,
-            lw=1.3, ls="-" if own[0].kind == LEARNED else "--", color=found[_family(own[0])], label=method,
-        )  # fmt: skip
-    axes.set(xlabel="network evaluations per sample", ylabel=metric.replace("_", " "), xscale="log")
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.grid(alpha=0.2)
-    _legend_beside(axes)
-    return figure
+    found = _shades(rows)
+    return tables.against_nfe(
+        [row for row in rows if row.kind in (NONE, TUNED, LEARNED)],
+        problem.instrument.tuned[0],
+        lambda row: {"color": found[_family(row)], "ls": "-" if row.kind == LEARNED else "--"},
+    )
 
 
 def _legend_beside(axes) -> None:

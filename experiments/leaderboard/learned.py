@@ -5,34 +5,28 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from experiments.jobs.learn import guidance_optimizer, rollout_weight
 from experiments.leaderboard.evaluate import QUICKLY
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
-from guidance import learning, mixtures, sampling, weights
-from guidance.rollout import Rollout, rollout_loss
-
-REAL = 256  # true samples for each condition and update
-PARTICLES = 64
-RATE = 5e-3
+from guidance import learning, mixtures, sampling, weight_training, weights
+from guidance.weight_training import Recipe, Truth
 
 
 def trainer(group: Group, rule, steps: int, updates: int):
     """key -> omega tables [problems, steps, GUIDED] of networks trained through `steps` DDIM steps of `rule`."""
-    net = weights.GuidanceNet(num_classes=GUIDED, width=64, depth=6, time_width=32, cond_width=32)
-    grid, labels = sampling.uniform_grid(steps), jnp.arange(GUIDED)
-    optimizer, weight = guidance_optimizer(RATE, updates), rollout_weight(net, SCHEDULE, steps)
+    recipe, labels = Recipe(steps=steps, updates=updates, particles=64, real=256), jnp.arange(GUIDED)
+    net, optimizer = weight_training.network(labels, recipe), weight_training.optimizer(recipe.rate, updates)
+    grid, weight = sampling.uniform_grid(steps), weight_training.weight_of(net, SCHEDULE, recipe)
 
     def loss(truth, model, params, key):
-        data_key, roll_key = jax.random.split(key)
-        real = mixtures.sample(data_key, truth, jnp.repeat(labels, REAL)).reshape(GUIDED, REAL, -1)
+        def real(key, k, among):
+            return mixtures.sample(key, truth, jnp.repeat(among, k)).reshape(GUIDED, k, -1)
+
         guided = learning.Model(group.denoise(model), SCHEDULE, truth.null, rule)
-        omega = weights.table(grid, weights.tabulated(weight(params), grid, labels))
-        return rollout_loss(
-            roll_key, guided, omega, sampling.ddim(), grid, real, labels, Rollout(PARTICLES, remat="none")
-        )
+        samples = Truth(lambda key, n: mixtures.sample_joint(key, truth, n), real)
+        return weight_training.loss(key, guided, weight(params), samples, labels, recipe)
 
     def train(truth, model, key):
-        params = net.init(key, log_snr_t=jnp.zeros(1), log_snr_s=jnp.zeros(1), cond=labels[:1])
+        params = weight_training.initial(key, net, labels)
 
         def one(state, key):
             params, opt_state, _ = learning.update(key, optimizer, functools.partial(loss, truth, model), *state)

@@ -129,7 +129,7 @@ def test_files_of_a_task_have_plain_names():
 
 def test_weights_of_other_rules_start_from_those_of_cfg():
     config = load(CONFIG, TINY | {"learn.rules": "apg,cfg", "learn.objectives": "rollout"})
-    tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(config), config)}
+    tasks = {task.name: (task.start, task.recipe.updates) for task in learn.tasks(problems.build(config), config)}
     assert tasks == {
         "rollout@4": (None, 8),
         "rollout@8": ("rollout@4", 4),
@@ -137,13 +137,13 @@ def test_weights_of_other_rules_start_from_those_of_cfg():
         "rollout apg@8": ("rollout@8", 2),
     }
     alone = load(CONFIG, TINY | {"learn.rules": "apg", "learn.objectives": "rollout"})
-    tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(alone), alone)}
+    tasks = {task.name: (task.start, task.recipe.updates) for task in learn.tasks(problems.build(alone), alone)}
     assert tasks == {"rollout apg@4": (None, 8), "rollout apg@8": ("rollout apg@4", 4)}
 
 
 def test_rollouts_limited_to_an_interval_start_from_the_others():
     config = load(CONFIG, TINY | {"learn.intervals": "((0.0,0.5),(0.2,0.8))", "learn.objectives": "rollout"})
-    tasks = {task.name: (task.start, task.iterations) for task in learn.tasks(problems.build(config), config)}
+    tasks = {task.name: (task.start, task.recipe.updates) for task in learn.tasks(problems.build(config), config)}
     assert tasks == {
         "rollout@4": (None, 8),
         "rollout 0 to 0.5@4": ("rollout@4", 8),

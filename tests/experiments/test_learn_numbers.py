@@ -10,7 +10,8 @@ import pytest
 
 from experiments.config import load
 from experiments.jobs import learn
-from guidance import learning, rollout
+from guidance import learning, rollout, weight_training
+from guidance.weight_training import Recipe
 from tests.experiments import two_numbers
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
@@ -74,7 +75,7 @@ def test_one_step_objectives_get_what_the_config_says(asked, objective):
     assert arguments["settings"] == learning.OneStep(
         particles=3, beta=1.3, lam=0.7, churn=0.4, s_min=0.02, zeta=0.03, delta=0.15
     )
-    assert (task.steps, task.iterations, task.learning_rate) == (None, 50, 0.01)
+    assert (task.steps, task.recipe.updates, task.recipe.rate) == (None, 50, 0.01)
     model, x, t = arguments["model"], jnp.zeros((2, 2)), jnp.full(2, 0.5)
     assert model.null == two_numbers.NULL and model.schedule == two_numbers.SCHEDULE
     np.testing.assert_allclose(model.denoise(x, t, jnp.asarray([1, 2]))[:, 0], [2.25, 0.25])
@@ -102,7 +103,7 @@ def test_a_reward_of_no_weight_is_left_out(asked):
 def test_rollouts_get_what_the_config_says(asked, steps, iterations, segments, start):
     """Updates fall as steps rise, so that both cost the same; segments are near the root of the steps."""
     arguments, task = called(asked, f"rollout@{steps}")
-    assert (task.steps, task.iterations, task.learning_rate, task.start) == (steps, iterations, 0.02, start)
+    assert (task.steps, task.recipe.updates, task.recipe.rate, task.start) == (steps, iterations, 0.02, start)
     np.testing.assert_allclose(arguments["grid"], np.linspace(1, 0, steps + 1), atol=1e-6)
     settings = arguments["settings"]
     assert (settings.particles, settings.segments, settings.remat, settings.detached) == (6, segments, "segments", 0)
@@ -123,7 +124,7 @@ class Told:
 
 def test_rollout_weights_answer_smaller_steps_as_their_own_and_do_not_clamp_their_grid():
     """Trained at steps of 1/6: asked for a step of 1/60 from t it gives the weight of t to t - 1/6."""
-    weight = learn.rollout_weight(Told(), two_numbers.SCHEDULE, 6)(())
+    weight = weight_training.weight_of(Told(), two_numbers.SCHEDULE, Recipe(steps=6))(())
 
     def asked(t, s):
         return float(weight(t=jnp.asarray([t]), s=jnp.asarray([s]), cond=jnp.zeros(1, jnp.int32))[0])

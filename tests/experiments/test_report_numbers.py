@@ -14,6 +14,7 @@ from experiments import checkpoints, records
 from experiments.config import load
 from experiments.jobs import draws, learn, report, selection
 from guidance import sampling, weights
+from guidance.weight_training import Recipe
 from tests.experiments import two_numbers
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs/mixture.py")
@@ -143,7 +144,7 @@ def test_the_checkpoint_with_the_lowest_score_is_kept(tmp_path):
     folder, like = tmp_path / "l2" / "seed_7", {"w": jnp.float32(0)}
     for step, omega in omegas.items():
         checkpoints.save(checkpoints.kept(folder, step), step, {"w": jnp.float32(omega)})
-    task = learn.Task("l2", None, None, 8, 0.1, lambda params: weights.constant(params["w"]))
+    task = learn.Task("l2", Recipe("l2", updates=8), None, lambda params: weights.constant(params["w"]))
     choose = selection.chooser(problem, config, task, list(omegas), tmp_path / "selection.jsonl")
     chosen = choose(7, {"a": jnp.float32(0.1)}, folder, like)
     assert float(chosen["w"]) == pytest.approx(0.9)

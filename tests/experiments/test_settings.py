@@ -20,6 +20,7 @@ from experiments.fid.references import read_reference
 from experiments.jobs import draws, learn, selection
 from experiments.main import main
 from experiments.problems import images, inception, labelled
+from guidance import weight_training
 from guidance.nets import vae
 from guidance.nets.unet import unet
 from tests.experiments.sampled import held, refused
@@ -153,7 +154,7 @@ def test_evaluations_of_uneven_batches_are_a_mean_over_samples():
 
 def test_a_subset_is_drawn_uniformly():
     keys = jax.random.split(jax.random.key(0), 4000)
-    subsets = np.asarray(jax.vmap(lambda key: learn.drawn(key, jnp.arange(7), 3))(keys))
+    subsets = np.asarray(jax.vmap(lambda key: weight_training.drawn(key, jnp.arange(7), 3))(keys))
     assert (np.diff(subsets, axis=1) > 0).all(), "distinct, in order"
     shares = np.bincount(subsets.reshape(-1), minlength=7) / 4000
     np.testing.assert_allclose(shares, 3 / 7, atol=5 * np.sqrt(3 / 7 * 4 / 7 / 4000))

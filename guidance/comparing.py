@@ -1,0 +1,120 @@
+"""`guidance.compare`: what weights are worth, on samples and by a metric of one's own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from guidance import checks, sampling, tables, weight_training
+from guidance.conditions import are_labels, repeated, size
+from guidance.learning import Model
+from guidance.types import Array, Cond, Solver, Step, Weight
+from guidance.weights import table, tabulated
+
+DDIM = sampling.ddim()
+
+
+class Compared(NamedTuple):
+    """A row of numbers for each weight, number of steps and metric. Printed it is a table, best value first."""
+
+    rows: list[tables.Row]
+
+    def __str__(self) -> str:
+        return tables.table(self.rows)
+
+    def figure(self, metric: str | None = None) -> Any:
+        """A matplotlib figure of a metric (default: the first) against network evaluations per sample."""
+        return tables.against_nfe(self.rows, metric or self.rows[0].metric, lambda row: {})
+
+
+def compare(
+    model: Model,
+    conditions: Cond,
+    weights: Mapping[str, Weight],
+    metric: Callable[[Array], Any],
+    shape: tuple[int, ...],
+    *,
+    steps: Sequence[int] = (10, 20),
+    seeds: int = 3,
+    samples: int = 100,
+    step: Step | Solver = DDIM,
+) -> Compared:
+    """Samples with every weight at every number of steps, and measures what comes out.
+
+    model, conditions: as for `guidance.fit`. weights: by name, as {"unguided": weights.constant(0.0), ...}.
+    metric: (samples [G, n, *shape], n for each condition) -> a number, or {name: number}.
+    steps: of uniform grids. seeds: repetitions, each from noise of its own, which all weights share.
+    samples: n.
+
+    A row has the mean over the seeds, its standard error s / sqrt(seeds), and the network evaluations per sample, all
+    branches together. One compilation for each number of steps. Raises TypeError or ValueError for what cannot be
+    compared.
+    """
+    model, conditions = weight_training.whole(model), jax.tree.map(jnp.asarray, conditions)
+    for weight in weights.values():
+        checks.is_weight(weight)
+    checks.is_step(step)
+    groups, cond, rows = size(conditions), repeated(conditions, samples), []
+    columns = None if are_labels(conditions) else conditions
+    arrays, together = weight_training.apart((model, step))
+
+    @jax.jit
+    def draw(key, arrays, grid, omegas):
+        model, step = together(arrays)
+        ids, weight = jnp.arange(groups * samples), table(grid, omegas, columns)
+        return draws(key, model, weight, step, grid, shape, cond, ids)
+
+    with tqdm(total=len(steps) * len(weights) * seeds, desc="comparing", dynamic_ncols=True) as bar:
+        for number in steps:
+            grid = sampling.uniform_grid(number)
+            for name, weight in weights.items():
+                omegas, nfe = _on_grid(weight, grid, conditions), []
+                found: dict[str, list[float]] = {}
+                for seed in range(seeds):
+                    x, count = draw(jax.random.key(seed), arrays, grid, omegas)
+                    nfe.append(float(count))
+                    for label, value in _labelled(metric, x.reshape(groups, samples, *shape)).items():
+                        found.setdefault(label, []).append(value)
+                    bar.update()
+                rows += [
+                    tables.mean_row("", name, "", {}, _words(step), number, sum(nfe) / seeds, label, values)
+                    for label, values in found.items()
+                ]
+    return Compared(rows)
+
+
+def draws(
+    key: Array,
+    model: Model,
+    weight: Weight,
+    step: Step | Solver,
+    grid: Array,
+    shape: tuple[int, ...],
+    cond: Cond,
+    ids: Array,
+) -> tuple[Array, Array]:
+    """(x0 [batch, *shape], network evaluations per sample) from noise; a sample follows from its id and the key."""
+    start_key, step_key = jax.random.split(key)
+    x = sampling.initial_noise(start_key, model.schedule, grid, shape, ids)
+    guide = model.guide(weight)
+    out = sampling.sample(step_key, model.denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
+    return out.x0, jnp.asarray(sum(out.nfe.values()))
+
+
+def _on_grid(weight: Weight, grid: Array, conditions: Cond) -> Array:
+    arrays, together = weight_training.apart(weight)
+    return jax.jit(lambda arrays: tabulated(together(arrays), grid, conditions))(arrays)
+
+
+def _labelled(metric: Callable, samples: Array) -> dict[str, float]:
+    found = metric(samples)
+    return dict(found) if isinstance(found, Mapping) else {getattr(metric, "__name__", "metric"): found}
+
+
+def _words(step: Step | Solver) -> str:
+    function = step.apply if isinstance(step, Solver) else step
+    function = getattr(function, "func", function)
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{name.strip('_')}, uniform grid"
