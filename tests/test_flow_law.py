@@ -44,7 +44,7 @@ def _guided_score(x, tau, omega):
     mixture = oracles.cfg_1d()
     guide, t = guides.cfg(weights.constant(omega), mixture.null, skip=False), _time(tau, x)
     apply = functools.partial(guide.apply, (), mixtures.denoise(mixture, EDM), EDM)
-    x0 = apply(x[:, None], t, t, jnp.zeros(x.shape, int))[1].x0
+    x0 = apply(x[:, None], t=t, s=t, cond=jnp.zeros(x.shape, int))[1].x0
     return predictions.x0_to("score", EDM, x[:, None], x0, t)[:, 0]
 
 

@@ -85,11 +85,11 @@ def test_grids_decrease_to_data(name, grid):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: uniform_grid(0), "at least 1 step"),
-        (lambda: uniform_grid(4, 0.3, 0.5), "0 <= t_min < t_max <= 1"),
-        (lambda: uniform_grid(4, 1.5), "0 <= t_min < t_max <= 1"),
-        (lambda: log_snr_grid(RF, 0), "at least 1 step"),
-        (lambda: edm_grid(RF, 4, 0.1, 0.2), "noise_max > noise_min > 0"),
+        (lambda: uniform_grid(0), "steps = 0: allowed: an integer of at least 1"),
+        (lambda: uniform_grid(4, 0.3, 0.5), "t_max = 0.3: allowed: above t_min = 0.5"),
+        (lambda: uniform_grid(4, 1.5), r"t_max = 1.5: allowed: a number in \[0, 1\]"),
+        (lambda: log_snr_grid(RF, 0), "steps = 0: allowed: an integer of at least 1"),
+        (lambda: edm_grid(RF, 4, 0.1, 0.2), "noise_max = 0.1: allowed: above noise_min = 0.2"),
     ],
 )
 def test_impossible_grids(call, message):

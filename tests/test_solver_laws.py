@@ -35,7 +35,7 @@ def _flow_error(solver, schedule, grid):
     """Mean distance of 13 samples from the exact probability flow, started over +-1.5 deviations."""
     z, cond = jnp.linspace(-1.5, 1.5, 13)[:, None], jnp.zeros(13, jnp.int32)
     x = z * jnp.sqrt(3 * schedule.alpha(grid[0]) ** 2 + schedule.sigma(grid[0]) ** 2)
-    exact = _exact_flow(PRIOR, schedule, x, jnp.full(13, grid[0]), jnp.full(13, grid[-1]), cond)
+    exact = _exact_flow(PRIOR, schedule, x, t=jnp.full(13, grid[0]), s=jnp.full(13, grid[-1]), cond=cond)
     denoise = mixtures.denoise(PRIOR, schedule)
     out = _sample(jax.random.key(0), denoise, guides.unguided(), sampling.as_solver(solver), schedule, grid, x, cond)
     return np.abs(np.asarray(out.x0 - exact))
