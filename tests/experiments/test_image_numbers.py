@@ -209,3 +209,32 @@ def test_samples_become_images_in_their_order_whatever_the_block(size):
     found = inception.as_images("samples", samples, Partial(half))
     assert (found.count, found.shape) == (40, (SIDE, SIDE, 1))
     np.testing.assert_array_equal(np.concatenate(list(found.blocks(size)))[:, 0, 0, 0], levels)
+
+
+class Axes:
+    """Keeps what is shown."""
+
+    def imshow(self, sheet, **options):
+        assert options == {"cmap": "gray_r", "vmin": 0, "vmax": 1}
+        self.sheet = np.asarray(sheet)
+
+    def set(self, **options):
+        pass
+
+
+@pytest.mark.parametrize(
+    "groups, n, columns, rows, number",
+    [
+        (3, 2, 3, 2, lambda column, row: 2 * column + row),
+        (12, 8, 10, 6, lambda column, row: 8 * column + row),
+        (24, 2, 8, 6, lambda column, row: 6 * column + row),  # many classes, few of each: one after the other
+    ],
+)
+def test_a_sheet_has_a_column_for_each_class(groups, n, columns, rows, number):
+    """Image j of class c has level c n + j; it is two pixels high and three wide."""
+    levels = np.arange(groups * n).reshape(groups, n)
+    axes = Axes()
+    images.picture(axes, np.broadcast_to(levels[..., None, None, None] / 200, (groups, n, 2, 3, 1)))
+    assert axes.sheet.shape == (2 * rows, 3 * columns)
+    expected = np.array([[number(column, row) for column in range(columns)] for row in range(rows)])
+    np.testing.assert_allclose(200 * axes.sheet, np.kron(expected, np.ones((2, 3))), atol=1e-4)

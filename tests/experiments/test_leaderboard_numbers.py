@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from experiments import records
 from experiments.leaderboard import board, evaluate, images, page, pictures, problems
 from experiments.leaderboard import contenders as field
-from guidance import mixtures, sampling
+from guidance import mixtures, rules, sampling
 from tests.experiments.test_leaderboard import contenders
 
 MEANS = [[[1.0, 0.0], [-1.0, 0.5]], [[0.0, 2.0], [0.5, -2.0]], [[4.0, 4.0], [5.0, 4.0]]]
@@ -74,6 +74,36 @@ def test_samples_that_diverged_lose_and_spoil_nothing():
     values = np.asarray(measure(truth, x, reference))
     assert np.isfinite(values).all()
     assert values[0] == pytest.approx(6 / 870 * 1000 * 2**0.5, abs=1.0)
+
+
+@pytest.mark.key_reuse  # all see the same noise
+def test_noise_and_reference_follow_from_keys_of_their_own():
+    """The evaluator measures what the sampler draws with the first half of the key against four times as many true
+    samples of the second half; the floor measures true samples of the first against the same."""
+    truth = mixtures.from_classes(MEANS, VARIANCES, SHARES)
+    model = problems.Model(truth, jnp.float32(0.5), jnp.float32(0))
+    group = problems.Group(("one",), *jax.tree.map(lambda a: a[None], (truth, model)), problems.closed_form)
+    guide, step, n, grid = field.by_rule(rules.cfg), sampling.ddim(), 5, sampling.uniform_grid(2)
+    tables = jnp.full((1, 2, problems.GUIDED), 0.5)
+    found = evaluate.evaluator(group, guide, step, n)(tables, grid, 2, jax.random.key(0))
+    own, apart = jax.random.split(jax.random.key(0))
+    drawn = evaluate.sampler(group, guide, step, n)(tables[0], grid, 2, own, 0)
+    reference = evaluate.references(group, apart, 4 * n)[0]
+    np.testing.assert_allclose(found[0, 0], measure(truth, drawn, reference), rtol=1e-3, atol=1e-5)
+
+    floor = evaluate.floor(group, jax.random.key(1), n)
+    own, apart = jax.random.split(jax.random.key(1))
+    true, reference = evaluate.references(group, own, n)[0], evaluate.references(group, apart, 4 * n)[0]
+    np.testing.assert_allclose(floor[0], measure(truth, true, reference), rtol=1e-3, atol=1e-5)
+
+
+def test_every_budget_has_as_many_knobs():
+    """The omegas themselves; for CFG++, whose knob is a share, as many numbers in (0, 1], 1 among them."""
+    knobs = {one.name: one.knobs for one in contenders(0.0, 1.0, 3.0, 7.0)}
+    assert knobs["unguided"] == (0.0,) and knobs["cfg"] == knobs["rectified"] == (0.0, 1.0, 3.0, 7.0)
+    shares = knobs["cfg_plus_plus"]
+    assert len(shares) == 4 and list(shares) == sorted(shares) and 0 < shares[0] < 0.3 and shares[-1] == 1.0
+    assert all(each in ((0.0,), (0.0, 1.0, 3.0, 7.0), shares) for each in knobs.values())
 
 
 # ---- the protocol

@@ -314,3 +314,13 @@ def test_killed_it_ends_with_the_same_bytes(finished, tmp_path):
             break
         assert code == -signal.SIGKILL
     assert kills > 0 and files(tmp_path) == files(finished)
+
+
+def test_evaluations_are_a_mean_over_samples_of_all_parts(monkeypatch):
+    """Three samples took ten and four, one ten and none: 13 each in the mean, three of them of the reference."""
+    parts = [
+        {"seeds": np.arange(3), "arr_1": np.zeros(3), "nfe_positive": np.int64(10), "nfe_reference": np.int64(4)},
+        {"seeds": np.arange(1), "arr_1": np.zeros(1), "nfe_positive": np.int64(10), "nfe_reference": np.int64(0)},
+    ]
+    monkeypatch.setattr(sample.shards, "read", lambda part, wanted: dict(part))
+    assert sample._evaluations(parts) == {"total": 13.0, "positive": 10.0, "reference": 3.0}

@@ -49,7 +49,7 @@ def test_a_batch_is_drawn_from_the_laws_on_disk(latents):
     whole, *parts = (problem.data.feed(8, part, 3) for part in ((0, 1), (0, 2), (1, 2)))
     stored = data.Latents(latents)
     loader = data.Loader(stored, 8, 3)
-    views = []
+    views, noise = [], []
     for update in (0, 1, 5, 6, 7):
         x0, labels = whole(update)
         assert x0.dtype == np.float32 and x0.shape == (8, 2, 2, 4)
@@ -59,9 +59,13 @@ def test_a_batch_is_drawn_from_the_laws_on_disk(latents):
             law = stored[int(index)]["image"]
             off = np.abs(row / vae.SCALE - law[:, 0]) / law[:, 1]  # in deviations, of either view
             views.append(int(np.argmin(off.reshape(2, -1).max(axis=1))))
+            noise.append((row / vae.SCALE - law[views[-1], 0]) / law[views[-1], 1])
             assert off.reshape(2, -1).max(axis=1).min() < 5.5  # of 640 draws: once in 40,000 runs
         np.testing.assert_array_equal(labels, [stored[int(i)]["label"] for i in loader.where(update)[1]])
     assert {0, 1} == set(views)
+    flat = np.stack(noise).reshape(40, -1)
+    apart = np.abs(flat[:, None] - flat[None]).max(axis=-1)[~np.eye(40, dtype=bool)]
+    assert apart.min() > 0.1, "every row at every update has noise of its own"
     np.testing.assert_array_equal(whole(1)[0], parts[0](1)[0].tolist() + parts[1](1)[0].tolist())
     assert not np.array_equal(whole(0)[0], problem.data.feed(8, (0, 1), 4)(0)[0])
 
