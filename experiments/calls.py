@@ -59,7 +59,10 @@ def parse(what: str, text: str, known: Known) -> list[Call]:
         raise Refused(f"not a {what} with knobs, as in {_example(known)}") from None
     if not isinstance(tree, ast.Tuple):
         raise Refused(f"not a {what} with knobs, as in {_example(known)}")
-    return [_call(what, node, known) for node in tree.elts]
+    try:
+        return [_call(what, node, known) for node in tree.elts]
+    except RecursionError:  # an expression nested so deeply that it can be read but not written
+        raise Refused(f"not a {what} with knobs, as in {_example(known)}") from None
 
 
 def _call(what: str, node: ast.expr, known: Known) -> Call:

@@ -185,17 +185,17 @@ def _split(source: str) -> tuple[pathlib.Path, str]:
 def _module(path: pathlib.Path):
     """Runs a config file; it must define get_config(preset) and PRESETS, the known presets."""
     if not os.path.isfile(path):
-        nearby = sorted(str(p) for p in path.parent.glob("[!_]*.py")) if os.path.isdir(path.parent) else []
-        raise ConfigError(
-            f"--config={path}: no such file{hint(str(path), nearby) or (_listing(nearby) if nearby else '')}"
-        )
+        folder = path if os.path.isdir(path) else path.parent
+        nearby = sorted(str(p) for p in folder.glob("[!_]*.py")) if os.path.isdir(folder) else []
+        meant = "" if folder == path else hint(str(path), nearby)
+        raise ConfigError(f"--config={path}: no such file{meant or (_listing(nearby) if nearby else '')}")
     if path.suffix != ".py":
         raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
     spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a person's file raises is theirs to read, in one line
+    except (Exception, SystemExit) as error:  # whatever a person's file raises is theirs to read, in one line
         raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
     if not (callable(getattr(module, "get_config", None)) and isinstance(getattr(module, "PRESETS", None), Mapping)):
         raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
@@ -213,7 +213,7 @@ def _defaults(source: str) -> tuple[dict[str, Any], dict[str, Field]]:
         )
     try:
         values = flat(module.get_config(preset))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"--config={source}: {type(error).__name__}: {error}") from error
     fields = _fields(_problem_of(source, values))
     for field in values.keys() - fields.keys():
@@ -268,7 +268,7 @@ def _final(field: Field, value: Any) -> Any:
 
 def _problem_of(source: str, values: Mapping[str, Any]) -> str:
     problem = values.get("problem.name")
-    if problem not in PROBLEMS:
+    if not isinstance(problem, str) or problem not in PROBLEMS:
         raise ConfigError(f"{source}: {_refusal('problem.name', problem, ' or '.join(PROBLEMS))}")
     return problem
 

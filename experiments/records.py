@@ -84,6 +84,23 @@ def key(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
+def _measured(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+# what a line of a ledger may hold, where it holds it
+HELD = {
+    "nfe": lambda value: value is not None and _measured(value),
+    "score": _measured,
+    "metrics": lambda value: isinstance(value, dict) and len(value) > 0 and all(map(_measured, value.values())),
+    "table": lambda value: isinstance(value, list) and all(isinstance(row, list) for row in value),
+    "rows": lambda value: (
+        isinstance(value, list) and all(isinstance(row, dict) and row.keys() == KINDS.keys() for row in value)
+    ),
+    "label": lambda value: isinstance(value, str),
+}
+
+
 class Damaged(UserWarning):
     """A line of a file that a run appends to is not what it wrote."""
 
@@ -92,13 +109,15 @@ class Ledger:
     """Finished evaluations, one JSON line each, known by their settings; a line cut by a kill is dropped.
 
     What was measured and is not finite is null in the file, and infinite for who compares: lower is better.
-    `done`: {key(settings): entry}; an entry holds its settings under "key". Several processes all go by what process 0
-    has read and measured, so that they agree on what is left and what won. Raises ConfigError for a file of an earlier
-    version, which named evaluations in words, and leaves it as it is.
+    `done`: {key(settings): entry}; an entry holds its settings under "key", has all `fields` and, among its "metrics",
+    all `metrics`: what a line without them was is measured again. Several processes all go by what process 0 has read
+    and measured, so that they agree on what is left and what won. Raises ConfigError for a file of an earlier version,
+    which named evaluations in words, and leaves it as it is.
     """
 
-    def __init__(self, path):
-        self.path, self.done, self.lock = path, launch.first(lambda: _read_ledger(path)), threading.Lock()
+    def __init__(self, path, fields: Iterable[str] = (), metrics: Iterable[str] = ()):
+        self.path, self.lock = path, threading.Lock()
+        self.done = launch.first(lambda: _read_ledger(path, frozenset(fields), frozenset(metrics)))
 
     def get(self, settings: Mapping[str, Any], compute) -> dict:
         """The entry of these settings, computed and appended if it is not there yet."""
@@ -115,12 +134,13 @@ class Ledger:
         return _with_infinities(json.loads(line))
 
 
-def _read_ledger(path) -> dict[str, dict]:
+def _read_ledger(path, fields: frozenset[str], metrics: frozenset[str]) -> dict[str, dict]:
     """The entries of the file. A whole line that is none stays where it is, and is told of."""
     found = {}
     for entry, number in entries(path):
-        sound = isinstance(entry, dict) and isinstance(entry.get("metrics", {}), dict)
-        if sound and isinstance(entry.get("key"), dict):
+        sound = isinstance(entry, dict) and all(HELD[name](entry[name]) for name in HELD.keys() & entry.keys())
+        whole = sound and fields <= entry.keys() and metrics <= entry.get("metrics", {}).keys()
+        if whole and isinstance(entry.get("key"), dict):
             found[key(entry["key"])] = _with_infinities(entry)
         elif sound and isinstance(entry.get("key"), str):
             raise ConfigError(

@@ -43,7 +43,7 @@ def run(problem, config, workdir) -> list[records.Row]:
     problems.require(problem, config.job, "data", "instrument")
     learned = learn.run(problem, config, workdir)
     bases = train.run(problem, config, workdir)
-    ledger = Ledger(workdir / "evaluations.jsonl")
+    ledger = Ledger(workdir / "evaluations.jsonl", ("nfe", "metrics"), problem.instrument.tuned)
     rows, samplers = [], Samplers(problem, config, bases, workdir)
     for steps in config.eval.steps:
         rows += _at_steps(problem, config, ledger, steps, samplers, learned)

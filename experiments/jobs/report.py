@@ -5,7 +5,7 @@ import html
 
 from experiments import launch, records
 from experiments.config import ConfigError
-from experiments.jobs import evaluate, figures, learn, train
+from experiments.jobs import evaluate, figures, learn, selection, train
 from experiments.problems import require
 from experiments.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
 from guidance import sampling
@@ -92,7 +92,7 @@ def _selection(problem, config, workdir) -> dict:
     """The picture of how the checkpoints of the learned weights were chosen, where they were."""
     if not config.learn.select_every:
         return {}
-    scores = list(evaluate.Ledger(workdir / "selection.jsonl").done.values())
+    scores = list(evaluate.Ledger(workdir / "selection.jsonl", selection.FIELDS).done.values())
     caption = (
         f"Score of the checkpoints of each learned weight on {scores[0]['samples']} samples, with noise that the "
         "evaluation does not see; the lowest, marked, is the one that is evaluated."
@@ -103,7 +103,8 @@ def _selection(problem, config, workdir) -> dict:
 def _detailed(ledger, seed: int, steps: int) -> dict:
     """{label: entry with its table} of the fully measured weights of one seed, in the order of evaluation."""
     wanted = {"seed": seed, "steps": steps}
-    entries = [e for e in ledger.done.values() if "label" in e and wanted.items() <= e["key"].items()]
+    whole = [e for e in ledger.done.values() if {"label", "rule", "table", "metrics"} <= e.keys()]
+    entries = [e for e in whole if wanted.items() <= e["key"].items()]
     return {entry["label"]: entry for entry in entries}  # of a run that has grown, the last is the best
 
 

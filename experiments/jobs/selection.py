@@ -16,6 +16,7 @@ from guidance import sampling, weights
 from guidance.conditions import size
 
 PURPOSE = 4  # of the noise; see draws.keys
+FIELDS = ("task", "family", "seed", "update", "metric", "samples", "score")  # of a line of selection.jsonl
 
 
 def marks(every: int, iterations: int) -> list[int]:
@@ -35,7 +36,7 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
     metric, count = problem.instrument.tuned[0], size(shown) * each
 
     def choose(seed: int, base, folder: pathlib.Path, like):
-        ledger, (noise_key, measure_key) = Ledger(path), keys(seed, PURPOSE)
+        ledger, (noise_key, measure_key) = Ledger(path, FIELDS), keys(seed, PURPOSE)
 
         def restored(step):
             return mesh.local(checkpoints.restore_kept(folder, step, like, "learn again in a new folder"))

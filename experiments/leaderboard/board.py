@@ -24,7 +24,7 @@ def run(config, workdir) -> None:
 
     Two units at a time: while one compiles or waits, the other computes. The numbers do not depend on it.
     """
-    ledger = Ledger(workdir / "evaluations.jsonl")
+    ledger = Ledger(workdir / "evaluations.jsonl", ("rows",))
     columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
     try:
         with progress.waiting("preparing the problems"):

@@ -96,7 +96,7 @@ BAD = {
     "no such file": (command(config=MIXTURE[:-4] + "x.py"), ["no such file", "mixture.py"]),
     "no such folder": (command(config="nowhere/at_all.py"), ["nowhere/at_all.py", "no such file"]),
     "not python": (command(config=str(REPOSITORY / "LICENSE")), ["LICENSE", "a Python file that defines get_config"]),
-    "a folder": (command(config=str(REPOSITORY / "configs")), ["no such file"]),
+    "a folder": (command(config=str(REPOSITORY / "configs")), ["no such file", "mixture.py"]),
     "unknown preset": (command(config=f"{MIXTURE}:atenuated"), ["atenuated", "attenuated, under", "did you mean"]),
     "preset where none is": (command(config=f"{DIGITS}:small"), ["small", "allowed: none"]),
     "typo": (command("--config.learn.iteration=5"), ["learn.iteration", "did you mean learn.iterations"]),
@@ -129,6 +129,7 @@ BAD = {
     "empty value": (command("--config.seed="), ["seed = ''"]),
     "malformed literal": (command("--config.seed=0x1for"), ["seed = '0x1for'"]),
     "code is not run": (command("--config.seed=__import__('os').getpid()"), ["seed = ", "an integer"]),
+    "a sum without end": (command(f"--config.eval.sampler=unipc(1{'+1' * 900})"), ["eval.sampler", "not a sampler"]),
     "line break": (command("--config.job=a\nb"), ["job", "allowed: all or train"]),
     "unknown job": (command("--config.job=lern"), ["job = 'lern'", "all or train or learn"]),
     "unknown objective": (command("--config.learn.objectives=l3"), ["learn.objectives", "l2 or rollout"]),
@@ -199,6 +200,11 @@ def test_each_bad_command_is_one_line_and_exit_code_2(name, capfd, tmp_path, mon
     {
         "syntax": ("def get_config(:\n", ["SyntaxError"]),
         "raises": ("1 / 0\n", ["ZeroDivisionError"]),
+        "ends python": ("import sys\nsys.exit(3)\n", ["SystemExit: 3"]),
+        "a list for a name": (
+            "PRESETS = {}\ndef get_config(preset):\n    return {'problem': {'name': ['mixture']}}\n",
+            ["problem.name = ['mixture']", "mixture or digits"],
+        ),
         "no get_config": ("x = 1\n", ["get_config(preset)"]),
         "get_config raises": (
             "PRESETS = {}\ndef get_config(preset):\n    return preset.nothing\n",

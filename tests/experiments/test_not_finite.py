@@ -119,3 +119,23 @@ def test_a_report_without_results_is_one_line(tmp_path, capsys):
     assert main(command(tmp_path, job="report")) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and "results.json cannot be read" in line
+
+
+DAMAGED = {
+    "words for a number": lambda entry: entry["metrics"].update(energy_distance="x"),
+    "no metrics": lambda entry: entry.pop("metrics"),
+    "no number of evaluations": lambda entry: entry.pop("nfe"),
+    "other metrics": lambda entry: entry.update(metrics={"other": 1.0}),
+    "a number for a table": lambda entry: entry.update(table=3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_line_with_a_damaged_value_counts_as_none(damage, tmp_path):
+    path, settings = tmp_path / "evaluations.jsonl", [{"steps": 1}, {"steps": 2}]
+    entries = [{"nfe": 1, "metrics": {"energy_distance": 0.5}, "key": known} for known in settings]
+    damage(entries[0])
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with pytest.warns(records.Damaged, match="line 1 is not what a run wrote"):
+        ledger = records.Ledger(path, ("nfe", "metrics"), ("energy_distance",))
+    assert list(ledger.done) == [records.key(settings[1])]
