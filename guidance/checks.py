@@ -49,6 +49,14 @@ def one_key(key: Array) -> None:
         raise ValueError(f"one random key is needed, got keys of shape {key.shape}: samples get theirs by their ids")
 
 
+def is_ids(ids: Array, batch: int | None = None) -> None:
+    """Refuses what does not number samples: integers [batch]."""
+    if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer) or len(ids.shape) != 1:
+        raise TypeError(f"ids, an integer for each sample, belong where {words(ids)} is, as in jnp.arange(64)")
+    if batch is not None and ids.shape[0] != batch:
+        raise ValueError(f"there are {ids.shape[0]} ids, x has {batch} rows: one id for each sample")
+
+
 def is_schedule(schedule: Schedule) -> None:
     """Refuses what is no schedule: its name, or a maker that was not called."""
     if not isinstance(schedule, Schedule):
@@ -65,6 +73,8 @@ def is_grid(grid: Array, change: str = "time runs from 1, noise, to 0, data") ->
         raise TypeError(f"a grid belongs where {words(grid)} is, as in {example}")
     if len(grid.shape) != 1 or grid.shape[0] < 2:
         raise ValueError(f"a grid needs at least two times in one dimension, got shape {grid.shape}")
+    if not jnp.issubdtype(grid.dtype, jnp.floating):
+        raise TypeError(f"the times of a grid are floats, got {grid.dtype}; sampling.as_grid casts them")
     if not known(grid):
         return
     found = np.asarray(grid)
@@ -89,6 +99,8 @@ def same_batch(x: Array, cond: Cond) -> None:
         raise TypeError(f"an array [batch, ...] belongs where {words(x)} is: the samples x")
     if len(x.shape) == 0:
         raise ValueError("x needs a batch axis: [batch, ...], got a scalar")
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"x holds floats, or integers that are tokens, got {x.dtype}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
         name = f"cond{jax.tree_util.keystr(path)}"
         shape = jnp.shape(leaf)
@@ -96,6 +108,12 @@ def same_batch(x: Array, cond: Cond) -> None:
             raise ValueError(f"{name} needs a batch axis, [{x.shape[0]}, ...] beside x {x.shape}, got a scalar")
         if shape[0] != x.shape[0]:
             raise ValueError(f"{name} has {shape[0]} rows, x has {x.shape[0]}: one condition for each sample")
+
+
+def has_noise(eps) -> None:
+    """Refuses integer x where noise is asked for, which tokens do not have."""
+    if eps is None:
+        raise TypeError("x of floats is needed here; integer x holds tokens, which need a step and guide of their own")
 
 
 # ---- denoisers
@@ -161,6 +179,34 @@ def null_fits(cond: Cond, null: Cond) -> None:
             raise ValueError(f"{name} has shape {shape}, but one condition has shape {row.shape[1:]}")
 
 
+def is_list(conditions: Cond) -> None:
+    """Refuses what is no list of conditions: leaves [G, ...] of one G >= 1."""
+    rows = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(conditions):
+        if len(leaf.shape) == 0:
+            name = f"conditions{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{name} is one number, not a list: leaves are arrays [G, ...], as in jnp.arange(10)")
+        rows.add(leaf.shape[0])
+    if len(rows) != 1 or rows == {0}:
+        raise ValueError(f"conditions need one first axis [G, ...], G of at least 1, got {sorted(rows)}")
+
+
+def drawn(draw, key: Array, n: int) -> Any:
+    """draw(key, n); refuses what cannot be called so."""
+    if not _takes(draw, key, n):
+        raise TypeError(f"a function (key, n) -> (x0, cond) belongs where {words(draw)} is")
+    return draw(key, n)
+
+
+def same_params(name: str, params, other) -> None:
+    """Refuses other params than those of the same network."""
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, other):
+        raise ValueError(
+            f"{name} must be the params of a network of the same width, depth, embedding and conditions, as "
+            f"`Fitted.params` of such a fit; got {words(other)} of other shapes"
+        )
+
+
 # ---- weights and rules
 
 
@@ -177,6 +223,21 @@ def is_omega(omega, t: Array) -> None:
     """Refuses what a weight must not return: anything but one omega for each sample."""
     if jnp.shape(omega) != t.shape:
         raise ValueError(f"a weight must return one omega for each sample, shape {t.shape}, got {jnp.shape(omega)}")
+
+
+def is_features(found, x: Array) -> None:
+    """Refuses what a feature map must not return: anything but one row of numbers for each sample."""
+    if not hasattr(found, "shape") or found.shape[:1] != x.shape[:1]:
+        got = found.shape if hasattr(found, "shape") else words(found)
+        raise ValueError(f"features must return one row for each sample, shape ({x.shape[0]}, d), got {got}")
+
+
+def is_worth(values, x0: Array) -> None:
+    """Refuses what a reward must not return: anything but one number for each sample."""
+    if jnp.shape(values) != x0.shape[:1]:
+        raise ValueError(
+            f"a reward must return one number for each sample, shape {x0.shape[:1]}, got {jnp.shape(values)}"
+        )
 
 
 def is_label(cond: Cond, classes: int) -> None:

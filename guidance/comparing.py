@@ -1,5 +1,6 @@
 """`guidance.compare`: what weights are worth, on samples and by a metric of one's own."""
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from guidance import checks, sampling, tables, weight_training
-from guidance.conditions import are_labels, repeated, size
+from guidance.conditions import are_labels, listed, repeated, size
 from guidance.learning import Model
 from guidance.types import Array, Cond, Solver, Step, Weight
 from guidance.weights import table, tabulated
@@ -26,7 +27,10 @@ class Compared(NamedTuple):
 
     def figure(self, metric: str | None = None) -> Any:
         """A matplotlib figure of a metric (default: the first) against network evaluations per sample."""
-        return tables.against_nfe(self.rows, metric or self.rows[0].metric, lambda row: {})
+        known = list(dict.fromkeys(row.metric for row in self.rows))
+        if metric is not None and metric not in known:
+            raise ValueError(f"metric = {metric!r}: allowed: {' or '.join(known)}")
+        return tables.against_nfe(self.rows, metric or known[0], lambda row: {})
 
 
 def compare(
@@ -52,10 +56,9 @@ def compare(
     branches together. One compilation for each number of steps. Raises TypeError or ValueError for what cannot be
     compared.
     """
-    model, conditions = weight_training.whole(model), jax.tree.map(jnp.asarray, conditions)
-    for weight in weights.values():
-        checks.is_weight(weight)
+    model, conditions = weight_training.whole(model), listed(conditions)
     checks.is_step(step)
+    _refuse(weights, metric, shape, steps, seeds, samples)
     groups, cond, rows = size(conditions), repeated(conditions, samples), []
     columns = None if are_labels(conditions) else conditions
     arrays, together = weight_training.apart((model, step))
@@ -85,6 +88,27 @@ def compare(
     return Compared(rows)
 
 
+def _refuse(weights, metric, shape, steps, seeds, samples) -> None:
+    """Refuses, in one line, what there is nothing to compare by."""
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(name, str) for name in weights):
+        example = '{"unguided": weights.constant(0.0)}'
+        raise TypeError(f"weights by name belong where {checks.words(weights)} is, at least one, as in {example}")
+    for weight in weights.values():
+        checks.is_weight(weight)
+    if not callable(metric):
+        raise TypeError(f"a metric (samples [G, n, ...]) -> number belongs where {checks.words(metric)} is")
+    for name, value, lowest in (("steps", steps, 1), ("shape", shape, 0)):
+        if (
+            not isinstance(value, Sequence)
+            or len(value) < lowest
+            or not all(isinstance(n, numbers.Integral) for n in value)
+        ):
+            raise TypeError(f"{name} must be a tuple of integers, got {value!r}")
+    for name, value in (("seeds", seeds), ("samples", samples)):
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"{name} = {value!r}: allowed: an integer of at least 1")
+
+
 def draws(
     key: Array,
     model: Model,
@@ -110,7 +134,11 @@ def _on_grid(weight: Weight, grid: Array, conditions: Cond) -> Array:
 
 def _labelled(metric: Callable, samples: Array) -> dict[str, float]:
     found = metric(samples)
-    return dict(found) if isinstance(found, Mapping) else {getattr(metric, "__name__", "metric"): found}
+    found = dict(found) if isinstance(found, Mapping) else {getattr(metric, "__name__", "metric"): found}
+    for value in found.values():
+        if not isinstance(value, numbers.Real) and getattr(value, "shape", None) != ():
+            raise TypeError(f"a metric must return a number, or numbers by name, got {checks.words(value)}")
+    return found
 
 
 def _words(step: Step | Solver) -> str:

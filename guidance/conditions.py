@@ -44,6 +44,13 @@ def _all_leaves(tree: Cond) -> Array:
     return jnp.stack(jax.tree.leaves(tree)).all(axis=0)
 
 
+def listed(conditions: Any) -> Cond:
+    """A list of G conditions as arrays, leaves [G, ...], G >= 1. Raises ValueError for what is no such list."""
+    conditions = jax.tree.map(jnp.asarray, conditions)
+    checks.is_list(conditions)
+    return conditions
+
+
 def size(cond: Cond) -> int:
     """How many rows a condition has."""
     return jax.tree.leaves(cond)[0].shape[0]

@@ -1,5 +1,6 @@
 """`guidance.fit`: learns a guidance weight for a denoiser of one's own."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from guidance import keeping, learning, pools, weight_training
-from guidance.conditions import places
+from guidance import checks, keeping, learning, pools, weight_training
+from guidance.conditions import listed, places
 from guidance.learning import Model
 from guidance.types import Array, Cond, Solver, Weight
 from guidance.weight_training import Recipe, Truth
@@ -58,29 +59,37 @@ def fit(
     recipe: how; the default trains through ten steps of DDIM.
     seed: of everything that is drawn.
     start: the params of an earlier fit to go on from, of one at fewer steps, say.
-    folder: where the state is kept, so that the same call goes on after a kill, and ends in the same bits.
+    folder: where the state is kept, so that the same call goes on after a kill, and ends in the same bits. It is of
+        one fit, and refused where anything that an update computes differs, the denoiser or the schedule, say.
 
     The bar is tqdm's (TQDM_DISABLE=1 hides it). Evaluations of an update: 2 for each step, condition and particle of a
     rollout, which is differentiated as well; 2 for each data point and particle of a one-step objective. Raises
     TypeError or ValueError, in one line, for what cannot be learned, and FloatingPointError where the loss breaks.
     Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815; the rollout is our choice (see `guidance.rollout`).
     """
+    weight_training.check(recipe)
     with tqdm(total=recipe.updates, desc=f"{recipe.objective}: data", dynamic_ncols=True) as bar:
-        weight_training.check(recipe)
-        model, conditions = weight_training.whole(model), jax.tree.map(jnp.asarray, conditions)
+        model, conditions = weight_training.whole(model), listed(conditions)
         data_key, init_key, key = jax.random.split(jax.random.key(seed), 3)
         frozen = _Frozen(model, _pool(data_key, data, conditions), recipe.features)
         net = weight_training.network(conditions, recipe)
-        params = weight_training.initial(init_key, net, conditions) if start is None else start
-        about = {} if folder is None else _about(recipe, seed, frozen, conditions, params)
+        params = weight_training.initial(init_key, net, conditions)
+        if start is not None:
+            checks.same_params("start", params, start)
+            params = start
         made = weight_training.weight_of(net, model.schedule, recipe)
-        update, state = _update(frozen, made, conditions, recipe, params)
+        update, state, program = _update(key, frozen, made, conditions, recipe, params)
+        about = {} if folder is None else _about(recipe, seed, frozen, conditions, params, program)
         params, _, history = _loop(key, update, state, recipe, bar, folder, about)
     return Fitted(made(params), params, History(np.asarray(history.loss), np.asarray(history.gradient_norm)))
 
 
 def _pool(key: Array, data, conditions: Cond) -> pools.Pool:
-    x0, cond = data(key, POOL) if callable(data) else data
+    given = checks.drawn(data, key, POOL) if callable(data) else data
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(f"true samples (x0, cond) belong where {checks.words(given)} is, or (key, n) -> (x0, cond)")
+    x0, cond = given
+    checks.same_structure("conditions", cond, conditions)
     rows = sorted({np.shape(leaf)[:1] for leaf in (x0, *jax.tree.leaves(cond))})
     if len(rows) != 1 or rows == [()]:
         raise ValueError(f"data needs one condition for each sample, got first axes {rows}")
@@ -90,8 +99,11 @@ def _pool(key: Array, data, conditions: Cond) -> pools.Pool:
 # ---- the loop
 
 
-def _update(frozen: _Frozen, made: Callable, conditions: Cond, recipe: Recipe, params):
-    """(update: (key, state, i) -> (state, figures), compiled; the first state: params, optimiser, history)."""
+def _update(key: Array, frozen: _Frozen, made: Callable, conditions: Cond, recipe: Recipe, params):
+    """(update: (key, state, i) -> (state, figures), compiled; the first state: params, optimiser, history; the trace).
+
+    Raises ValueError where the loss cannot be differentiated.
+    """
     optimizer = weight_training.optimizer(recipe.rate, recipe.updates)
     arrays, whole = weight_training.apart(frozen)
 
@@ -115,18 +127,20 @@ def _update(frozen: _Frozen, made: Callable, conditions: Cond, recipe: Recipe, p
     empty = np.zeros(recipe.updates, np.float32)
     state = jax.tree.map(jnp.array, (params, optimizer.init(params), History(empty, empty)))
 
-    def update(key, state, i):
-        try:
-            return compiled(key, state, i, arrays)
-        except ValueError as error:
-            if "callbacks do not support JVP" not in str(error):
-                raise
+    try:
+        traced = compiled.trace(key, state, 0, arrays)
+    except ValueError as error:
+        if "callbacks do not support JVP" not in str(error):
+            raise
         raise ValueError(
             "a rollout needs a denoiser that JAX can differentiate in x, which a callback is not; "
             "Recipe(objective='self_consistency') needs none"
-        )
+        ) from None
+    return functools.partial(_called, compiled, arrays), state, traced
 
-    return update, state
+
+def _called(compiled, arrays, key, state, i):
+    return compiled(key, state, i, arrays)
 
 
 def _loop(key: Array, update, state, recipe: Recipe, bar: tqdm, folder, about: dict) -> Any:
@@ -173,8 +187,8 @@ def _refuse_broken(recipe: Recipe, i: int, figures: dict) -> None:
         )
 
 
-def _about(recipe: Recipe, seed: int, frozen: _Frozen, conditions: Cond, params) -> dict[str, Any]:
-    """What tells one fit from another; of arrays a sum."""
+def _about(recipe: Recipe, seed: int, frozen: _Frozen, conditions: Cond, params, program) -> dict[str, Any]:
+    """What tells one fit from another; a sum of arrays, and of what an update computes with them."""
     settings = {name: _named(value) for name, value in recipe._asdict().items()}
     return settings | {
         "seed": seed,
@@ -182,6 +196,7 @@ def _about(recipe: Recipe, seed: int, frozen: _Frozen, conditions: Cond, params)
         "the model": keeping.summed(frozen.model),
         "the data": keeping.summed(frozen.pool),
         "the conditions": keeping.summed(conditions),
+        "what an update computes": keeping.program(program),
     }
 
 

@@ -8,6 +8,7 @@ a whole, and a zip archive carries sums of what it holds. (The jobs keep denoise
 import json
 import os
 import pathlib
+import re
 import zipfile
 import zlib
 from typing import Any
@@ -44,7 +45,7 @@ def restore(folder, about: dict[str, Any], like: Any) -> Any | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as held:
+        with open(path, "rb") as file, np.load(file) as held:
             arrays = {name: held[name] for name in held.files}
         stored = json.loads(arrays.pop(_ABOUT).tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -68,6 +69,15 @@ def summed(tree: Any) -> int:
                 leaf = jax.random.key_data(leaf)
             total = zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes(), total)
     return total
+
+
+def program(traced: jax.stages.Traced) -> int:
+    """A sum over what a function computes: its operations, and the values of the arrays that it closes over.
+
+    Two functions of one name, schedules of other constants and networks that predict something else differ in it.
+    """
+    operations = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # without the addresses of Python's functions
+    return zlib.crc32(operations.encode(), summed(traced.jaxpr.consts))
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:

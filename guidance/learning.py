@@ -166,7 +166,10 @@ def reward_only(
 
 def mean_reward(reward: Reward, x0: Array, cond: Cond) -> Array:
     """Mean of R over particles x0 [groups, m, ...] with cond leaves [groups, ...]."""
-    return jnp.mean(reward(x0.reshape(-1, *x0.shape[2:]), repeated(cond, x0.shape[1])))
+    flat = x0.reshape(-1, *x0.shape[2:])
+    values = reward(flat, repeated(cond, x0.shape[1]))
+    checks.is_worth(values, flat)
+    return jnp.mean(values)
 
 
 def l2(

@@ -40,8 +40,11 @@ def places_of(cond: Cond, conditions: Cond) -> np.ndarray:
     """Which row of `conditions`, leaves [G, ...], equals each row of `cond`, leaves [N, ...]: [N], -1 for none."""
     conditions = jax.tree.map(np.asarray, conditions)
     cond = jax.tree.map(lambda own, like: np.asarray(own).astype(like.dtype), cond, conditions)
-    known = {row: i for i, row in enumerate(_rows(conditions))}
-    return np.asarray([known.get(row, -1) for row in _rows(cond)])
+    known: dict[bytes, int] = {}
+    for i, row in enumerate(_rows(conditions)):
+        if known.setdefault(row, i) != i:
+            raise ValueError(f"conditions {known[row]} and {i} are the same one")
+    return np.asarray([known.get(row, -1) for row in _rows(cond)], np.int64)
 
 
 def _rows(tree: Cond) -> list[bytes]:

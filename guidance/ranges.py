@@ -11,6 +11,7 @@ is imported.
 import functools
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -28,7 +29,7 @@ class Number(NamedTuple):
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of the range."""
-        if not isinstance(value, int | float) or isinstance(value, int) and abs(value) > _LARGEST:
+        if not isinstance(value, numbers.Real) or isinstance(value, numbers.Integral) and abs(value) > _LARGEST:
             return False
         above = self.low <= value if self.ends[0] == "[" else self.low < value
         return above and (value <= self.high if self.ends[1] == "]" else value < self.high)
@@ -53,7 +54,7 @@ class Whole(NamedTuple):
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of the range."""
-        return isinstance(value, int) and self.low <= value <= self.high
+        return isinstance(value, numbers.Integral) and self.low <= value <= self.high
 
     @property
     def words(self) -> str:
@@ -177,4 +178,4 @@ def not_by_name(reason: str) -> Callable[[Function], Function]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
-    return isinstance(value, int | float | str)
+    return isinstance(value, numbers.Real | str)  # NumPy's numbers, too

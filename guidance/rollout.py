@@ -130,8 +130,7 @@ def rollout_loss(
 
     last, target = states[-1], real
     if features is not None:
-        last = features(last.reshape(-1, *shape)).reshape(groups, particles, -1)
-        target = features(real.reshape(-1, *shape)).reshape(groups, real.shape[1], -1)
+        last, target = (_in_features(features, x, shape) for x in (last, real))
     loss = grouped_mismatch(last, target, beta, 1.0)
     if path_weight == 0.0 or segments == 1:
         return loss
@@ -147,3 +146,11 @@ def rollout_loss(
     times = grid[detached + stride : -1 : stride]
     inner = jax.lax.map(path_mismatch, (states[:-1], times, jax.random.split(noise_key, segments - 1)))
     return loss + path_weight * jnp.mean(inner)
+
+
+def _in_features(features, x: Array, shape: tuple[int, ...]) -> Array:
+    """Samples [G, n, *shape] as features [G, n, d]."""
+    flat = x.reshape(-1, *shape)
+    found = features(flat)
+    checks.is_features(found, flat)
+    return found.reshape(*x.shape[:2], -1)

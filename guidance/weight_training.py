@@ -5,6 +5,8 @@ are from and in what is written where.
 """
 
 import functools
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,6 +82,11 @@ class Recipe(NamedTuple):
 
 def check(recipe: Recipe) -> None:
     """Raises ValueError, in one line that names the field, for a recipe by which nothing can be learned."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"a Recipe belongs where {checks.words(recipe)} is, as in guidance.Recipe(steps=10)")
+    for name in (*_COUNTS, "particles", "groups"):
+        if not isinstance(getattr(recipe, name), numbers.Integral):
+            raise ValueError(f"Recipe: {name} = {getattr(recipe, name)!r}; allowed: an integer")
     one, known = recipe.one_step, (ROLLOUT, *OBJECTIVES)
     rewarded = recipe.objective == "reward_only" or recipe.gamma > 0
     gamma_holds = recipe.gamma == 0 if recipe.objective == ROLLOUT else recipe.gamma >= 0
@@ -88,7 +95,9 @@ def check(recipe: Recipe) -> None:
         *((name, "at least 1", getattr(recipe, name) >= 1) for name in _COUNTS),
         ("particles", "at least 2", recipe.particles >= 2),
         ("groups", "at least 0", recipe.groups >= 0),
-        ("learning_rate", "above 0", recipe.rate > 0),
+        ("learning_rate", "above 0 and finite", 0 < recipe.rate < math.inf),
+        ("interval", "None, or two times lo < hi", recipe.interval is None or _is_pair(recipe.interval)),
+        ("features", "None, or a function [n, ...] -> [n, d]", recipe.features is None or callable(recipe.features)),
         ("remat", " or ".join(rollout.REMAT), recipe.remat in rollout.REMAT),
         ("head", " or ".join(HEADS), recipe.head in HEADS),
         ("gamma", "at least 0, and 0 for a rollout", gamma_holds),
@@ -98,6 +107,10 @@ def check(recipe: Recipe) -> None:
         if not holds:
             raise ValueError(f"Recipe: {name} = {getattr(recipe, name)!r}; allowed: {allowed}")
     guided_steps(np.linspace(1, 0, recipe.steps + 1), recipe.interval)
+
+
+def _is_pair(interval) -> bool:
+    return isinstance(interval, tuple | list) and len(interval) == 2 and interval[0] < interval[1]
 
 
 _COUNTS = ("steps", "updates", "real", "batch", "width", "depth", "embedding")

@@ -46,6 +46,7 @@ MISTAKES = [
     ({"grid": jnp.asarray([80.0, 1.0, 0.0])}, r"lie within \[0, 1\], got 80.0 to 0.0"),
     ({"grid": jnp.asarray([1.0])}, "at least two times"),
     ({"grid": jnp.asarray([[1.0, 0.0]])}, "at least two times in one dimension"),
+    ({"grid": jnp.asarray([1, 0])}, "the times of a grid are floats, got int32"),
     ({"grid": 20}, r"a grid belongs where int 20 is, as in sampling.uniform_grid\(20\)"),
     ({"grid": [1.0, 0.5, 0.0]}, "a grid belongs where a list is.*as_grid makes one"),
     ({"grid": sampling.uniform_grid}, r"a grid belongs where the function uniform_grid is"),
@@ -68,6 +69,8 @@ MISTAKES = [
     ({"cond": 1}, r"cond needs a batch axis, \[5, ...\].*got a scalar"),
     ({"cond": {"text": jnp.ones((4, 7))}}, r"cond\['text'\] has 4 rows, x has 5"),
     ({"x": jnp.asarray(1.0)}, "x needs a batch axis"),
+    ({"x": jnp.ones((5, 2), jnp.complex64)}, "x holds floats, or integers that are tokens, got complex64"),
+    ({"x": jnp.ones((5, 2), bool)}, "x holds floats, or integers that are tokens, got bool"),
     ({"x": [1.0, 2.0]}, "an array .* belongs where a list is"),
     ({"x": jnp.ones(2), "cond": jnp.asarray(1)}, "cond needs a batch axis"),
     ({"key": 0}, r"a random key belongs where int 0 is, as in jax.random.key\(0\)"),
@@ -78,6 +81,7 @@ MISTAKES = [
     ({"guide": guides.cfg(weights.constant(1.0), jnp.zeros(2, jnp.int32))}, r"null has shape \(2,\), but one"),
     ({"guide": guides.cfg(weights.table(GRID, jnp.ones((4, 2))), 3)}, "label 2 has no weight: .* 2 classes, 0 to 1"),
     ({"guide": guides.cfg(lambda t, s, cond: jnp.ones(3), 3)}, r"one omega for each sample, shape \(5,\), got \(3,\)"),
+    ({"guide": guides.cfg(weights.constant(jnp.ones(3)), 3)}, r"one omega for each sample, shape \(5,\), got \(3,\)"),
     ({"guide": guides.cfg(lambda t, s, cond: 1.5, 3)}, r"one omega for each sample, shape \(5,\), got \(\)"),
     ({"guide": guides.guided(lambda c, u, w: c[:1], weights.constant(1.0), 3)}, "a rule must return the shape"),
     ({"guide": guides.guided(rules.apg, weights.constant(1.0), 3)}, "makers of rules are called, as in rules.apg()"),
@@ -262,3 +266,41 @@ def test_the_other_samplers_take_steps(run):
         run(step=sampling.churned_ddim)
     with pytest.raises(TypeError, match=r"a weight belongs where float 1.5 is"):
         _corrected(weight=1.5)
+
+
+def test_ids_number_the_samples():
+    for ids, sentence in (
+        (jnp.arange(3), "there are 3 ids, x has 5 rows: one id for each sample"),
+        (jnp.arange(5.0), r"ids, an integer for each sample, belong where an array of float32\[5\] is"),
+        (5, "ids, an integer for each sample, belong where int 5 is"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            sampling.sample(**GOOD, ids=ids)
+    for ids in (5, [0, 1], jnp.ones(2)):
+        with pytest.raises(TypeError, match="ids, an integer for each sample"):
+            sampling.initial_noise(GOOD["key"], RF, GRID, (2,), ids)
+    with pytest.raises(TypeError, match="a schedule belongs where the function cosine is"):
+        sampling.initial_noise(GOOD["key"], schedules.cosine, GRID, (2,), jnp.arange(2))
+
+
+STEPS = (
+    sampling.ddim, sampling.ddpm, sampling.euler, sampling.heun, sampling.edm, sampling.dpmpp_2m, sampling.unipc,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
+@pytest.mark.parametrize(
+    "guide", [CFG, guides.early_stopping(rules.cfg, weights.constant(1.0), 3)], ids=["cfg", "stop"]
+)
+def test_pictures_of_integers_are_no_tokens_for_a_step_of_floats(step, guide):
+    """uint8 pictures are easily passed as they are: one sentence, not an error about None or about dtypes."""
+    given = GOOD | {"step": step(), "guide": guide}
+    with pytest.raises(TypeError, match="x of floats is needed here; integer x holds tokens"):
+        jax.eval_shape(lambda x: sampling.sample(**(given | {"x": x})), jnp.ones((5, 2), jnp.uint8))
+
+
+def test_integers_that_are_predicted_for_floats_become_floats():
+    """One that rounds to classes, say, in either branch of a cond: 3 guided steps of 4, the answer is round(x) = 1."""
+    guide = guides.cfg(weights.interval(1.0, 0.3, 1.0), null=3)
+    rounded = GOOD | {"guide": guide, "denoise": lambda x, t, cond: jnp.ones(x.shape, jnp.int32)}
+    np.testing.assert_allclose(sampling.sample(**rounded).x0, 1.0)

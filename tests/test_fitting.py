@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import guidance
-from guidance import fitting, keeping, pools, sampling, schedules, weight_training, weights
+from guidance import comparing, fitting, keeping, pools, sampling, schedules, weight_training, weights
 from guidance.learning import Model, OneStep
+from guidance.tables import mean_row
 from guidance.weight_training import Recipe
 
 RF = schedules.rectified_flow()
@@ -161,8 +162,17 @@ def test_a_folder_belongs_to_one_fit(tmp_path):
         "seed is 0 there, 1 here": (MODEL, ARRAYS, short, 1),
         "the data is": (MODEL, (x0 + 1, labels), short, 0),
         "the model is": (Model(triple, RF, NULL), ARRAYS, short, 0),
+        # nothing but functions differs: of the schedule, of a constant in it, of the denoiser, of the rule
+        "what an update computes is": (Model(weakened, schedules.cosine(), NULL), ARRAYS, short, 0),
+        "what an update computes is ": (
+            Model(lambda x, t, cond: 2 * weakened(x, t, cond), RF, NULL),
+            ARRAYS,
+            short,
+            0,
+        ),
+        "what an update computes is  ": (Model(weakened, RF, NULL, lambda c, u, omega: c), ARRAYS, short, 0),
     }.items():
-        with pytest.raises(ValueError, match=f"fit.npz holds another fit: {change}.*take another folder"):
+        with pytest.raises(ValueError, match=f"fit.npz holds another fit: {change.strip()}.*take another folder"):
             guidance.fit(model, data, LABELS, recipe, seed=seed, folder=tmp_path)
 
 
@@ -185,6 +195,17 @@ def test_a_damaged_file_is_said_to_be(tmp_path):
 RECIPES = {
     "objective = 'roll'; allowed: rollout or self_consistency": {"objective": "roll"},
     "steps = 0; allowed: at least 1": {"steps": 0},
+    "steps = 2.0; allowed: an integer": {"steps": 2.0},
+    "groups = '1'; allowed: an integer": {"groups": "1"},
+    "learning_rate = inf; allowed: above 0 and finite": {"learning_rate": math.inf},
+    "interval = 0.5; allowed: None, or two times lo < hi": {"interval": 0.5},
+    r"interval = \(0.8, 0.2\); allowed: None, or two times lo < hi": {"interval": (0.8, 0.2)},
+    "features = 3; allowed: None, or a function": {"features": 3},
+    r"features must return one row for each sample, shape \(\d+, d\), got \(\)": {"features": jnp.sum},
+    r"a reward must return one number for each sample, shape \(\d+,\), got \(\d+, 1\)": {
+        "objective": "reward_only",
+        "reward": lambda x0, cond: x0,
+    },
     "particles = 1; allowed: at least 2": {"particles": 1},
     "updates = 0; allowed: at least 1": {"updates": 0},
     "learning_rate = -1; allowed: above 0": {"learning_rate": -1},
@@ -218,6 +239,34 @@ def test_what_cannot_be_learned():
         guidance.fit(Model(weakened, RF, 2.5), ARRAYS, LABELS, SMALL)
     with pytest.raises(FloatingPointError, match="rollout: the loss of update 0 or its gradient is not finite"):
         guidance.fit(Model(lambda x, t, cond: x / 0, RF, NULL), ARRAYS, LABELS, SMALL)
+
+
+def test_what_is_no_list_of_conditions_and_no_data():
+    x0, labels = ARRAYS
+    for conditions, sentence in (
+        (2, "conditions is one number, not a list"),
+        ([0, 1], r"conditions\[0\] is one number, not a list"),
+        (jnp.arange(0), r"conditions need one first axis \[G, ...\], G of at least 1, got \[0\]"),
+        ({"a": jnp.arange(2), "b": jnp.arange(3)}, r"conditions need one first axis .* got \[2, 3\]"),
+        (jnp.asarray([1, 0, 1]), "conditions 0 and 2 are the same one"),
+        ({"label": jnp.arange(2)}, "conditions must have the structure of cond, a leaf, got {'label': a leaf}"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            guidance.fit(MODEL, ARRAYS, conditions, SMALL)
+    for data, sentence in (
+        (x0, r"true samples \(x0, cond\) belong where an array of float32\[400, 1\] is"),
+        ((x0, labels, labels), "true samples .* belong where a tuple is"),
+        (lambda key: ARRAYS, r"a function \(key, n\) -> \(x0, cond\) belongs where the function <lambda> is"),
+        (lambda key, n: x0, r"true samples \(x0, cond\) belong where an array"),
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            guidance.fit(MODEL, data, LABELS, SMALL)
+    with pytest.raises(ValueError, match=r"condition 0 \(0\) has no sample among 0"):
+        guidance.fit(MODEL, (x0[:0], labels[:0]), LABELS, SMALL)
+    with pytest.raises(TypeError, match="a Recipe belongs where a dict is"):
+        guidance.fit(MODEL, ARRAYS, LABELS, {"steps": 2})
+    with pytest.raises(ValueError, match="start must be the params of a network of the same width, .* a Partial"):
+        guidance.fit(MODEL, ARRAYS, LABELS, SMALL, start=weights.constant(1.0))
 
 
 def test_a_callback_is_for_one_step_objectives():
@@ -293,8 +342,26 @@ def test_a_comparison_has_the_numbers_of_a_report(capsys):
 
 
 def test_a_comparison_refuses():
-    arguments = MODEL, LABELS, {"two": 2.0}, np.mean, (1,)
-    with pytest.raises(TypeError, match=r"a weight belongs where float 2.0 is, as in weights.constant\(2\)"):
-        guidance.compare(*arguments)
+    good = {"weights": {"two": weights.constant(2.0)}, "metric": np.mean, "shape": (1,)}
+    for change, sentence in (
+        ({"weights": {"two": 2.0}}, r"a weight belongs where float 2.0 is, as in weights.constant\(2\)"),
+        ({"weights": weights.constant(2.0)}, "weights by name belong where a Partial is"),
+        ({"weights": {}}, "weights by name belong where a dict is, at least one"),
+        ({"weights": {"two": weights.constant(jnp.ones(3))}}, r"one omega for each sample, shape \(2,\), got \(3,\)"),
+        ({"metric": 3}, "a metric .* belongs where int 3 is"),
+        (
+            {"metric": lambda x: x, "seeds": 1, "steps": (1,)},
+            "a metric must return a number, .* got an array of float",
+        ),
+        ({"steps": 10}, "steps must be a tuple of integers, got 10"),
+        ({"shape": 1}, "shape must be a tuple of integers, got 1"),
+        ({"seeds": 0}, "seeds = 0: allowed: an integer of at least 1"),
+        ({"samples": 0}, "samples = 0: allowed: an integer of at least 1"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            guidance.compare(MODEL, LABELS, **(good | change))
+    row = mean_row("", "two", "", {}, "", 1, 2.0, "mean", [1.0])
+    with pytest.raises(ValueError, match="metric = 'median': allowed: mean"):
+        comparing.Compared([row]).figure("median")
     with pytest.raises(TypeError, match="a step or solver belongs where the function ddim is"):
         guidance.compare(MODEL, LABELS, {}, np.mean, (1,), step=sampling.ddim)

@@ -69,10 +69,12 @@ def asked(denoise: Denoise, x: Array, t: Array, cond: Cond) -> Array:
     """denoise(x, t, cond) in the dtype of what follows from it: the widest of its own, that of x and that of t.
 
     Guides ask every denoiser through this, and nowhere else is a dtype decided: whichever branches are evaluated, the
-    results have one dtype, and rules never compute in a narrower one than float32 time. Integers stay.
+    results have one dtype, and rules never compute in a narrower one than float32 time. Tokens, integers that are
+    predicted for integers, stay.
     """
     out = denoise(x, t, cond)
-    return out.astype(jnp.result_type(out, x, t)) if jnp.issubdtype(out.dtype, jnp.floating) else out
+    floats = jnp.issubdtype(out.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.floating)
+    return out.astype(jnp.result_type(out, x, t)) if floats else out
 
 
 def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) -> tuple[Array, Array]:
@@ -149,11 +151,16 @@ def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, 
         return after, out.x0, out.eps
 
     def alone(x):
-        out = as_guided(schedule, x, asked(denoise, x, t, cond), t, {})
+        out = as_guided(schedule, x, _as_combined(asked(denoise, x, t, cond), omega), t, {})
         return stage.idle(state), out.x0, out.eps
 
     state, x0, eps = jax.lax.cond(needed, with_both, alone, x)
     return state, Guided(x0, eps, {"positive": jnp.asarray(1, jnp.int32), "reference": needed.astype(jnp.int32)})
+
+
+def _as_combined(positive: Array, omega: Array) -> Array:
+    """D_c in the dtype that a rule gives it, which makes floats of tokens that are predicted as integers."""
+    return positive.astype(jnp.result_type(positive, omega))
 
 
 def _init_stopping(stage: Stage, x):
@@ -168,6 +175,7 @@ def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x,
         positive, reference = both_branches(denoise, x, t, cond, null)
         after, branches = stage.apply(inner, start(positive, reference, omega), at._replace(x=x))
         out = opinion(branches, at._replace(x=x))
+        checks.has_noise(out.eps)
         x0 = jnp.where(like(stopped, x), positive, out.x0)
         eps = jnp.where(like(stopped, x), eps_from_x0(schedule, x, positive, t), out.eps)
         return after, stopped | (_likeness(schedule, x, positive, reference, t) > threshold), x0, eps

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.ranges import NonNegative, Number, ranged
 from guidance.sampling.solvers import no_memory, where_needed
 from guidance.sampling.steps import decay
@@ -45,6 +46,7 @@ def _no_previous(x: Array) -> _Previous:
 
 def _first_order(schedule, guided: Guided, s, kept, noise=None):
     """alpha_s x_0 + sigma_s (kept eps + sqrt(1 - kept^2) z), without noise where z is None; kept = e^(-eta h)."""
+    checks.has_noise(guided.eps)
     x_s = like(schedule.alpha(s), guided.x0) * guided.x0 + like(schedule.sigma(s) * kept, guided.x0) * guided.eps
     if noise is None:
         return x_s

@@ -33,6 +33,9 @@ def initial_noise(key: Array, schedule: Schedule, grid: Array, shape: tuple[int,
     The mean alpha(grid[0]) E x_0 is neglected, as every published sampler does; it is 0 for rectified flow and cosine
     at grid[0] = 1.
     """
+    checks.one_key(key)
+    checks.is_schedule(schedule)
+    checks.is_ids(ids)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
     z = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
     return schedule.sigma(grid[0]) * z
@@ -63,6 +66,7 @@ def sample(
     """
     checks.inputs(key, guide, schedule, grid, x, cond)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
+    checks.is_ids(ids, x.shape[0])
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
     x, solver = as_state(x), as_solver(step)
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.ranges import Share, ranged
 from guidance.shapes import like, normal_like, safe_sqrt
 from guidance.types import Array, Guided, Schedule, Step
@@ -61,6 +62,7 @@ def ddim() -> Step:
 
 def _ddim(keys: Array, x: Array, guided: Guided, *, t: Array, s: Array, schedule: Schedule) -> Array:
     del keys, t
+    checks.has_noise(guided.eps)
     return like(schedule.alpha(s), x) * guided.x0 + like(schedule.sigma(s), x) * guided.eps
 
 
@@ -76,6 +78,7 @@ def churned_ddim(churn: Share) -> Step:
 
 
 def _churned_ddim(churn, keys, x, guided, *, t, s, schedule):
+    checks.has_noise(guided.eps)
     return churned(schedule, guided.x0, guided.eps, normal_like(keys, x), t=t, s=s, churn=churn)
 
 
@@ -114,6 +117,7 @@ def euler() -> Step:
 
 def _euler(keys: Array, x: Array, guided: Guided, *, t: Array, s: Array, schedule: Schedule) -> Array:
     del keys
+    checks.has_noise(guided.eps)
     alpha, sigma = schedule.alpha(s), schedule.sigma(s)
     inner = sigma > 0
     alpha = jnp.where(inner, schedule.alpha(t) + (s - t) * schedule.alpha_dot(t), alpha)

@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from guidance import checks
 from guidance.ranges import OneOf, Whole, ranged
 from guidance.sampling.dpm import half_log_snr
 from guidance.shapes import like
@@ -68,6 +69,7 @@ class _UniPC:
     def __call__(self, keys, memory: _Memory, carry, evaluate, x, *, t, s, schedule: Schedule):
         del keys
         carry, guided = evaluate(carry, x, t=t, s=s)
+        checks.has_noise(guided.eps)
         lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
 
         correction = _curvature(self.variant, memory, lam, guided.x0)

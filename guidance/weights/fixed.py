@@ -26,7 +26,10 @@ def constant(omega: Finite) -> Weight:
 
 def _constant(omega, *, t, s, cond):
     del s, cond
-    return jnp.broadcast_to(jnp.asarray(omega, t.dtype), t.shape)
+    omega = jnp.asarray(omega, t.dtype)
+    if omega.ndim > 0:
+        checks.is_omega(omega, t)
+    return jnp.broadcast_to(omega, t.shape)
 
 
 # ---- limited interval
