@@ -29,7 +29,7 @@ class Number(NamedTuple):
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of the range."""
-        if not isinstance(value, numbers.Real) or isinstance(value, numbers.Integral) and abs(value) > _LARGEST:
+        if not _is(numbers.Real, value) or _is(numbers.Integral, value) and abs(value) > _LARGEST:
             return False
         above = self.low <= value if self.ends[0] == "[" else self.low < value
         return above and (value <= self.high if self.ends[1] == "]" else value < self.high)
@@ -54,7 +54,7 @@ class Whole(NamedTuple):
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of the range."""
-        return isinstance(value, numbers.Integral) and self.low <= value <= self.high
+        return _is(numbers.Integral, value) and self.low <= value <= self.high
 
     @property
     def words(self) -> str:
@@ -175,7 +175,12 @@ def not_by_name(reason: str) -> Callable[[Function], Function]:
     return lambda function: function
 
 
+def _is(kind: type, value: Any) -> bool:
+    """Whether the value is a number of the kind, Python's or NumPy's."""
+    return isinstance(value, kind)
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
-    return isinstance(value, numbers.Real | str)  # NumPy's numbers, too
+    return _is(numbers.Real, value) or isinstance(value, str)

@@ -304,3 +304,20 @@ def test_integers_that_are_predicted_for_floats_become_floats():
     guide = guides.cfg(weights.interval(1.0, 0.3, 1.0), null=3)
     rounded = GOOD | {"guide": guide, "denoise": lambda x, t, cond: jnp.ones(x.shape, jnp.int32)}
     np.testing.assert_allclose(sampling.sample(**rounded).x0, 1.0)
+
+
+def test_shapes_over_steps_need_a_grid():
+    """`triangle(20, 3.0)` means well; NumPy's numbers are numbers, and rows of omegas may be a list."""
+    for make in (
+        lambda grid: weights.triangle(grid, 3.0),
+        lambda grid: weights.step_up(grid, 3.0),
+        lambda grid: weights.interval_of_steps(grid, 3.0, 0, 1),
+    ):
+        with pytest.raises(TypeError, match="a grid belongs where int 20 is"):
+            make(20)
+    with pytest.raises(ValueError, match="interval: hi = 0.2.*: allowed: above lo = 0.8"):
+        weights.interval(1.0, np.float32(0.8), np.float32(0.2))
+    with pytest.raises(ValueError, match="constant: omega = nan: allowed: a finite number"):
+        weights.constant(np.float32("nan"))
+    listed = weights.table(GRID, [1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_array_equal(listed(t=GRID[:2], s=GRID[1:3], cond=None), [1, 2])

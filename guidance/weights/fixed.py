@@ -86,6 +86,7 @@ def interval_of_steps(
     As the official code of the paper counts: [17, 22] of its 32 steps are the noise levels (0.19, 1.61].
     Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, official code.
     """
+    checks.is_grid(grid)
     if last > grid.shape[0] - 2:
         raise ValueError(
             f"interval_of_steps: last = {last}: allowed: up to {grid.shape[0] - 2}, the last step of the grid"
@@ -115,6 +116,7 @@ def table(grid: Array, omegas: Array, conditions: Cond = None) -> Weight:
     start of a step. The most flexible weight that sees neither x nor the sample. A condition without a column is
     refused where it is known, and has NaN inside jit. Raises ValueError for another number of rows.
     """
+    omegas = jnp.asarray(omegas)
     checks.is_table(grid, omegas)
     return Partial(_table, grid, omegas, conditions)
 

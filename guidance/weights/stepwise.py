@@ -5,6 +5,7 @@ Each is a `table` over the steps of its grid; omega may be traced, so that a swe
 
 import jax.numpy as jnp
 
+from guidance import checks
 from guidance.ranges import Finite, NonNegative, Share, ranged
 from guidance.times import EDGE
 from guidance.types import Array, Weight
@@ -34,6 +35,7 @@ def triangle(grid: Array, omega: Finite, peak: Share = 0.5) -> Weight:
     other peaks after the paper's text). The text's own triangle ends one step later; it is `ramp("lambda", omega,
     of="omega")`.
     """
+    checks.is_grid(grid)
     steps = grid.shape[0] - 1
     n = jnp.arange(steps, dtype=grid.dtype)
     # EDGE: 100 * 0.29 rounds to 28.999996, but is 29
@@ -64,6 +66,7 @@ def step_down(grid: Array, omega: Finite, switch: Share = 0.25, share: NonNegati
 
 
 def _early(grid: Array, switch) -> Array:
+    checks.is_grid(grid)
     steps = grid.shape[0] - 1
     # EDGE: 0.07 * 100 rounds to 7.000000000000001, but is 7
     return jnp.arange(steps, dtype=grid.dtype) < (switch - EDGE) * max(steps - 1, 1)
