@@ -111,6 +111,7 @@ def test_guidance_imports_mathematics_only(path):
         "inspect",
         "itertools",
         "math",
+        "numbers",
         "operator",
         "re",
         "typing",
