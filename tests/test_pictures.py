@@ -122,6 +122,15 @@ def both(tmp_path, raw: bytes, suffix: str = ".png") -> tuple[np.ndarray, np.nda
     return data.open_source(str(tmp_path))[0]["image"], block[0]
 
 
+def test_lab_is_read_as_colour_and_as_grey():
+    """Without colour (a = b = 0): lightness 0 is black, 100 white, to the rounding of the colour library."""
+    raw = encoded(Image.fromarray(np.uint8([[[0, 0, 0], [255, 0, 0]]]), "LAB"), "TIFF")
+    for channels in (1, 3):
+        found = pictures.decode(raw, channels)
+        assert found.shape == (1, 2, channels)
+        np.testing.assert_allclose(found[0], [[0] * channels, [255] * channels], atol=1)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_mode_has_one_truth(tmp_path, name):
     raw, truth = CASES[name]

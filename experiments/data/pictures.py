@@ -20,9 +20,9 @@ DEEP = ("I", "F")  # how the modes begin that have more than 8 bits a channel
 def decode(raw: bytes, channels: int) -> np.ndarray:
     """The picture in `raw` (PNG, JPEG, ...) as uint8 [H, W, channels]: upright, transparency laid on white.
 
-    Upright: turned and mirrored as its EXIF orientation says. Palettes, CMYK and YCbCr become RGB, colour becomes grey
-    by ITU-R 601 and grey three equal channels, 1, 2 and 4 bits span 0..255. Of several pictures in a file the first is
-    read, and a colour profile is not applied.
+    Upright: turned and mirrored as its EXIF orientation says. Palettes, CMYK, YCbCr and LAB become RGB, colour becomes
+    grey by ITU-R 601 and grey three equal channels, 1, 2 and 4 bits span 0..255. Of several pictures in a file the
+    first is read, and a colour profile is not applied.
     Raises ValueError, in one line, for bytes that cannot be decoded and for more than 8 bits a channel, which would be
     cut.
     """
@@ -31,6 +31,8 @@ def decode(raw: bytes, channels: int) -> np.ndarray:
             if _is_deep(picture):
                 raise ValueError(f"mode {picture.mode} of more than 8 bits a channel; expected at most 8")
             picture = _upright(picture)
+            if picture.mode == "LAB":  # of which PIL makes no grey
+                picture = picture.convert("RGB")
             if picture.has_transparency_data:
                 picture = Image.fromarray(on_white(np.asarray(picture.convert("RGBA"))))
             return _with_channels(np.asarray(picture.convert(MODES[channels])))
