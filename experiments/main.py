@@ -5,8 +5,8 @@
     python -m experiments.main --list
 
 --mesh=data:N,model:N,fsdp lays out devices; docs/pods.md has the commands for several hosts. The same command resumes
-a run that was stopped. Exit codes: 0 done, 1 a full disk, foreign checkpoint or diverged loss, 2 a command or config
-that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
+a run that was stopped. Exit codes: 0 done, 1 a disk that fails, foreign checkpoint or diverged loss, 2 a command or
+config that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
 """
 
 import errno
@@ -20,8 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
-    """Runs what the command line asks for and returns the exit code. `ready` is called before the job, once processes
-    have found each other and devices are laid out.
+    """Runs what the command line asks for and returns the exit code; calls `ready` once devices are laid out.
 
     A program that calls it is afterwards as it was: its signals, output, warnings and the layout of its devices.
     """
@@ -45,10 +44,11 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
     except (ConfigError, launch.Elsewhere) as error:
         return _fail(error, 2)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL and error.filename is None:
             raise
-        room = "make room, then the same command resumes"
-        return _fail(f"{error.strerror}: {error.filename or request.workdir}; {room}", 1)
+        path = error.filename2 or error.filename or request.workdir  # filename2: what a file was to be renamed to
+        remedy = "make room, then" if error.errno in FULL else "once that is mended,"
+        return _fail(f"{error.strerror}: {path}; {remedy} the same command resumes", 1)
 
 
 def _run(claim: folders.Claim, layout, ready) -> int:

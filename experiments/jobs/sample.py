@@ -190,7 +190,7 @@ def _there(part: pathlib.Path, seeds: np.ndarray) -> bool:
         return False
     try:
         held = shards.read(part)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:  # FileNotFoundError: of a folder, too
         held = {"error": error}
     if "error" in held or not np.array_equal(held.get("seeds", ()), seeds):
         warnings.warn(

@@ -113,15 +113,25 @@ def test_a_first_run_that_diverges_claims_no_folder(tmp_path, capsys):
     assert main(command(tmp_path, **{"base.pictures": "0"})) == 0
 
 
-def test_a_full_disk_is_one_line_wherever_it_is_full(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "number, words, remedy",
+    [(28, "No space left on device", "make room, then"), (5, "Input/output error", "once that is mended,")],
+)
+def test_a_disk_that_fails_is_one_line_wherever_it_does(number, words, remedy, tmp_path, capsys, monkeypatch):
     """config.json cannot be written."""
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device", "config.json")
+    def failing(descriptor):
+        raise OSError(number, words, "config.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", failing)
         assert main(command(tmp_path)) == 1
-    assert capsys.readouterr().err == (
-        "error: No space left on device: config.json; make room, then the same command resumes\n"
-    )
+    assert capsys.readouterr().err == f"error: {words}: config.json; {remedy} the same command resumes\n"
+
+
+def test_a_folder_in_a_files_place_is_one_line(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.mkdir()
+    assert main(command(tmp_path)) == 1
+    line = f"error: Is a directory: {path}; once that is mended, the same command resumes"
+    assert line == capsys.readouterr().err.splitlines()[-1]
