@@ -102,6 +102,7 @@ def test_a_network_stands_for_a_denoiser(fitted):
 def test_a_fit_starts_from_another(fitted):
     again = guidance.fit(MODEL, ARRAYS, LABELS, SMALL._replace(updates=3, learning_rate=1e-6), start=fitted.params)
     np.testing.assert_allclose(omegas(again.weight), omegas(fitted.weight), atol=1e-3)
+    assert np.ptp(again.history.loss) > 1e-3  # the weight stands still, so that it is the samples that are fresh
 
 
 def test_outside_the_interval_the_weight_is_zero():
@@ -174,6 +175,15 @@ def test_a_folder_belongs_to_one_fit(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=f"fit.npz holds another fit: {change.strip()}.*take another folder"):
             guidance.fit(model, data, LABELS, recipe, seed=seed, folder=tmp_path)
+
+
+def test_the_sum_of_a_program_sees_operations_and_constants():
+    def summed(c, function):
+        return keeping.program(jax.jit(lambda x: function(x, c)).trace(jnp.ones(2)))
+
+    one, two = np.asarray([1.0, 2.0]), np.asarray([1.0, 3.0])
+    assert summed(one, jnp.add) == summed(one.copy(), jnp.add)
+    assert len({summed(one, jnp.add), summed(two, jnp.add), summed(one, jnp.multiply)}) == 3
 
 
 def test_a_damaged_file_is_said_to_be(tmp_path):
