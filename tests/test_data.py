@@ -81,7 +81,7 @@ def test_missing_file_names_path_and_expectation(tmp_path, read):
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist_reads_its_four_files(tmp_path, suffix):
     written = write_mnist(tmp_path, suffix)
-    for (images, labels), part in zip(data.mnist(tmp_path), ("train", "t10k"), strict=True):
+    for (images, labels, *_), part in zip(data.mnist(tmp_path), ("train", "t10k"), strict=True):
         np.testing.assert_array_equal(images[..., 0], written[part][0])
         np.testing.assert_array_equal(labels, written[part][1])
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
@@ -108,7 +108,7 @@ def test_mnist_itself(shared):
 
 def test_digits_are_those_of_scikit_learn():
     load_digits = pytest.importorskip("sklearn.datasets").load_digits
-    images, labels = data.digits()
+    images, labels, *_ = data.digits()
     assert images.shape == (1797, 8, 8, 1)
     assert (images.dtype, labels.dtype) == (np.float32, np.int32)
     assert (images.min(), images.max()) == (0, 1)

@@ -53,5 +53,7 @@ def test_exchanged_samples_go_on_as_themselves(guide):
     with jax.disable_jit():  # compiling takes far longer than these few numbers
         for name, solver in SOLVERS.items():
             ends = _exchanged(GUIDES[guide], solver)
-            assert np.isfinite(ends).all() and len(np.unique(ends[:BATCH, 0])) == BATCH, f"{name}: nothing is compared"
+            # samples that reach the same mode end alike; most must differ for an exchange to show
+            apart = len(np.unique(ends[:BATCH], axis=0))
+            assert np.isfinite(ends).all() and apart > BATCH // 2, f"{name}: nothing is compared"
             np.testing.assert_allclose(ends[BATCH:], ends[CHOICE], rtol=1e-5, atol=1e-6, err_msg=name)

@@ -53,10 +53,12 @@ with progress.Metrics(folder / "metrics.jsonl", "train", step) as metrics:
         if step % 3 == 0 or progress.stop_requested():
             checkpoints.save(folder / "checkpoints", step, tuple(carry))
         if progress.stop_requested():
+            listening.close()
             sys.exit(progress.Stopped().exit_code)
         print(step, flush=True)
         time.sleep(pause)
 np.save(folder / "weights.npy", np.asarray(carry[0]["w"]))
+listening.close()
 """
 
 

@@ -66,7 +66,10 @@ def test_a_long_call_says_what_it_waits_for(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_to_stop_and_a_second_one_stops(number):
     job = (
-        "import time\nfrom experiments import progress\nwith progress.listening():\n    print('ready', flush=True)\n"
+        "import signal, time\nfrom experiments import progress\n"
+        # where tests run in the background Ctrl-C may be ignored, which processes inherit
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with progress.listening():\n    print('ready', flush=True)\n"
         "    while not progress.stop_requested(): time.sleep(.01)\n"
         "    print(progress.Stopped().exit_code, flush=True); time.sleep(60)"
     )

@@ -173,7 +173,7 @@ def test_job_learn_writes_the_names_of_the_classes(tmp_path):
     )
     config = types.SimpleNamespace(seed=5, to_dict=dict)
     learned = weight()
-    task = learn.Task("l2", None, None, 1, 0.1, lambda params: learned, family="l2", line="l2")
+    task = learn.Task("l2", learn.Recipe("l2"), loss=None, weight=lambda params: learned, family="l2", line="l2")
     learn._write(problem, config, tmp_path, task, [None])
     assert weight_files.read_about(tmp_path / "weights" / "l2_seed_5.safetensors").names == ["cat", "dog", "owl"]
 
