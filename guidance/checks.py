@@ -191,7 +191,7 @@ def is_list(conditions: Cond) -> None:
         raise ValueError(f"conditions need one first axis [G, ...], G of at least 1, got {sorted(rows)}")
 
 
-def drawn(draw, key: Array, n: int) -> Any:
+def drawn(key: Array, draw, n: int) -> Any:
     """draw(key, n); refuses what cannot be called so."""
     if not _takes(draw, key, n):
         raise TypeError(f"a function (key, n) -> (x0, cond) belongs where {words(draw)} is")

@@ -85,7 +85,7 @@ def fit(
 
 
 def _pool(key: Array, data, conditions: Cond) -> pools.Pool:
-    given = checks.drawn(data, key, POOL) if callable(data) else data
+    given = checks.drawn(key, data, POOL) if callable(data) else data
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise TypeError(f"true samples (x0, cond) belong where {checks.words(given)} is, or (key, n) -> (x0, cond)")
     x0, cond = given
