@@ -105,7 +105,7 @@ def against_nfe(rows: Sequence[Row], metric: str, style: Callable[[Row], dict[st
     from matplotlib.figure import Figure  # no pyplot: nothing is shown, no backend chosen
     from matplotlib.ticker import LogLocator, NullLocator
 
-    figure = Figure(figsize=(5.2, 3.6))
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")  # so that the legend beside the axes is kept when saved
     axes: Any = figure.subplots()
     curves: dict[str, list[Row]] = {}
     for row in rows:
