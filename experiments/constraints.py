@@ -158,6 +158,15 @@ LEARNING = (
     ),
 )
 
+PAIRED = 50_000  # samples whose every pair is compared in minutes; ten times as many take a hundred times as long
+EVERY_PAIR = (
+    Constraint(
+        "eval.samples",
+        f"at most {PAIRED} where metrics compare every pair of samples, as those of a classifier do",
+        lambda c: getattr(c.problem, "instrument", "classifier") != "classifier" or c.eval.samples <= PAIRED,
+    ),
+)
+
 MNIST_FOUND = (
     Constraint("problem.model", "path of an existing .npz file", lambda c: isfile(c.problem.model)),
     Constraint(
@@ -184,6 +193,11 @@ CONSTRAINTS = {
     "mixture": LEARNING
     + BASE_HOLDS
     + (
+        Constraint(
+            "eval.samples",
+            f"at most {PAIRED} for each of problem.classes, since the energy distance compares every pair of them",
+            lambda c: c.eval.samples <= PAIRED * c.problem.classes,
+        ),
         Constraint(
             "problem.layout",
             "ring only when problem.dimension = 2",
@@ -220,8 +234,9 @@ CONSTRAINTS = {
             lambda c: "reward_only" not in c.learn.objectives or c.problem.reward,
         ),
     ),
-    "digits": LEARNING + BASE_HOLDS + HELD_OUT + INSTRUMENT_FOUND,
+    "digits": LEARNING + EVERY_PAIR + BASE_HOLDS + HELD_OUT + INSTRUMENT_FOUND,
     "labelled": LEARNING
+    + EVERY_PAIR
     + BASE_HOLDS
     + NETWORK_HOLDS
     + HELD_OUT
@@ -238,7 +253,7 @@ CONSTRAINTS = {
             lambda c: c.base.network == "dit" or c.problem.size % multiple(c.base) == 0,
         ),
     ),
-    "mnist": LEARNING + MNIST_FOUND,
+    "mnist": LEARNING + EVERY_PAIR + MNIST_FOUND,
     "imported": (*SAMPLING, _network_found("weights"), _network_found("vae")),
     "imported_latents": (
         *LEARNING,

@@ -93,6 +93,14 @@ BAD = {
     "no value": ([f"--config={MIXTURE}", "--workdir"], ["--workdir needs a value"]),
     "unknown flag": ([f"--config={MIXTURE}", "--wrkdir=a"], ["--wrkdir", "did you mean --workdir"]),
     "not a flag": (command("mixture"), ["'mixture' is not a flag"]),
+    "pairs without end": (
+        command("--config.eval.samples=1000000", "--config.problem.classes=1"),
+        ["eval.samples = 1000000", "at most 50000 for each of problem.classes"],
+    ),
+    "pairs of images without end": (
+        command("--config.eval.samples=50001", config=DIGITS),
+        ["eval.samples = 50001", "at most 50000 where metrics compare every pair"],
+    ),
     "no such file": (command(config=MIXTURE[:-4] + "x.py"), ["no such file", "mixture.py"]),
     "no such folder": (command(config="nowhere/at_all.py"), ["nowhere/at_all.py", "no such file"]),
     "not python": (command(config=str(REPOSITORY / "LICENSE")), ["LICENSE", "a Python file that defines get_config"]),
