@@ -182,8 +182,9 @@ def initial(key: Array, net: weights.GuidanceNet, conditions: Cond):
 def weight_of(net: weights.GuidanceNet, schedule: Schedule, recipe: Recipe) -> Callable:
     """params -> the weight, clamped to where it is trained.
 
-    Through a uniform grid of N steps that is the grid itself: no query of its own is clamped, and a sampler with
-    smaller steps gets the weight of the trained gap. For one step it is where `OneStep` draws.
+    Through a uniform grid of N steps that is the grid itself, half a step from its ends at most: no query of its inner
+    steps is clamped, and a sampler with smaller steps gets the weight of the trained gap. For one step it is where
+    `OneStep` draws.
     """
     steps, one = recipe.steps, recipe.one_step
     trained = one.s_min, 1 - one.zeta, one.delta

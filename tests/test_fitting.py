@@ -56,6 +56,22 @@ def omegas(weight, conditions=LABELS):
 # ---- what is learned
 
 
+def test_the_inner_steps_of_its_own_grid_are_asked_of_the_network_as_they_are():
+    """For 10 steps; at 40, whose steps are shorter, s is a step of a tenth below t."""
+    net = weight_training.network(LABELS, SMALL)
+    params = jax.tree.map(lambda a: a + 0.3, weight_training.initial(jax.random.key(0), net, LABELS))
+    made = weight_training.weight_of(net, RF, SMALL._replace(steps=10))(params)
+
+    def asked(t, s):
+        return net.apply(params, log_snr_t=RF.log_snr(t), log_snr_s=RF.log_snr(s), cond=jnp.ones(t.shape, int))
+
+    times = jnp.asarray([0.9, 0.7, 0.5, 0.3, 0.2])
+    for width, trained in ((0.1, 0.1), (0.025, 0.0999)):
+        found = made(t=times, s=times - width, cond=jnp.ones(5, int))
+        np.testing.assert_allclose(found, asked(times, times - trained), rtol=2e-6)
+    assert float(jnp.max(jnp.abs(asked(times, times - 0.1) - asked(times, times - 0.1001)))) > 1e-4  # it would show
+
+
 def test_the_weight_of_each_class_repairs_it(fitted):
     """One step from noise lands on the point D_c + omega (D_c - D_u), which is best at the median of the class."""
     np.testing.assert_allclose(omegas(fitted.weight), [1.5, 1.0], atol=0.1)
