@@ -13,21 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.data.npz import read  # of a part, too
+from guidance.keeping import write as write  # its bytes reach the disk before its name
 
 Arrays = dict[str, np.ndarray]
-
-
-def write(path: pathlib.Path, arrays: Arrays) -> None:
-    """Writes a part: the file appears only when it is whole."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with open(fresh, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def assemble(path: pathlib.Path, parts: Sequence[pathlib.Path], names: Sequence[str], count: int) -> None:

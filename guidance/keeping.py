@@ -23,9 +23,13 @@ _ABOUT = "about"
 def save(folder, about: dict[str, Any], state: Any) -> None:
     """Writes the tree of arrays `state`, with what it belongs to, as folder/fit.npz."""
     path = pathlib.Path(folder) / NAME
-    fresh = path.with_name(f".{NAME}.new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)} | _named(state)
+    write(path, {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)} | _named(state))
+
+
+def write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Writes an uncompressed .npz: the file appears only when it is whole."""
+    fresh = path.with_name(f".{path.name}.new")
     try:
         with open(fresh, "wb") as file:
             np.savez(file, **arrays)

@@ -20,6 +20,7 @@ import numpy as np
 from experiments.data import npz
 from experiments.fid import BadInput
 from experiments.fid.images import Images, open_images, refusing
+from guidance import keeping
 from guidance.metrics import Gaussian, GaussianStats
 from guidance.words import listed
 
@@ -44,16 +45,7 @@ def write_reference(path, stats: dict[str, GaussianStats], images: np.ndarray | 
             arrays |= {mu: stats[name].mean, sigma: stats[name].covariance}
     if images is not None:
         arrays["arr_0"] = images
-    path = pathlib.Path(path)
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    keeping.write(pathlib.Path(path), arrays)
 
 
 def read_reference(path) -> Reference:
