@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks import dits
 from benchmarks.timing import alternated, neighbours
-from experiments.launch import keep_freed_memory
 from experiments.parity import torch_side
+from experiments.runtime.launch import keep_freed_memory
 from guidance import guides, sampling, schedules, weights
 from guidance.nets import timesteps
 from guidance.nets.dit import TIMESTEPS, dit_denoiser

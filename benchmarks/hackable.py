@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import alternated, neighbours
-from guidance import guides, mixtures, sampling, schedules, weights
+from guidance import guides, sampling, schedules, weights
+from guidance.truth import mixtures
 
 CLASSES, DIMENSION, OMEGA = 10, 32, 1.5
 SCHEDULE = schedules.rectified_flow()

@@ -23,10 +23,10 @@ import numpy as np
 
 from benchmarks import dits, objectives
 from benchmarks.timing import seconds, taken
-from experiments.launch import keep_freed_memory
+from experiments.runtime.launch import keep_freed_memory
+from guidance.learning.rollout import REMAT
 from guidance.nets import flow_vit
 from guidance.predictions import in_chunks
-from guidance.rollout import REMAT
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import dits, objectives
-from guidance.rollout import REMAT
+from guidance.learning.rollout import REMAT
 
 MIB = 2**20
 

@@ -15,11 +15,11 @@ import optax
 
 from benchmarks import dits
 from guidance import learning, predictions, sampling, schedules, weights
+from guidance.learning.rollout import Rollout, rollout_loss
+from guidance.learning.training import on_grid
 from guidance.nets import flow_vit
 from guidance.nets.dit import dit_denoiser
-from guidance.rollout import Rollout, rollout_loss
 from guidance.types import Denoise, Schedule
-from guidance.weight_training import on_grid
 
 CLASSES = 10
 LABELS = jnp.arange(CLASSES)

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import dits
 from benchmarks.timing import alternated, neighbours
-from experiments.launch import keep_freed_memory
+from experiments.runtime.launch import keep_freed_memory
 
 # dense bfloat16, from NVIDIA's data sheets
 PUBLISHED = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}

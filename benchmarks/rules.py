@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import seconds
-from experiments import recipes
-from experiments.calls import COMBINATIONS
+from experiments.config.expressions import COMBINATIONS
+from experiments.problems import construct
 from guidance import guides, predictions, rules, sampling, schedules, weights
 from guidance.nets.mlp import DenoiserMLP
 from guidance.types import At
@@ -35,7 +35,7 @@ def main() -> None:
     forward = forward_seconds(repeats)
     print(f"the products of a DiT-S/2 forward on {LATENTS}: {forward:.2f} s")
     # without its first, standing step, which needs no branch
-    timed = {name: recipes.rule(name) for name in COMBINATIONS} | {
+    timed = {name: construct.rule(name) for name in COMBINATIONS} | {
         "cfg_zero_star": rules.stack(rules.optimized_scale(), rules.cfg)
     }
     for name, rule in timed.items():

@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks import dits
 from benchmarks.timing import alternated, neighbours, taken
-from experiments.launch import keep_freed_memory
 from experiments.parity import inception as inception_parity
 from experiments.parity import torch_side
 from experiments.parity import vae as vae_parity
+from experiments.runtime.launch import keep_freed_memory
 from guidance.nets import inception, vae
 
 PUBLISHED = vae_parity.FULL["SD VAE, 64 px"]

@@ -4,8 +4,8 @@
 
 The 60,000 training images are split in three: 60 % train the denoiser and the weights, 25 % the classifier whose
 features the metrics use, the rest is held out and is the reference for every number. `problem.source` is the folder of
-the four idx files, or fashion_mnist after `python -m experiments.prepare fashion_mnist`. The preset `under` stops the
-training after a tenth of its updates, `unet` does the same with a small U-Net.
+the four idx files, or fashion_mnist after `python -m experiments.tools.prepare fashion_mnist`. The preset `under`
+stops the training after a tenth of its updates, `unet` does the same with a small U-Net.
 """
 
 from ml_collections import config_dict

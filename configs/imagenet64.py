@@ -1,6 +1,6 @@
 """Learned guidance on ImageNet at 64 x 64 as in arXiv 2510.00815: a class-conditional U-Net that is trained here.
 
-    python -m experiments.prepare imagenet64
+    python -m experiments.tools.prepare imagenet64
     python -m experiments.main --config=configs/imagenet64.py --workdir=runs/imagenet64 --mesh=data:8
     python -m experiments.main --config=configs/imagenet64.py:smoke --workdir=runs/imagenet64_smoke
 

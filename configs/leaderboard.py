@@ -8,7 +8,7 @@ to gain more than any rule, and learned weights to lead where no constant repair
 
 from ml_collections import config_dict
 
-from experiments.calls import COMBINATIONS
+from experiments.config.expressions import COMBINATIONS
 
 # rules that compete with other knobs than the library's: those for models of this size
 KNOBS = {

@@ -3,7 +3,7 @@
     python -m experiments.main --config=configs/sample.py --workdir=runs/dit \\
         --config.problem.weights=dit-xl-2-256.safetensors --config.problem.vae=sd-vae-ft-mse.safetensors \\
         --config.sample.seeds=0-49999 --config.sample.weight="interval(0.5, 0, 0.8)"
-    python -m experiments.fid calc --images runs/dit/samples/samples.npz --ref VIRTUAL_imagenet256_labeled.npz
+    python -m experiments.tools.fid calc --images runs/dit/samples/samples.npz --ref VIRTUAL_imagenet256_labeled.npz
 
 docs/weights.md says where the files are from and how to convert them. Expect runs/dit/samples/samples.npz, uint8
 images with their labels and seeds as the ADM suite reads them, and grid.png. The same command resumes. For DiT-XL/2 at

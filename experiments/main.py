@@ -13,10 +13,23 @@ import errno
 import sys
 from collections.abc import Callable
 
-from experiments import folders, launch, progress
-from experiments.config import ConfigError, parse, usage
+from experiments import config, problems
+from experiments.config import ConfigError
+from experiments.leaderboard import fields as leaderboard
+from experiments.runtime import launch, progress, run_folder
 
+FORMS = problems.FORMS | {"leaderboard": leaderboard.LEADERBOARD}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def parse(arguments: list[str]) -> config.Request:
+    """The checked request of a command line; see `config.parse`."""
+    return config.parse(arguments, FORMS)
+
+
+def load(source: str, overrides: dict[str, str] | None = None, known: config.Known = config.NEW):
+    """The checked config of "FILE.py[:PRESET]"; see `config.load`."""
+    return config.load(source, FORMS, overrides, known)
 
 
 def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
@@ -26,17 +39,17 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
     """
     try:
         if {"-h", "--help"} & set(arguments):
-            print(usage(arguments))
+            print(config.usage(arguments, FORMS))
             return 0
         if "--list" in arguments:
-            from experiments import catalogue  # reads the whole library, which no other early exit needs
+            from experiments.config import catalogue  # reads the whole library, which no other early exit needs
 
             print(catalogue.listing())
             return 0
         request = parse(arguments)
         with (
             launch.joined(),
-            folders.claimed(request.workdir, request.config) as claim,
+            run_folder.claimed(request.workdir, request.config, FORMS[request.config.problem.name].fields) as claim,
             progress.short_warnings(),
             progress.listening(),
         ):
@@ -51,13 +64,16 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
         return _fail(f"{error.strerror}: {path}; {remedy} the same command resumes", 1)
 
 
-def _run(claim: folders.Claim, layout, ready) -> int:
-    from experiments import checkpoints, jobs, mesh  # heavy: only now that the config is known to be sound
+def _run(claim: run_folder.Claim, layout, ready) -> int:
+    from experiments import jobs  # heavy: only now that the config is known to be sound
+    from experiments.leaderboard import board
+    from experiments.runtime import checkpoints, mesh
 
     try:
         with mesh.laid_out(**layout):
             ready()
-            jobs.run(claim.config, claim.workdir)
+            run = board.run if claim.config.job == "leaderboard" else jobs.run
+            run(claim.config, claim.workdir)
     except ConfigError as error:
         return _fail(claim.given_up(error, "refused"), 2)
     except progress.Stopped as stopped:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from guidance.comparing import compare
     from guidance.fitting import fit
     from guidance.learning import Model
-    from guidance.weight_training import Recipe
+    from guidance.learning.training import Recipe
 
 __all__ = ["Model", "Recipe", "compare", "fit"]
 
 _DOORS = {
     "Model": "guidance.learning",
-    "Recipe": "guidance.weight_training",
+    "Recipe": "guidance.learning.training",
     "compare": "guidance.comparing",
     "fit": "guidance.fitting",
 }

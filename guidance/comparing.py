@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from guidance import checks, sampling, tables, weight_training
+from guidance import checks, sampling, tables
 from guidance.conditions import are_labels, listed, repeated, size
-from guidance.learning import Model
+from guidance.learning import Model, training
 from guidance.types import Array, Cond, Solver, Step, Weight
 from guidance.weights import table, tabulated
 
@@ -56,12 +56,12 @@ def compare(
     branches together. One compilation for each number of steps. Raises TypeError or ValueError for what cannot be
     compared.
     """
-    model, conditions = weight_training.whole(model), listed(conditions)
+    model, conditions = training.whole(model), listed(conditions)
     checks.is_step(step)
     _refuse(weights, metric, shape, steps, seeds, samples)
     groups, cond, rows = size(conditions), repeated(conditions, samples), []
     columns = None if are_labels(conditions) else conditions
-    arrays, together = weight_training.apart((model, step))
+    arrays, together = training.apart((model, step))
 
     @jax.jit
     def draw(key, arrays, grid, omegas):
@@ -128,7 +128,7 @@ def draws(
 
 
 def _on_grid(weight: Weight, grid: Array, conditions: Cond) -> Array:
-    arrays, together = weight_training.apart(weight)
+    arrays, together = training.apart(weight)
     return jax.jit(lambda arrays: tabulated(together(arrays), grid, conditions))(arrays)
 
 

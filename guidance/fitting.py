@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from guidance import checks, keeping, learning, pools, weight_training
+from guidance import checks, keeping, learning, pools
 from guidance.conditions import listed, places
-from guidance.learning import Model
+from guidance.learning import Model, training
+from guidance.learning.training import Recipe, Truth
 from guidance.types import Array, Cond, Solver, Weight
-from guidance.weight_training import Recipe, Truth
 
 USUAL = Recipe()
 POOL = 2**14  # samples that a draw function is asked for
@@ -65,19 +65,20 @@ def fit(
     The bar is tqdm's (TQDM_DISABLE=1 hides it). Evaluations of an update: 2 for each step, condition and particle of a
     rollout, which is differentiated as well; 2 for each data point and particle of a one-step objective. Raises
     TypeError or ValueError, in one line, for what cannot be learned, and FloatingPointError where the loss breaks.
-    Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815; the rollout is our choice (see `guidance.rollout`).
+    Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815; the rollout is our choice (see
+    `guidance.learning.rollout`).
     """
-    weight_training.check(recipe)
+    training.check(recipe)
     with tqdm(total=recipe.updates, desc=f"{recipe.objective}: data", dynamic_ncols=True) as bar:
-        model, conditions = weight_training.whole(model), listed(conditions)
+        model, conditions = training.whole(model), listed(conditions)
         data_key, init_key, key = jax.random.split(jax.random.key(seed), 3)
         frozen = _Frozen(model, _pool(data_key, data, conditions), recipe.features)
-        net = weight_training.network(conditions, recipe)
-        params = weight_training.initial(init_key, net, conditions)
+        net = training.network(conditions, recipe)
+        params = training.initial(init_key, net, conditions)
         if start is not None:
             checks.same_params("start", params, start)
             params = start
-        made = weight_training.weight_of(net, model.schedule, recipe)
+        made = training.weight_of(net, model.schedule, recipe)
         update, state, program = _update(key, frozen, made, conditions, recipe, params)
         about = {} if folder is None else _about(recipe, seed, frozen, conditions, params, program)
         params, _, history = _loop(key, update, state, recipe, bar, folder, about)
@@ -104,8 +105,8 @@ def _update(key: Array, frozen: _Frozen, made: Callable, conditions: Cond, recip
 
     Raises ValueError where the loss cannot be differentiated.
     """
-    optimizer = weight_training.optimizer(recipe.rate, recipe.updates)
-    arrays, whole = weight_training.apart(frozen)
+    optimizer = training.optimizer(recipe.rate, recipe.updates)
+    arrays, whole = training.apart(frozen)
 
     def one(key, state, i, arrays):
         model, pool, features = whole(arrays)
@@ -116,7 +117,7 @@ def _update(key: Array, frozen: _Frozen, made: Callable, conditions: Cond, recip
         own = recipe._replace(features=features)
 
         def loss_at(params, own_key):
-            return weight_training.loss(own_key, model, made(params), truth, conditions, own)
+            return training.loss(own_key, model, made(params), truth, conditions, own)
 
         params, opt_state, history = state
         params, opt_state, figures = learning.update(jax.random.fold_in(key, i), optimizer, loss_at, params, opt_state)

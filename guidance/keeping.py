@@ -2,7 +2,8 @@
 
 This is the one module of `guidance` that touches files, for people who pass a folder to `guidance.fit`. The state is
 that of a small network, a megabyte, so that one .npz will do: it is written beside the old one and put in its place as
-a whole, and a zip archive carries sums of what it holds. (The jobs keep denoisers too: see `experiments.checkpoints`.)
+a whole, and a zip archive carries sums of what it holds. (The jobs keep denoisers too: see
+`experiments.runtime.checkpoints`.)
 """
 
 import json

@@ -4,8 +4,8 @@
     def interval(omega: Finite, lo: Time, hi: Annotated[Time, Above("lo")]) -> Weight: ...
 
 `ranged` makes the function refuse concrete numbers outside their ranges; traced values and arrays pass. Whoever reads
-signatures from source (`experiments.registry`) finds the same ranges, names and defaults there, before anything heavy
-is imported.
+signatures from source (`experiments.config.registry`) finds the same ranges, names and defaults there, before
+anything heavy is imported.
 """
 
 import functools

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from experiments.registry import Knob, Member
+from experiments.config.registry import Knob, Member
 from guidance import ranges
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from guidance import mixtures, rewards, schedules
+from guidance import schedules
 from guidance.learning import Model, OneStep
-from guidance.mixtures import Mixture
+from guidance.truth import mixtures, rewards
+from guidance.truth.mixtures import Mixture
 from guidance.types import Array, Denoise, Schedule
 
 

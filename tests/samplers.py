@@ -5,7 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from experiments import registry
+from experiments.config import registry
 from guidance import sampling
 from guidance.sampling import dpm, solvers, steps
 from guidance.sampling.sample import advance, begin, step_inputs

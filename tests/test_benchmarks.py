@@ -64,7 +64,8 @@ def test_updates_are_timed_beside_their_forwards(capsys):
 
 
 def test_recomputing_a_rollout_saves_most_of_its_memory():
-    """64 steps keep the activations of all of them, or of one and 16 states. How both grow: tests/test_rollout.py."""
+    """64 steps keep the activations of all of them, or of one and 16 states. How both grow:
+    tests/learning/test_rollout.py."""
     net = dits.network("tiny")
     model = objectives.dit_model(net, dits.shapes(net))
     sizes = {remat: memory.measured(model, memory.Point(remat, 1, 2, 64)) for remat in ("none", "segments")}

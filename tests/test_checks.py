@@ -9,7 +9,7 @@ import pytest
 
 from guidance import guides, predictions, rules, sampling, schedules, weights
 from guidance.learning import Model, OneStep, self_consistency
-from guidance.rollout import rollout
+from guidance.learning.rollout import rollout
 from guidance.shapes import null_like
 from guidance.steering import feynman_kac, predictor_corrector
 from guidance.weights import GuidanceNet, learned

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import conditions, guides, learning, mixtures, rollout, rules, sampling, schedules, weights
-from guidance.matched import guidance_matched_loss
+from guidance import conditions, guides, learning, rules, sampling, schedules, weights
+from guidance.learning import rollout
+from guidance.learning.matched import guidance_matched_loss
 from guidance.shapes import null_like
+from guidance.truth import mixtures
 from tests import oracles
 
 SCHEDULE, TOY = schedules.rectified_flow(), oracles.toy2()

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from guidance import guides, learning, mixtures, schedules, weights
+from guidance import guides, learning, schedules, weights
 from guidance.learning import Model, OneStep
 from guidance.sampling import ddim, initial_noise, sample, uniform_grid
+from guidance.truth import mixtures
 
 SCHEDULE = schedules.rectified_flow()
 # two classes on a line, at -2 and 2, with variance 1/4; label 2 is the null condition

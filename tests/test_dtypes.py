@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from guidance import guides, schedules, weights
-from guidance.rollout import rollout
+from guidance.learning.rollout import rollout
 from guidance.sampling import ddim, sample, uniform_grid
 from guidance.shapes import like
 from guidance.steering import evolve, feynman_kac, gibbs, predictor_corrector, resample

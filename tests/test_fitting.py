@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import guidance
-from guidance import comparing, fitting, keeping, pools, sampling, schedules, weight_training, weights
-from guidance.learning import Model, OneStep
+from guidance import comparing, fitting, keeping, pools, sampling, schedules, weights
+from guidance.learning import Model, OneStep, training
+from guidance.learning.training import Recipe
 from guidance.tables import mean_row
-from guidance.weight_training import Recipe
 
 RF = schedules.rectified_flow()
 MEANS, NULL = jnp.asarray([-1.0, 2.0, 0.0]), 2  # of two classes, and of the null condition
@@ -58,9 +58,9 @@ def omegas(weight, conditions=LABELS):
 
 def test_the_inner_steps_of_its_own_grid_are_asked_of_the_network_as_they_are():
     """For 10 steps; at 40, whose steps are shorter, s is a step of a tenth below t."""
-    net = weight_training.network(LABELS, SMALL)
-    params = jax.tree.map(lambda a: a + 0.3, weight_training.initial(jax.random.key(0), net, LABELS))
-    made = weight_training.weight_of(net, RF, SMALL._replace(steps=10))(params)
+    net = training.network(LABELS, SMALL)
+    params = jax.tree.map(lambda a: a + 0.3, training.initial(jax.random.key(0), net, LABELS))
+    made = training.weight_of(net, RF, SMALL._replace(steps=10))(params)
 
     def asked(t, s):
         return net.apply(params, log_snr_t=RF.log_snr(t), log_snr_s=RF.log_snr(s), cond=jnp.ones(t.shape, int))
@@ -325,7 +325,7 @@ def test_a_pool_holds_the_samples_of_each_condition_in_one_run():
 
 def test_recipes_know_their_rate_and_segments():
     assert (Recipe().rate, Recipe(objective="l2").rate, Recipe(learning_rate=0.1).rate) == (5e-3, 1e-3, 0.1)
-    assert [weight_training.segments(steps) for steps in (1, 7, 12, 16, 100)] == [1, 1, 3, 4, 10]
+    assert [training.segments(steps) for steps in (1, 7, 12, 16, 100)] == [1, 1, 3, 4, 10]
 
 
 # ---- comparing

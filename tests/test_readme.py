@@ -1,13 +1,14 @@
 """The Python of the pages that people copy from, run as it stands: the blocks of a page one after the other."""
 
 import importlib.util
-import pathlib
 import re
 
 import matplotlib.figure
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests.conftest import REPOSITORY
+
+ROOT = REPOSITORY
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -10,7 +10,7 @@ from guidance import guides, sampling, schedules, weights
 from guidance.types import Advance, Apply, PlainRule, Stage, Step, Weight
 from tests.members import every_guide, every_rule, every_solver
 from tests.test_imports import GUIDANCE, REPOSITORY
-from tests.test_weight_shapes import BATTERY as WEIGHTS
+from tests.weights.test_weight_shapes import BATTERY as WEIGHTS
 
 
 def _functions():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.constraints import _starts_within
+from experiments.problems.chain_fields import _starts_within
 from guidance import schedules, weights
 from guidance.sampling import log_snr_grid, noise_level_grid, uniform_grid
 from guidance.sampling.solvers import _raised

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import guides, learning, mismatch, mixtures, predictions, rules, schedules, weights
-from guidance.learning import Model, OneStep
-from guidance.rollout import Rollout, rollout_loss
+from guidance import guides, learning, predictions, rules, schedules, weights
+from guidance.learning import Model, OneStep, mismatch
+from guidance.learning.rollout import Rollout, rollout_loss
 from guidance.sampling import (
     churned_ddim,
     ddim,
@@ -23,6 +23,7 @@ from guidance.sampling import (
     uniform_grid,
 )
 from guidance.shapes import like, normal_like, null_like, row_dot
+from guidance.truth import mixtures
 from guidance.types import Guided
 from tests import oracles
 

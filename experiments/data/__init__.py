@@ -11,10 +11,10 @@ one-line message that names the path and what was expected. Nothing is unpickled
 from experiments.data.files import Labelled, digits, mnist, read_idx, split, to_unit
 from experiments.data.latents import Latents
 from experiments.data.loader import Loader
-from experiments.data.names import keep as keep_names
-from experiments.data.names import kept as kept_names
-from experiments.data.npz import read as read_npz
 from experiments.data.sources import Source, chosen, cropped, from_arrays, open_source, synthetic
+from experiments.files.names import keep as keep_names
+from experiments.files.names import kept as kept_names
+from experiments.files.npz import read as read_npz
 
 __all__ = [
     "Labelled",

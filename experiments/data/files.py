@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.border import existing, reading
-from experiments.data.npz import DEFLATED
+from experiments.files.npz import DEFLATED
+from experiments.files.opening import existing, reading
 
 IDX_UINT8 = 0x08  # the only element type that MNIST and its relatives use
-CLASSES = 100_000  # or as many as there are images: more are a label gone wrong, and networks have a row for each
 
 
 class Labelled(NamedTuple):

@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from experiments.border import existing, reading
 from experiments.data import pictures
+from experiments.files.opening import existing, reading
 
 # what splits are usually called
 SPLITS = {"dev", "test", "testing", "train", "training", "val", "valid", "validation"}

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.border import existing, one_line, reading
-from experiments.data import names
-from experiments.data.files import CLASSES
+from experiments.files import names
+from experiments.files.opening import existing, one_line, reading
 
 LAYOUT = "uncompressed,group_size:1"  # noise does not compress; one record a group: random access reads that alone
 NUMBER, LABEL = np.dtype("<f4"), np.dtype("<i4")
@@ -172,7 +171,7 @@ def _check(about: About) -> None:
         raise ValueError(f"sizes {about.count}, {about.shard}, {about.views}, {about.shape}")
     if -(-about.count // about.shard) > FILES:
         raise ValueError(f"{about.count} images in files of {about.shard}: more than {FILES} files")
-    classes, most = about.classes, max(CLASSES, about.count)
+    classes, most = about.classes, max(names.CLASSES, about.count)
     if classes is not None and not (type(classes) is int and 0 < classes <= most):
         raise ValueError(f"{classes!r} classes; expected 1 to {most}")
     if about.names is not None and len(about.names) != classes:

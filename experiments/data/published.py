@@ -3,7 +3,7 @@
 Reading goes through `as_data_source` and needs sets written as array_record. The set's own builder is never imported
 for it (some of them import TensorFlow at once); what was written says what it is. Pictures are decoded by
 `pictures.decode`, so that grey and CMYK pictures among coloured ones become coloured. Writing (`prepare`) is what
-`python -m experiments.prepare` does.
+`python -m experiments.tools.prepare` does.
 """
 
 import difflib
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from experiments.border import reading
 from experiments.data import pictures
+from experiments.files.opening import reading
 
 
 class Set(NamedTuple):
@@ -127,7 +127,7 @@ def _open(name: str, split: str, data_dir):
             hand = f" (first put {archives} from {owner} into {root / MANUAL})" if archives else ""
             where = "" if data_dir is None else f" --folder={data_dir}"
             raise FileNotFoundError(
-                f"{name} is not prepared in {root}: python -m experiments.prepare {name}{where}{hand}"
+                f"{name} is not prepared in {root}: python -m experiments.tools.prepare {name}{where}{hand}"
             )
         at = folder / ".".join(map(str, version))
         try:

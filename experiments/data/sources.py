@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.border import one_line
-from experiments.data import files, folders, npz, pictures, published
+from experiments.data import files, folders, pictures, published
+from experiments.files import names, npz
+from experiments.files.opening import one_line
 from guidance.words import listed
 
 
@@ -61,8 +62,8 @@ def open_source(
     """The source called `name`.
 
     A published set (experiments.data.published.SETS; its attribute after a slash, as in celeb_a/Smiling): prepared by
-    `python -m experiments.prepare`, in `folder` (default: where tensorflow_datasets keeps its sets), split "train"
-    unless told.
+    `python -m experiments.tools.prepare`, in `folder` (default: where tensorflow_datasets keeps its sets), split
+    "train" unless told.
 
     A path: an .npz with `images` or `arr_0` and perhaps `labels`, `arr_1` or `captions`; a folder of the four idx
     files of MNIST; a folder or .zip of pictures, read with `channels` 1 or 3 and labelled by sub-folder
@@ -146,7 +147,7 @@ def _checked_labels(name: str, labels: np.ndarray, count: int, classes: int | No
         raise ValueError(f"{name}: labels are {labels.dtype} {labels.shape}; expected integers [{count}]")
     if classes is None:
         largest = int(labels.argmax())
-        classes, most = int(labels[largest]) + 1, max(files.CLASSES, count)
+        classes, most = int(labels[largest]) + 1, max(names.CLASSES, count)
         if classes > most:
             raise ValueError(f"{name}[{largest}]: label {classes - 1} is the largest; expected labels below {most}")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import folders, npz, pictures
+from experiments.data import folders, pictures
 from experiments.fid import BadInput
+from experiments.files import npz
 from guidance.words import listed
 
 

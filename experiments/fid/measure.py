@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import mesh, progress
 from experiments.fid import BadInput
 from experiments.fid.images import Images
 from experiments.fid.networks import Network
 from experiments.fid.references import KEYS, Reference, write_reference
+from experiments.runtime import mesh, progress
 from guidance import metrics
 
 KID_BLOCK = 1000  # rows, where there are enough

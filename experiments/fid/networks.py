@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import mesh, tensors
 from experiments.fid import BadInput
+from experiments.files import tensors
+from experiments.runtime import mesh
 from guidance.nets import inception, lenet
 
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import npz
 from experiments.fid import BadInput
 from experiments.fid.images import Images, open_images, refusing
+from experiments.files import npz
 from guidance import keeping
 from guidance.metrics import Gaussian, GaussianStats
 from guidance.words import listed

@@ -2,9 +2,11 @@
 
 from jax.tree_util import Partial
 
-from experiments import launch, leaderboard, mesh, problems, recipes, sizes
+from experiments import problems
 from experiments.config import ConfigError
 from experiments.jobs import encode, evaluate, learn, report, sample, train
+from experiments.problems import construct, interface
+from experiments.runtime import mesh, sizes
 
 
 def run(config, workdir) -> None:
@@ -18,11 +20,6 @@ def run(config, workdir) -> None:
 
 
 def _run(config, workdir) -> None:
-    if config.job == "leaderboard":
-        if launch.several():
-            raise ConfigError("job = leaderboard: allowed: one process")
-        leaderboard.run(config, workdir)
-        return
     if config.job == "encode":
         encode.run(config, workdir)
         return
@@ -30,7 +27,7 @@ def _run(config, workdir) -> None:
         problem = in_data_parallel(problems.build(config, workdir))
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # what a user's files are not
         raise ConfigError(str(error)) from error
-    recipes.check(config, problem.model)
+    construct.check(config, problem.model)
     if config.job in ("all", "train"):
         train.run(problem, config, workdir)
     if config.job in ("all", "learn"):
@@ -43,7 +40,7 @@ def _run(config, workdir) -> None:
         sample.run(problem, config, workdir)
 
 
-def in_data_parallel(problem: problems.Problem) -> problems.Problem:
+def in_data_parallel(problem: interface.Problem) -> interface.Problem:
     """The same problem with the batches that it draws and that its networks see cut over the devices."""
 
     model, data = problem.model, problem.data

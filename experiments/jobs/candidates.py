@@ -4,8 +4,18 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments import recipes
-from experiments.calls import AUTOGUIDED, COMBINATIONS, SWEPT, TWICE, WEIGHTS, parse, shortened, spelled, written
+from experiments.config.expressions import (
+    AUTOGUIDED,
+    COMBINATIONS,
+    SWEPT,
+    TWICE,
+    WEIGHTS,
+    parse,
+    shortened,
+    spelled,
+    written,
+)
+from experiments.problems import construct
 from guidance.types import Array, Schedule, Weight
 
 UNGUIDED = {"unguided": "unguided", TWICE: "unguided, 2 x steps"}  # family: what people see
@@ -64,7 +74,7 @@ def learned(task, weight: Weight) -> Candidate:
 
 def _fixed(family: str, settings, words, text: str, rule: str = "cfg", longer: int = 1, method: str = "") -> Candidate:
     """A candidate whose weight is the same on every grid."""
-    weight = functools.partial(_same, recipes.fixed(text))
+    weight = functools.partial(_same, construct.fixed(text))
     called, method = spelled("weight", text, WEIGHTS), method or UNGUIDED.get(family, family)
     return Candidate(family, method, settings, words, weight, called, rule, longer)
 
@@ -89,4 +99,4 @@ def _other(text: str, omegas, schedule: Schedule) -> list[Candidate]:
 
 
 def _on_grid(text, schedule, omega, grid):
-    return recipes.swept(text, grid, schedule, omega)
+    return construct.swept(text, grid, schedule, omega)

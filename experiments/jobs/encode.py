@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, launch, mesh, progress, tensors
+from experiments import data
 from experiments.config import ConfigError
 from experiments.data import latents
-from experiments.problems import imported
+from experiments.files import tensors
+from experiments.problems.latents import imported
+from experiments.runtime import launch, mesh, progress
 from guidance.nets import vae
 
 AHEAD, THREADS = 2, 4  # batches and threads that read

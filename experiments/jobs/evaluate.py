@@ -9,13 +9,14 @@ import math
 
 import numpy as np
 
-from experiments import launch, problems, progress, records
-from experiments.calls import SAMPLERS, shortened, spelled
+from experiments.config.expressions import SAMPLERS, shortened, spelled
 from experiments.jobs import candidates as hand
 from experiments.jobs import learn, train
 from experiments.jobs.candidates import UNGUIDED, Candidate
-from experiments.jobs.draws import bases_of, keys, measured, sampler
-from experiments.records import DIFFERENCE, GIVEN, IN_FULL, LEARNED, NONE, SHARE, TUNED, Ledger
+from experiments.jobs.samplers import bases_of, keys, measured, sampler
+from experiments.problems import interface
+from experiments.runtime import launch, progress, records
+from experiments.runtime.records import DIFFERENCE, GIVEN, IN_FULL, LEARNED, NONE, SHARE, TUNED, Ledger
 from guidance import sampling, weights
 
 SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
@@ -40,7 +41,7 @@ class Samplers:
 
 def run(problem, config, workdir) -> list[records.Row]:
     """Evaluates everything, writes results.json, prints the table of what matters, returns all rows."""
-    problems.require(problem, config.job, "data", "instrument")
+    interface.require(problem, config.job, "data", "instrument")
     learned = learn.run(problem, config, workdir)
     bases = train.run(problem, config, workdir)
     ledger = Ledger(workdir / "evaluations.jsonl", ("nfe", "metrics"), problem.instrument.tuned)
@@ -60,7 +61,7 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records
 
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
     """
-    _, n = problems.shares(problem.model.conditions, config.eval.samples)
+    _, n = interface.shares(problem.model.conditions, config.eval.samples)
     hand_made = hand.candidates(config, problem.model.schedule)
     sampled = {"sampler": spelled("sampler", config.eval.sampler, SAMPLERS), "steps": steps}
     tasks = [task for task in learn.tasks(problem, config) if task.steps in (None, steps)]

@@ -5,11 +5,11 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 
-from experiments import drawing
-from experiments.calls import TWICE
+from experiments.config.expressions import TWICE
 from experiments.jobs.candidates import UNGUIDED
-from experiments.problems import shares
-from experiments.records import GIVEN, LEARNED, NONE, TUNED
+from experiments.problems.interface import shares
+from experiments.runtime import drawing
+from experiments.runtime.records import GIVEN, LEARNED, NONE, TUNED
 from guidance import tables
 from guidance.conditions import repeated, size, taken
 

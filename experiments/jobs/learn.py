@@ -1,7 +1,7 @@
 """Job `learn`: one guidance network per objective (per number of steps too, for rollouts) and seed.
 
-How a weight is trained is in `guidance.weight_training`. Here are the weights that a config asks for, what each starts
-from, and what is kept where.
+How a weight is trained is in `guidance.learning.training`. Here are the weights that a config asks for, what each
+starts from, and what is kept where.
 """
 
 import functools
@@ -11,14 +11,17 @@ from typing import NamedTuple
 
 import jax
 
-from experiments import checkpoints, launch, mesh, recipes, weight_files
-from experiments.calls import AUTOGUIDED, LEARNABLE, shortened, written
+from experiments.config.expressions import AUTOGUIDED, LEARNABLE, shortened, written
+from experiments.files import weight_files
 from experiments.jobs import selection, train
-from experiments.jobs.draws import bases_of, model_of, step_of
-from experiments.loop import compiled, fit
-from experiments.problems import require
-from guidance import learning, weight_training, weights
-from guidance.weight_training import ROLLOUT, Recipe, Truth
+from experiments.jobs.samplers import bases_of, model_of, step_of
+from experiments.problems import construct
+from experiments.problems.interface import require
+from experiments.runtime import checkpoints, launch, mesh
+from experiments.runtime.loop import compiled, fit
+from guidance import learning, weights
+from guidance.learning import training
+from guidance.learning.training import ROLLOUT, Recipe, Truth
 
 
 class Task(NamedTuple):
@@ -52,7 +55,7 @@ class Task(NamedTuple):
 
 def network(problem, config) -> weights.GuidanceNet:
     """What is learned: of the class label or, where a condition is more than that, of the numbers in it."""
-    return weight_training.network(problem.model.conditions, _recipe(problem, config))
+    return training.network(problem.model.conditions, _recipe(problem, config))
 
 
 def tasks(problem, config) -> list[Task]:
@@ -123,13 +126,13 @@ def _recipe(problem, config) -> Recipe:
 def _trained(problem, recipe: Recipe, rule: str) -> tuple[Callable, Callable]:
     """(loss, weight) of a Task."""
     model, own = problem.model, problem.data
-    net = weight_training.network(model.conditions, recipe)
-    weight = weight_training.weight_of(net, model.schedule, recipe)
+    net = training.network(model.conditions, recipe)
+    weight = training.weight_of(net, model.schedule, recipe)
 
     def loss(params, key, base, data):
         truth = Truth(functools.partial(own.draw, data), functools.partial(own.real, data))
-        guided = model_of(problem, recipes.rule(rule), base)
-        return weight_training.loss(key, guided, weight(params), truth, model.conditions, recipe)
+        guided = model_of(problem, construct.rule(rule), base)
+        return training.loss(key, guided, weight(params), truth, model.conditions, recipe)
 
     return loss, weight
 
@@ -168,7 +171,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
 def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     """The learned params for each seed, from those in `starts` or from the network's own initial ones."""
     recipe, conditions, data = task.recipe, problem.model.conditions, problem.data.arrays
-    optimizer, net = weight_training.optimizer(recipe.rate, recipe.updates), network(problem, config)
+    optimizer, net = training.optimizer(recipe.rate, recipe.updates), network(problem, config)
 
     def one_update(state, i, key, base, data):
         loss = functools.partial(task.loss, base=base, data=data)
@@ -182,7 +185,7 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     for i, base in enumerate(bases):
         seed = config.seed + i
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        params = starts[i] if starts else weight_training.initial(jax.random.fold_in(key, 0), net, conditions)
+        params = starts[i] if starts else training.initial(jax.random.fold_in(key, 0), net, conditions)
         folder = workdir / "guidance" / task.file / f"seed_{seed}"
         state, _ = fit(
             f"{task.name}, seed {seed}",

@@ -3,11 +3,11 @@
 import base64
 import html
 
-from experiments import launch, records
 from experiments.config import ConfigError
 from experiments.jobs import evaluate, figures, learn, selection, train
-from experiments.problems import require
-from experiments.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
+from experiments.problems.interface import require
+from experiments.runtime import launch, records
+from experiments.runtime.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
 from guidance import sampling
 
 STYLE = """
@@ -47,7 +47,7 @@ def run(problem, config, workdir) -> None:
 def _draw(problem, config, workdir, rows) -> dict:
     """{file name: (figure, caption)}."""
     learned, bases = learn.run(problem, config, workdir), train.run(problem, config, workdir)
-    ledger = evaluate.Ledger(workdir / "evaluations.jsonl")
+    ledger = records.Ledger(workdir / "evaluations.jsonl")
     steps = config.eval.steps[len(config.eval.steps) // 2]
     detailed = _detailed(ledger, config.seed, steps)
     samples = {}
@@ -92,7 +92,7 @@ def _selection(problem, config, workdir) -> dict:
     """The picture of how the checkpoints of the learned weights were chosen, where they were."""
     if not config.learn.select_every:
         return {}
-    scores = list(evaluate.Ledger(workdir / "selection.jsonl", selection.FIELDS).done.values())
+    scores = list(records.Ledger(workdir / "selection.jsonl", selection.FIELDS).done.values())
     caption = (
         f"Score of the checkpoints of each learned weight on {scores[0]['samples']} samples, with noise that the "
         "evaluation does not see; the lowest, marked, is the one that is evaluated."

@@ -18,13 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from experiments import data, drawing, launch, mesh, progress, recipes, shards, sizes, tensors
-from experiments.calls import LEARNED, integers
+from experiments import data
 from experiments.config import ConfigError, flat
-from experiments.jobs import draws, train
-from experiments.problems import require
-from experiments.problems.images import to_pixels
-from experiments.records import write_atomically
+from experiments.config.expressions import LEARNED, integers
+from experiments.files import sample_parts, tensors
+from experiments.jobs import samplers, train
+from experiments.problems import construct
+from experiments.problems.images.judge import to_pixels
+from experiments.problems.interface import require
+from experiments.runtime import drawing, launch, mesh, progress, sizes
+from experiments.runtime.records import write_atomically
 from guidance import sampling
 from guidance.conditions import size, taken
 
@@ -46,10 +49,10 @@ def run(problem, config, workdir) -> None:
     seeds, folder = Integers(settings.seeds), pathlib.Path(workdir) / settings.into
     batch = min(settings.batch, len(seeds))
     labels = labels_of(settings.labels, size(model.conditions))
-    times = recipes.grid(settings, model.schedule)
-    rule = recipes.rule(settings.rule, "sample.rule")
-    weight = recipes.weight(settings, model, times, _names(problem, workdir))
-    sampler = _sampler(problem, times, rule, weight, recipes.solver(settings.sampler, "sample.sampler"))
+    times = construct.grid(settings, model.schedule)
+    rule = construct.rule(settings.rule, "sample.rule")
+    weight = construct.weight(settings, model, times, _names(problem, workdir))
+    sampler = _sampler(problem, times, rule, weight, construct.solver(settings.sampler, "sample.sampler"))
     if launch.first(lambda: _claim(folder, config)):
         print(f"done before: {folder}")
         return
@@ -63,7 +66,7 @@ def run(problem, config, workdir) -> None:
         own = seeds[starts[k] : starts[k] + batch]
         with progress.waiting("sampling: compiling") if k == left[0] else contextlib.nullcontext():
             arrays = _batch(sampler, base, to_images, own, labels[own % len(labels)], mesh.rounded(batch), settings)
-        launch.first(lambda k=k, arrays=arrays: shards.write(_part(folder, k), arrays))
+        launch.first(lambda k=k, arrays=arrays: sample_parts.write(_part(folder, k), arrays))
     launch.first(lambda: _finish(problem, config, folder, [_part(folder, k) for k in range(len(starts))], len(seeds)))
 
 
@@ -135,7 +138,7 @@ def _sampler(problem, times, rule, weight, step):
         seeds, labels = mesh.spread((seeds, labels))
         start_key, step_key = jax.random.split(jax.random.key(0))
         x = sampling.initial_noise(start_key, schedule, times, problem.model.shape, seeds)
-        model = draws.model_of(problem, rule, base)
+        model = samplers.model_of(problem, rule, base)
         guide, cond = model.guide(weight), taken(problem.model.conditions, labels)
         out = sampling.sample(step_key, model.denoise, guide, step, schedule, times, x, cond, ids=seeds)
         whole = _finite(out.x0)
@@ -161,10 +164,10 @@ def _base(problem, config, workdir):
     with alone.unlocked():
         alone.seed, alone.seeds = config.seed + config.sample.repetition, 1
     strong = train.run(problem, alone, workdir)[0]
-    return draws.Pair(strong, train.kept(problem, alone, workdir, alone.seed, weak)) if weak else strong
+    return samplers.Pair(strong, train.kept(problem, alone, workdir, alone.seed, weak)) if weak else strong
 
 
-def _batch(sampler, base, to_images, seeds, labels, size: int, settings) -> shards.Arrays:
+def _batch(sampler, base, to_images, seeds, labels, size: int, settings) -> sample_parts.Arrays:
     """One part. It is filled up with its first seed to `size` rows, so that nothing is compiled twice."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
@@ -189,7 +192,7 @@ def _there(part: pathlib.Path, seeds: np.ndarray) -> bool:
     if not part.exists():
         return False
     try:
-        held = shards.read(part)
+        held = sample_parts.read(part)
     except (ValueError, FileNotFoundError) as error:  # FileNotFoundError: of a folder, too
         held = {"error": error}
     if "error" in held or not np.array_equal(held.get("seeds", ()), seeds):
@@ -243,11 +246,11 @@ def _finish(problem, config, folder: pathlib.Path, parts, count: int) -> None:
     settings, written = config.sample, []
     if "npz" in settings.output:
         written.append(folder / "samples.npz")
-        shards.assemble(written[-1], parts, ARRAYS, count)
+        sample_parts.assemble(written[-1], parts, ARRAYS, count)
     if "png" in settings.output:
         (folder / "png").mkdir(exist_ok=True)
         for part in progress.track(parts, "writing PNG files"):
-            held = shards.read(part)
+            held = sample_parts.read(part)
             for seed, image in zip(held["seeds"], held["arr_0"], strict=True):
                 _image(image).save(folder / "png" / f"seed_{seed:010d}.png")
     if "grid" in settings.output:
@@ -271,7 +274,7 @@ def _evaluations(parts) -> dict[str, float]:
     """Network evaluations per sample, the mean over the samples: skipping may differ from batch to batch."""
     counts, total = {}, 0
     for part in parts:
-        held = shards.read(part, lambda name: name != "arr_0")
+        held = sample_parts.read(part, lambda name: name != "arr_0")
         size = len(held.pop("seeds"))
         total += size
         for name in held.keys() - {"arr_1"}:
@@ -307,11 +310,11 @@ def _scatter(problem, parts, path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
 
 
-def _first(parts, count: int) -> shards.Arrays:
+def _first(parts, count: int) -> sample_parts.Arrays:
     """The first rows of the parts."""
     held, have = [], 0
     for part in parts:
-        held.append(shards.read(part))
+        held.append(sample_parts.read(part))
         have += len(held[-1]["seeds"])
         if have >= count:
             break

@@ -9,9 +9,10 @@ Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815 (checkpoints chose
 import pathlib
 from collections.abc import Callable
 
-from experiments import checkpoints, mesh, problems, progress
-from experiments.jobs.draws import keys, measured, sampler
-from experiments.records import Ledger, key
+from experiments.jobs.samplers import keys, measured, sampler
+from experiments.problems import interface
+from experiments.runtime import checkpoints, mesh, progress
+from experiments.runtime.records import Ledger, key
 from guidance import sampling, weights
 from guidance.conditions import size
 
@@ -32,7 +33,7 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
     wanted, steps_sampled = config.learn.select_samples, task.steps or max(config.eval.steps)
     grid = sampling.uniform_grid(steps_sampled)
     run_sampler = sampler(problem, config, steps_sampled, wanted, task.rule)
-    shown, each = problems.shares(problem.model.conditions, wanted)
+    shown, each = interface.shares(problem.model.conditions, wanted)
     metric, count = problem.instrument.tuned[0], size(shown) * each
 
     def choose(seed: int, base, folder: pathlib.Path, like):

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import checkpoints, drawing, launch, loop, mesh
 from experiments.config import ConfigError
-from experiments.problems import require
-from experiments.problems.images import COLUMNS, ROWS
-from guidance import averages, guides, sampling
+from experiments.problems.images.judge import COLUMNS, ROWS
+from experiments.problems.interface import require
+from experiments.runtime import checkpoints, drawing, launch, loop, mesh
+from guidance import guides, sampling
 from guidance.conditions import dropped, repeated, size, taken
-from guidance.learning import update_in_parts
-from guidance.matched import guidance_matched_loss
+from guidance.learning import averages, update_in_parts
+from guidance.learning.matched import guidance_matched_loss
 from guidance.predictions import x0_from, x0_to
 from guidance.schedules import diffuse
 from guidance.shapes import row_dot

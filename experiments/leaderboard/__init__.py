@@ -1,8 +1,4 @@
 """The leaderboard: rules, weights and samplers on mixtures that each isolate one effect, at equal NFE.
 
-Job `leaderboard`; `run` evaluates what is missing from the ledger, then writes the page, the CSV and the pictures.
+`board.run` evaluates what is missing from the ledger, then writes the page, the CSV and the pictures.
 """
-
-from experiments.leaderboard.board import run
-
-__all__ = ["run"]

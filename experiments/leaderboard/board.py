@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from experiments import progress, recipes, records
-from experiments.calls import COMBINATIONS, shortened
 from experiments.config import ConfigError
-from experiments.jobs.evaluate import Ledger
+from experiments.config.expressions import COMBINATIONS, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate, images, learned, page
 from experiments.leaderboard.contenders import Unit
 from experiments.leaderboard.problems import GUIDED, groups
+from experiments.problems import construct
+from experiments.runtime import progress, records
+from experiments.runtime.records import Ledger
 from guidance import sampling
 
 SAMPLER = sampling.ddim()
@@ -95,7 +96,7 @@ class Bench:
         steps, values = nfe // 2, []
         grid = sampling.uniform_grid(steps)
         updates = max(1, self.config.updates * min(self.config.nfe) // nfe)
-        made = recipes.rule(rule)
+        made = construct.rule(rule)
         train = learned.trainer(self.group, made, steps, updates)
         run = self._compiled("learned " + rule, evaluate.learned_evaluator, field.by_rule(made))
         for i, key in enumerate(self._keys()[self.config.tuning_seeds :]):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import recipes
-from experiments.calls import COMBINATIONS, SHAPES, parse, shortened
+from experiments.config.expressions import COMBINATIONS, SHAPES, parse, shortened
 from experiments.leaderboard.problems import SCHEDULE
+from experiments.problems import construct
 from guidance import guides, rules, sampling, weights
 from guidance.types import Array, Guide, Rule, Solver, Step, Weight
 
@@ -75,7 +75,7 @@ def contenders(config) -> list[Contender]:
     omegas = tuple(config.omegas)
     found = [Contender("unguided", "unguided", "unguided", unguided, _constant, (0.0,), 1)]
     for text in config.rules:
-        own, guide = weight_of(text), by_rule(recipes.rule(text))
+        own, guide = weight_of(text), by_rule(construct.rule(text))
         knobs = tuple(float(a) for a in np.linspace(0.15, 1.0, len(omegas))) if own != "omega" else omegas
         found.append(Contender(shortened(text, COMBINATIONS), text, text, guide, _constant, knobs, 2, knob=own))
     for text in config.weights:
@@ -95,7 +95,7 @@ def weight_of(text: str) -> str:
 
 
 def _shaped(text, grid, omega):
-    return recipes.swept(text, grid, SCHEDULE, omega)
+    return construct.swept(text, grid, SCHEDULE, omega)
 
 
 # what one thread does in order: (its settings in the ledger, its rows)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from experiments import records
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
-from guidance import metrics, mixtures, sampling, weights
+from experiments.runtime import records
+from guidance import metrics, sampling, weights
 from guidance.sampling.sample import advance, begin
+from guidance.truth import mixtures
 
 REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
 # more than a hundred programs that run for seconds each: with these they compile in 60 % of the time and run as fast

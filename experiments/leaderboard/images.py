@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, drawing, recipes, tensors
-from experiments.calls import COMBINATIONS, shortened
+from experiments import data
+from experiments.config.expressions import COMBINATIONS, shortened
+from experiments.files import tensors
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
-from experiments.problems import images, mnist
+from experiments.problems import construct
+from experiments.problems.images import judge, mnist
+from experiments.runtime import drawing
 from guidance import guides, predictions, rules, sampling, weights
 from guidance.nets import ddpm_cnn, lenet
 
@@ -79,11 +82,11 @@ def pair_units(config) -> list[field.Unit]:
     classifier = lenet.from_torch(tensors.read_weights(config.problem.classifier))
     _, test = data.mnist(config.problem.data)
     look = jax.jit(lambda x: lenet.read(classifier, jnp.clip(x + 0.5, 0, 1)))  # the model's pixels start at -1/2
-    meter = images.meter(look, data.to_unit(test.images) - 0.5, test.labels)
+    meter = judge.meter(look, data.to_unit(test.images) - 0.5, test.labels)
 
     def measure(samples, full):
         del full
-        return {LEAD: images.frechet(meter, samples)}
+        return {LEAD: judge.frechet(meter, samples)}
 
     def sample(weak, omega, steps, key):
         guide = guides.unguided() if weak is None else guides.autoguided(rules.cfg, weights.constant(omega), weak)
@@ -115,7 +118,7 @@ def draw(workdir, config) -> tuple[str, str]:
     rows = {"unguided": (field.unguided, STRONG_OMEGA)}
     for text in config.rules:
         omega = STRONG_OMEGA if field.weight_of(text) == "omega" else 1.0
-        rows[shortened(text, COMBINATIONS)] = field.by_rule(recipes.rule(text)), omega
+        rows[shortened(text, COMBINATIONS)] = field.by_rule(construct.rule(text)), omega
     figure, axes = drawing.subplots(figsize=(9, 0.75 * len(rows)))
     shown = []
     for guide, omega in rows.values():

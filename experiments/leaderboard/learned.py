@@ -7,15 +7,17 @@ import jax.numpy as jnp
 
 from experiments.leaderboard.evaluate import QUICKLY
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
-from guidance import learning, mixtures, sampling, weight_training, weights
-from guidance.weight_training import Recipe, Truth
+from guidance import learning, sampling, weights
+from guidance.learning import training
+from guidance.learning.training import Recipe, Truth
+from guidance.truth import mixtures
 
 
 def trainer(group: Group, rule, steps: int, updates: int):
     """key -> omega tables [problems, steps, GUIDED] of networks trained through `steps` DDIM steps of `rule`."""
     recipe, labels = Recipe(steps=steps, updates=updates, particles=64, real=256), jnp.arange(GUIDED)
-    net, optimizer = weight_training.network(labels, recipe), weight_training.optimizer(recipe.rate, updates)
-    grid, weight = sampling.uniform_grid(steps), weight_training.weight_of(net, SCHEDULE, recipe)
+    net, optimizer = training.network(labels, recipe), training.optimizer(recipe.rate, updates)
+    grid, weight = sampling.uniform_grid(steps), training.weight_of(net, SCHEDULE, recipe)
 
     def loss(truth, model, params, key):
         def real(key, k, among):
@@ -23,10 +25,10 @@ def trainer(group: Group, rule, steps: int, updates: int):
 
         guided = learning.Model(group.denoise(model), SCHEDULE, truth.null, rule)
         samples = Truth(lambda key, n: mixtures.sample_joint(key, truth, n), real)
-        return weight_training.loss(key, guided, weight(params), samples, labels, recipe)
+        return training.loss(key, guided, weight(params), samples, labels, recipe)
 
     def train(truth, model, key):
-        params = weight_training.initial(key, net, labels)
+        params = training.initial(key, net, labels)
 
         def one(state, key):
             params, opt_state, _ = learning.update(key, optimizer, functools.partial(loss, truth, model), *state)

@@ -5,8 +5,8 @@ import io
 
 import numpy as np
 
-from experiments import records
 from experiments.leaderboard import images, pictures
+from experiments.runtime import records
 
 LEAD = "energy_distance"
 COMMAND = "python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard"

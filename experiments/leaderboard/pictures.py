@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import drawing, recipes
-from experiments.calls import COMBINATIONS, parse, shortened
+from experiments.config.expressions import COMBINATIONS, parse, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
-from guidance import mixtures, sampling, weights
+from experiments.problems import construct
+from experiments.runtime import drawing
+from guidance import sampling, weights
 from guidance.sampling.sample import sample
+from guidance.truth import mixtures
 
 PROBLEM = "attenuated"  # the one that is drawn: two classes of two modes each
 STRONG = 3.0  # the omega of the gallery: far beyond the exact repair, so that each rule shows its character
@@ -84,7 +86,7 @@ def rule_samples(group, index, calls, omega: float = STRONG, n: int = 400) -> di
     times = sampling.uniform_grid(STEPS)
     found = {}
     for text in (UNGUIDED, *calls):
-        guide = field.unguided if text == UNGUIDED else field.by_rule(recipes.rule(text))
+        guide = field.unguided if text == UNGUIDED else field.by_rule(construct.rule(text))
         knob = omega if text == UNGUIDED or field.weight_of(text) == "omega" else omega / STRONG
         run = evaluate.sampler(group, guide, sampling.ddim(), n)
         table = jnp.full((STEPS, GUIDED), knob)
@@ -142,7 +144,7 @@ def _paths(group, index):
     times, n = sampling.uniform_grid(40), 12
     x = sampling.initial_noise(jax.random.key(2), SCHEDULE, times, (2,), jnp.arange(n))
     for axes, name in zip(panels, ("unguided", *shown), strict=True):
-        build = field.unguided if name == "unguided" else field.by_rule(recipes.rule(name))
+        build = field.unguided if name == "unguided" else field.by_rule(construct.rule(name))
         guide = build(weights.constant(STRONG), truth.null)
         denoise, cond = group.denoise(model), jnp.zeros(n, jnp.int32)
         out = sample(

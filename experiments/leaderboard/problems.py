@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from guidance import mixtures, model_errors, predictions, schedules
-from guidance.mixtures import Mixture
+from guidance import predictions, schedules
 from guidance.nets.mlp import DenoiserMLP
+from guidance.truth import mixtures, model_errors
+from guidance.truth.mixtures import Mixture
 from guidance.types import Array, Denoise
 
 SCHEDULE = schedules.rectified_flow()

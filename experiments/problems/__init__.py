@@ -1,99 +1,36 @@
-"""Problems: what jobs need to know of a task, and nothing else, so that no job asks which problem it is."""
+"""Problems by the names that configs have for them: what a config may hold, and the problem that it makes.
+
+Imports nothing heavy until a problem is built.
+"""
 
 import importlib
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import numpy as np
+from experiments.problems.images import fields as images
+from experiments.problems.latents import fields as latents
+from experiments.problems.mixtures import fields as mixtures
 
-from experiments.config import ConfigError
-from guidance.conditions import are_labels, size, taken
-from guidance.types import Array, Cond, Denoise, Reward, Schedule
-
-
-class Network(NamedTuple):
-    """A base denoiser that the job trains: what `guidance.predictions.as_denoise` takes."""
-
-    init: Callable[[Array], Any]  # key -> params
-    apply: Callable[..., Array]  # (params, x, t, cond) -> prediction
-    kind: str
-
-
-class Model(NamedTuple):
-    """What is guided. Samples have shape `shape`."""
-
-    schedule: Schedule
-    shape: tuple[int, ...]
-    conditions: Cond  # leaves [G, ...]: what may be asked for, for instance the labels 0 .. G - 1
-    null: Cond  # leaves without that axis, for instance the label G
-    denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
-    network: Network | None = None  # None: the denoiser is known, params are `known`
-    known: Any = ()  # params of the base where there is no network to train
-    # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
-    to_images: Callable[[Array], Array] | None = None
-
-    @property
-    def columns(self) -> Cond:
-        """The conditions as a table of weights lists them: None for the labels 0 .. G - 1, which need no search."""
-        return None if are_labels(self.conditions) else self.conditions
+FORMS = {
+    "mixture": mixtures.MIXTURE,
+    "digits": images.DIGITS,
+    "labelled": images.LABELLED,
+    "mnist": images.MNIST_MODEL,
+    "imported": latents.IMPORTED_NETWORK,
+    "imported_latents": latents.IMPORTED_LATENTS,
+    "trained_latents": latents.TRAINED_LATENTS,
+    "latents": latents.ENCODED,
+}
+MODULES = {
+    "mixture": "mixtures.mixture",
+    "digits": "images.digits",
+    "labelled": "images.labelled",
+    "mnist": "images.mnist",
+    "imported": "latents.imported",
+    "imported_latents": "latents.imported_latents",
+    "trained_latents": "latents.trained_latents",
+}
 
 
-class Data(NamedTuple):
-    """What is learned from. `arrays` may be large: it is an argument of what is compiled, never a constant in it."""
-
-    draw: Callable[..., tuple[Array, Cond]]  # (arrays, key, n) -> training pairs (x0, cond), leaves [n, ...]
-    # (arrays, key, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
-    real: Callable[..., Array]
-    arrays: Any = ()  # what `draw` and `real` draw from, a pytree
-    # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
-    # sets that do not fit memory; None: training pairs come from `draw`
-    feed: Callable[..., Callable[[int], tuple]] | None = None
-    names: tuple[str, ...] | None = None  # of the classes; None: they have none
-
-
-class Instrument(NamedTuple):
-    """What samples are judged with: by numbers, and by eye."""
-
-    # (key, samples [G, n, ...], full) -> {metric: value}; full adds the costly ones
-    measure: Callable[[Array, Array, bool], dict[str, float]]
-    floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full): what n true samples per condition score
-    tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
-    picture: Callable[..., None]  # (axes, samples [G, n, ...] or None for true data): draws samples
-    features: Callable[[Array], Array] | None = None  # the space in which rollouts are matched; None: sample space
-
-
-class Problem(NamedTuple):
-    """A task: a model that is imperfect in a known way, true data, and what judges samples.
-
-    Functions of a key are pure. An imported network may come without data and without an instrument: then there is
-    nothing but to sample from it.
-    """
-
-    name: str
-    model: Model
-    data: Data | None = None
-    instrument: Instrument | None = None
-    reward: Reward | None = None
-
-
-def require(problem: Problem, job: str, *parts: str) -> None:
-    """Raises ConfigError, in one line, where the problem comes without one of these parts, which the job needs."""
-    missing = [part for part in parts if getattr(problem, part) is None]
-    if missing:
-        raise ConfigError(f"job = {job}: {problem.name} comes without {' and '.join(missing)}; allowed: sample")
-
-
-def shares(conditions: Cond, samples: int) -> tuple[Cond, int]:
-    """(conditions, n): of which conditions `samples` samples are, n of each; what does not come out even is left out.
-
-    All conditions or, where they are more than the samples, one sample of every so many conditions.
-    """
-    count = size(conditions)
-    shown = min(count, samples)
-    return taken(conditions, np.arange(shown) * count // shown), samples // shown
-
-
-def build(config, folder: pathlib.Path | None = None) -> Problem:
-    """The problem that the config names. `folder`: of the run, where a problem keeps the classifier that it trains."""
-    return importlib.import_module(f"experiments.problems.{config.problem.name}").build(config, folder)
+def build(config, folder: pathlib.Path | None = None):
+    """Builds the `interface.Problem` that the config names, with the classifier that it trains in `folder`."""
+    return importlib.import_module(f"experiments.problems.{MODULES[config.problem.name]}").build(config, folder)

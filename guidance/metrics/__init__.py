@@ -1,12 +1,6 @@
 """Distances between a sample and the truth; each says in its docstring what it estimates and in which units."""
 
-from guidance.metrics.energy import (
-    distance_kernel,
-    energy_distance,
-    mmd_squared,
-    polynomial_kernel,
-    rbf_kernel,
-)
+from guidance.metrics.energy import distance_kernel, energy_distance, mmd_squared, polynomial_kernel, rbf_kernel
 from guidance.metrics.estimate import Estimate, mean_estimate
 from guidance.metrics.frechet import (
     Gaussian,

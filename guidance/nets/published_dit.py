@@ -13,7 +13,17 @@ import numpy as np
 
 from guidance.nets.dit import DiT
 from guidance.nets.embeddings import positions
-from guidance.nets.published import SAME, Row, assemble, check_arrays, disassemble, layer, matrix, patches, shapes_of
+from guidance.nets.published import (
+    SAME,
+    Row,
+    assemble,
+    check_arrays,
+    disassemble,
+    layer,
+    matrix,
+    patches,
+    shapes_of,
+)
 
 POSITION = "pos_embed"
 # Sines and cosines rounded at most to bfloat16, whatever the dtype of the file: the DiT weights came from JAX on TPUs.

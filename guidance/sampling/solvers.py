@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from guidance import checks
-from guidance.mixtures import Mixture, reverse_sample
 from guidance.ranges import Above, Cap, NonNegative, ranged
 from guidance.sampling.steps import ddim, euler
 from guidance.schedules import times_of_noise_level
 from guidance.shapes import like, normal_like, safe_sqrt
 from guidance.times import last_equal
+from guidance.truth.mixtures import Mixture, reverse_sample
 from guidance.types import Array, Cond, Guided, Schedule, Solver, Step
 
 
@@ -168,7 +168,7 @@ def exact_reverse(mixture: Mixture, cond: Cond) -> Solver:
     """Exact draws x_s ~ p(x_s | x_t, cond) of a Gaussian mixture: the right law after steps of any size.
 
     cond: labels [batch] of the samples. Neither the guide nor the network is asked, and nothing is counted. The truth
-    that stochastic samplers approach; see `guidance.mixtures.reverse_kernel`.
+    that stochastic samplers approach; see `guidance.truth.mixtures.reverse_kernel`.
     """
     return Solver(Partial(no_memory), Partial(_exact_reverse, mixture, cond))
 

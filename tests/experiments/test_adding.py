@@ -80,12 +80,12 @@ LINES = {  # file: what goes in after its first import, and what into __all__
 }
 LOOK = """
 import sys
-from experiments import calls, catalogue, config, main
+from experiments import config, main
+from experiments.config import catalogue, expressions
 
 listing = catalogue.listing()
 for line in ("halved(factor=0.5)", "late(omega, start)", "again()", "powered_grid(steps, power=2)", "downhill(slope)"):
     assert f"  {line}" in listing, line
-assert "### halved" in catalogue.page() and "`factor` a number in [0, 1]" in catalogue.page()
 
 MIXTURE = "configs/mixture.py"
 asked = {
@@ -93,7 +93,7 @@ asked = {
     "sample.rule": "halved, rescale", "sample.weight": "late(1, 0.5)", "sample.sampler": "again",
     "sample.grid": "powered(3)", "problem.reward": "downhill(2)", "eval.steps": "4",
 }
-found = config.load(MIXTURE, asked)
+found = main.load(MIXTURE, asked)
 for field, text, words in (
     ("sample.rule", "halved(7)", "factor = 7: allowed: a number in [0, 1]"),
     ("learn.rules", "halfed", "did you mean halved?"),
@@ -102,32 +102,35 @@ for field, text, words in (
     ("problem.reward", "downhill(steep)", "slope = steep: allowed: a finite number"),
 ):
     try:
-        config.load(MIXTURE, {field: text})
+        main.load(MIXTURE, {field: text})
         raise AssertionError(text)
     except config.ConfigError as error:
         assert words in str(error) and field in str(error), str(error)
-assert "halved(factor=0.5)" in config.load("configs/leaderboard.py").rules
+assert "halved(factor=0.5)" in main.load("configs/leaderboard.py").rules
 assert main.main(["--config=configs/mixture.py", "--help"]) == 0
 assert not {"jax", "numpy"} & sys.modules.keys()
 
 import jax.numpy as jnp
-from experiments import problems, recipes
+from experiments import problems
+from experiments.tools import rules_page
 from experiments.jobs import candidates, learn
+from experiments.problems import construct
 from guidance import rules, schedules
 from tests.rules.test_battery import RULES
 from tests.samplers import SOLVERS
 
+assert "### halved" in rules_page.page() and "`factor` a number in [0, 1]" in rules_page.page()
 assert "halved" in RULES and "again" in SOLVERS
 a, b, omega = jnp.ones((2, 2)), jnp.zeros((2, 2)), jnp.asarray([1.0, 2.0])
-assert jnp.array_equal(recipes.rule("halved(0.25)")(a, b, omega), rules.cfg(a, b, omega / 4))
+assert jnp.array_equal(construct.rule("halved(0.25)")(a, b, omega), rules.cfg(a, b, omega / 4))
 problem = problems.build(found)
 assert problem.name.endswith("tilted") and float(problem.reward(jnp.asarray([[3.0, 1.0]]))[0]) == -6
 tasks = {task.name: task.rule for task in learn.tasks(problem, found)}
 assert tasks["rollout halved(factor=0.25)@4"] == "halved(factor=0.25)"
 families = {c.family for c in candidates.candidates(found, schedules.rectified_flow())}
 assert {"halved(factor=0.5)", "late(start=0.5)"} <= families
-times = recipes.grid(found.sample, schedules.rectified_flow())
-assert len(times) == 51 and recipes.weight(found.sample, problem.model, times) is not None
+times = construct.grid(found.sample, schedules.rectified_flow())
+assert len(times) == 51 and construct.weight(found.sample, problem.model, times) is not None
 print("all of it")
 """
 
@@ -145,7 +148,7 @@ def test_a_function_and_its_line_are_all_that_it_takes(tmp_path):
         file.write_text(
             text.replace("\nfrom ", f"\n{line}\nfrom ", 1).replace("__all__ = [\n", f"__all__ = [\n{exported}")
         )
-    with (tmp_path / "guidance" / "rewards.py").open("a") as file:
+    with (tmp_path / "guidance" / "truth" / "rewards.py").open("a") as file:
         file.write(REWARD)
     run = subprocess.run([sys.executable, "-c", LOOK], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

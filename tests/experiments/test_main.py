@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -14,10 +13,11 @@ import matplotlib
 import numpy as np
 import pytest
 
-from experiments import launch, mesh, progress
 from experiments.main import main
+from experiments.runtime import launch, mesh, progress
+from tests.conftest import REPOSITORY
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = REPOSITORY
 MIXTURE = str(ROOT / "configs/mixture.py")
 TINY = {
     "job": "train", "seeds": "1", "base.steps": "6", "base.width": "8", "base.depth": "1", "base.batch": "8",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import problems
+from experiments.problems import interface
 from guidance import predictions, schedules
 
 SCHEDULE, NULL = schedules.rectified_flow(), 2
@@ -74,19 +74,19 @@ def real(arrays, key, k, conditions):
     return jnp.stack([first, jnp.zeros_like(first)], axis=-1)
 
 
-def problem(instrument: Measured) -> problems.Problem:
-    return problems.Problem(
+def problem(instrument: Measured) -> interface.Problem:
+    return interface.Problem(
         "two numbers",
-        problems.Model(
+        interface.Model(
             SCHEDULE,
             (2,),
             conditions=jnp.arange(2),
             null=NULL,
             denoise=lambda params: predictions.as_denoise(apply, params, "x0", SCHEDULE),
-            network=problems.Network(init, apply, "x0"),
+            network=interface.Network(init, apply, "x0"),
         ),
-        problems.Data(draw, real),
-        problems.Instrument(
+        interface.Data(draw, real),
+        interface.Instrument(
             instrument.measure, instrument.floor, ("error", "excess"), picture=lambda axes, samples: None
         ),
     )
@@ -100,7 +100,7 @@ def tree(labels):
     return {"label": jnp.asarray(labels), "sign": SIGNS[jnp.asarray(labels)]}
 
 
-def by_tree(given: problems.Problem) -> problems.Problem:
+def by_tree(given: interface.Problem) -> interface.Problem:
     """The same problem whose conditions are trees; it answers NaN where the leaves of a row do not belong together."""
     model, data = given.model, given.data
 
@@ -117,7 +117,7 @@ def by_tree(given: problems.Problem) -> problems.Problem:
             conditions=tree(model.conditions),
             null=tree(model.null),
             denoise=lambda params: predictions.as_denoise(apply_tree, params, "x0", SCHEDULE),
-            network=problems.Network(init, apply_tree, "x0"),
+            network=interface.Network(init, apply_tree, "x0"),
         ),
         data=data._replace(
             draw=draw_tree, real=lambda arrays, key, k, conditions: real(arrays, key, k, conditions["label"])

@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from experiments import parity, tensors
+from experiments import parity
+from experiments.files import tensors
 from experiments.parity import __main__ as command
 from guidance.nets import published_dit, vae
 from guidance.nets.dit import DiT, dit_denoiser, sit_denoiser

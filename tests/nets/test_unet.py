@@ -16,7 +16,18 @@ from experiments import parity
 from guidance import predictions, schedules
 from guidance.nets import published_unet, timesteps
 from guidance.nets.perturb import identity_attention
-from guidance.nets.unet import PRESETS, TIMESTEPS, Down, Middle, UNet, Up, adm_denoiser, edm_denoiser, network, unet
+from guidance.nets.unet import (
+    PRESETS,
+    TIMESTEPS,
+    Down,
+    Middle,
+    UNet,
+    Up,
+    adm_denoiser,
+    edm_denoiser,
+    network,
+    unet,
+)
 
 NET = UNet(channels=(4, 8), layers=1, attention=(1,), classes=5, head=4, groups=2, learn_sigma=True)
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import registry
-from guidance import guides, mixtures, rules, sampling, schedules, weights
+from experiments.config import registry
+from guidance import guides, rules, sampling, schedules, weights
 from guidance.rules.stacking import as_stage, start
 from guidance.shapes import like
+from guidance.truth import mixtures
 from guidance.types import At
 from tests import oracles
 from tests.knobs import floating

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import guides, mixtures, rules, sampling, schedules, weights
+from guidance import guides, rules, sampling, schedules, weights
+from guidance.truth import mixtures
 
 pytestmark = pytest.mark.compute
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance import mixtures, sampling, schedules, steering
+from guidance import sampling, schedules, steering
+from guidance.truth import mixtures
 from tests import oracles
 
 EDM = schedules.edm()

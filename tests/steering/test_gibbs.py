@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from guidance import guides, mixtures, predictions, sampling, schedules, steering, weights
+from guidance import guides, predictions, sampling, schedules, steering, weights
+from guidance.truth import mixtures
 from tests import oracles
 
 EDM, RF = schedules.edm(), schedules.rectified_flow()

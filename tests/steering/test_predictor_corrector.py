@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from guidance import guides, mixtures, predictions, sampling, schedules, steering, weights
+from guidance import guides, predictions, sampling, schedules, steering, weights
 from guidance.shapes import like, normal_like
+from guidance.truth import mixtures
 
 EDM = schedules.edm()
 

@@ -1,0 +1,116 @@
+"""Files of weights: arrays with names. The one module that knows safetensors.
+
+Files are the user's: whatever is missing or not what it should be becomes FileNotFoundError or ValueError with a
+one-line message that names the path. Nothing is unpickled.
+"""
+
+import errno
+import hashlib
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from experiments.files import npz
+from experiments.files.opening import existing, reading
+from experiments.runtime import launch
+from guidance.words import listed
+
+WHOLE = "a whole .safetensors file"
+# those that numpy has, with ml_dtypes
+DTYPES = ("F16", "BF16", "F32", "F64", "BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
+# what wrappers put before the names of a network's arrays: torch's parallel and compiled modules, and their holders
+WRAPPERS = ("module", "_orig_mod", "model", "ema")
+COUNTERS = ("n_averaged",)  # scalars that wrappers keep beside the arrays: torch.optim.swa_utils.AveragedModel
+
+TORCH = (".pt", ".pth", ".ckpt", ".bin")
+
+Arrays = dict[str, np.ndarray]
+
+
+def read_weights(path) -> Arrays:
+    """The arrays of a .safetensors or .npz file under the names that a network has for them; see `unwrapped`.
+
+    Prints which prefix was left out, if one was. Raises as `read_safetensors`.
+    """
+    path = existing(path, "weights as .safetensors or .npz")
+    kind = path.suffix
+    if kind in TORCH:
+        raise ValueError(f"{path} is PyTorch's; python -m experiments.tools.convert makes a .safetensors file of it")
+    if kind not in (".safetensors", ".npz"):
+        with reading(path, "a readable file"), path.open("rb") as file:
+            kind = ".npz" if file.read(2) == b"PK" else ".safetensors"  # a zip archive, or else
+    arrays, note = unwrapped(npz.read(path) if kind == ".npz" else read_safetensors(path))
+    if note and launch.primary():
+        print(f"{path}: {note}", file=sys.stderr)
+    return arrays
+
+
+def unwrapped(arrays: Arrays) -> tuple[Arrays, str]:
+    """The arrays without the prefix of a wrapper that all names share (WRAPPERS, one inside another), and a note.
+
+    Where a file keeps two sets, all names below one of two wrappers, `ema` is taken if it is one of them.
+    """
+    wrapper, left_out = "", 0
+    names = {name: name for name in arrays if name not in COUNTERS}
+    while names:
+        heads = {name.partition(".")[0] if "." in name else "" for name in names}
+        if not heads <= set(WRAPPERS) or len(heads) > 1 and "ema" not in heads:
+            break
+        head = "ema" if "ema" in heads else heads.pop()
+        kept = {name.removeprefix(f"{head}."): own for name, own in names.items() if name.startswith(f"{head}.")}
+        left_out += len(names) - len(kept)
+        names, wrapper = kept, f"{wrapper}{head}."
+    if not wrapper:
+        return dict(arrays), ""
+    beside = f"; {left_out} arrays beside them are left out" if left_out else ""
+    return {name: arrays[own] for name, own in names.items()}, f"taking the names after {wrapper!r}{beside}"
+
+
+def read_safetensors(path) -> Arrays:
+    """All arrays of a .safetensors file by name, in the dtypes of the file (bfloat16 as that of ml_dtypes).
+
+    Raises FileNotFoundError, or ValueError if the file is cut short, is not of that format, or has a dtype that numpy
+    lacks (float8).
+    """
+    with reading(existing(path, "a .safetensors file"), WHOLE), safetensors.safe_open(path, "numpy") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        foreign = [f"{name} is {kind}" for name, kind in kinds.items() if kind not in DTYPES]
+        arrays = {} if foreign else {name: file.get_tensor(name) for name in kinds}
+    if foreign:
+        raise ValueError(f"{path}: {listed(foreign, 3)}; expected F16, BF16, F32, F64 or integers")
+    return arrays
+
+
+def read_metadata(path) -> dict[str, str]:
+    """The text that a .safetensors file carries beside its arrays, {} for none. Raises as `read_safetensors`."""
+    with reading(existing(path, "a .safetensors file"), WHOLE), safetensors.safe_open(path, "numpy") as file:
+        return dict(file.metadata() or {})
+
+
+def write_safetensors(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes `arrays`, and text beside them; a file appears only when it is whole. Raises OSError."""
+    path = pathlib.Path(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    # safetensors writes the memory as it lies, and would scramble a transposed array
+    whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+    try:
+        save_file(whole, unfinished, metadata=dict(metadata))
+        unfinished.replace(path)
+    except safetensors.SafetensorError as error:  # of the system's errors it has the text alone
+        found = re.search(r"\(os error ([0-9]+)\)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def sha256(path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

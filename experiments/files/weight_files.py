@@ -1,0 +1,374 @@
+"""Learned weights as files: one small .safetensors that says what it is, and the commands that list and plot it.
+
+    python -m experiments.files.weight_files list runs/mixture/weights [FILE ...]
+    python -m experiments.files.weight_files plot runs/mixture/weights/rollout@10_seed_0.safetensors omega.png
+
+The arrays are the params of the guidance network. The text beside them, JSON under the one key `learned_weight`, is
+everything that a weight needs to be used again and everything a person asks of it: see `About`. One key, since
+safetensors keeps several in no order: equal weights are equal files. Exit codes: 0 done, 2 a file or command that
+cannot work, in one line on stderr for each file.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from experiments.files import names as classes
+from experiments.files import tensors
+from experiments.files.opening import one_line
+from experiments.runtime import drawing, launch
+from guidance import schedules, weights
+from guidance.conditions import are_labels, flat_features, size
+from guidance.types import Array, Cond, Schedule, Weight
+from guidance.words import listed
+
+KEY = "learned_weight"
+VERSION = 4
+# Files of earlier versions are read too. Before version 3 weights had no interval; before version 4 a file held no
+# names of classes, a label as null, and of its rule the name only, which stood for these calls.
+NAMED = {
+    "angle_domain": "angle_domain(cap=1.0471975511965976)",
+    "apg": "apg(eta=0, cap=2.5, beta=-0.5)",
+    "cfg_rescale": "cfg_rescale(phi=0.7)",
+    "cfg_zero_star": "cfg_zero_star(steps=1)",
+    "frequency_decoupled": "frequency_decoupled(factors=(0.25, 1), parallel=1)",
+    "gap_normalised": "gap_normalised(gamma=0.5)",
+    "magnitude_aware": "magnitude_aware(sensitivity=2)",
+    "power_law": "power_law(exponent=0.9)",
+}
+CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1 + omega"
+SHOWN = 10  # conditions that a plot draws, at most
+
+
+class About(NamedTuple):
+    """What a file says of its weight."""
+
+    problem: str  # what it was learned on
+    objective: str
+    rule: str  # that it was learned inside, a call with all knobs; autoguided: CFG's, away from a weaker denoiser
+    steps: int | None  # of the uniform grid that it was learned through; None: any
+    schedule: str  # name of the noise schedule
+    s_min: float  # queries are clamped to what the network was trained at: see guidance.weights.learned
+    t_max: float
+    gap_min: float
+    interval: list[float] | None  # (lo, hi] in t outside of which it is 0; None: nowhere
+    conditions: int | list[list[float]]  # class labels 0 .. conditions - 1, or the numbers of each condition
+    null: Any  # the condition that stands for none: a label, or a pytree of lists and numbers
+    names: list[str] | None  # of the classes, in the order of their labels; None: not known
+    net: dict[str, Any]  # the fields of GuidanceNet
+    training: dict[str, Any]  # the config of the run
+    omega: str = CONVENTION
+    version: int = VERSION
+
+
+def write(
+    path,
+    weight: Weight,
+    *,
+    problem: str,
+    objective: str,
+    rule: str,
+    steps: int | None,
+    null: Any,
+    training: Mapping[str, Any],
+    names: Sequence[str] | None = None,
+    conditions: Cond = None,
+) -> About:
+    """Writes a weight made by `guidance.weights.learned`, and returns what the file says.
+
+    conditions: those that it was learned for, leaves [G, ...]; needed where the network reads the numbers in them.
+    Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
+    """
+    held = getattr(weight, "func", None)
+    net = getattr(held, "net", None)
+    if not isinstance(net, weights.GuidanceNet):
+        raise ValueError("only weights made by guidance.weights.learned have a file")
+    if net.condition == "features" and conditions is None:
+        raise ValueError("a weight of features has a file only together with the conditions that it was learned for")
+    known = numbers_of(conditions) if net.condition == "features" else net.num_classes
+    about = About(
+        problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
+        float(held.gap_min), held.interval and [float(t) for t in held.interval], known, plain(null),
+        names and list(names), _fields(net), json.loads(json.dumps(training)),
+    )  # fmt: skip
+    arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
+    broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]
+    if broken:
+        raise ValueError(f"{path} not written: {listed(broken)} hold NaN or infinity")
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    tensors.write_safetensors(path, arrays, {KEY: json.dumps(about._asdict(), sort_keys=True)})
+    return about
+
+
+def read(path) -> tuple[Weight, About]:
+    """The weight, which answers with the omegas of the one that was written, to the bit; and what its file says.
+
+    Raises FileNotFoundError, or ValueError, in one line, for a file that is damaged, of another kind or version,
+    whose arrays are not those of its network, or hold NaN.
+    """
+    about = read_about(path)
+    arrays = tensors.read_safetensors(path)
+    _check_net(path, about.net, arrays)
+    try:
+        net = weights.GuidanceNet(**about.net)
+        zero, known = jnp.zeros(1), about.conditions
+        row = jnp.zeros(1, jnp.int32) if isinstance(known, int) else jnp.zeros((1, len(known[0])))
+        shapes = jax.eval_shape(net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=row)
+        schedule = schedules.by_name(about.schedule)
+    except Exception as error:  # flax and jax have many for fields that make no sense
+        raise ValueError(f"{path}: what it says of its network cannot be built ({one_line(error)})") from None
+    expected = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    faults = [
+        f"{name} has shape {found.get(name, 'none')}, its network {expected.get(name, 'none')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    faults += [f"{name} is {a.dtype}, not floating point" for name, a in arrays.items() if a.dtype.kind != "f"]
+    faults += [
+        f"{name} holds NaN or infinity"
+        for name, a in arrays.items()
+        if a.dtype.kind == "f" and not np.isfinite(a).all()
+    ]
+    if faults:
+        raise ValueError(f"{path}: {listed(faults, between='; ')}")
+    params = traverse_util.unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
+    within = about.interval and tuple(about.interval)
+    return weights.learned(net, params, schedule, about.s_min, about.t_max, about.gap_min, within), about
+
+
+def read_about(path) -> About:
+    """What a file says, without its arrays. Raises as `read`."""
+    text = tensors.read_metadata(path).get(KEY)
+    if text is None:
+        raise ValueError(f"{path} is no learned weight: a .safetensors file without the key {KEY}")
+    try:
+        said = json.loads(text)
+        version = said["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path}: what it says under {KEY} is not readable") from None
+    if version not in (2, 3, VERSION):
+        raise ValueError(f"{path} has version {version}; this program reads versions 2, 3 and {VERSION}")
+    if version == 2:
+        said.setdefault("interval", None)
+    if version < VERSION:
+        said.setdefault("names", None)
+        said["rule"] = NAMED.get(said.get("rule"), said.get("rule"))
+    wrong = sorted(said.keys() ^ set(About._fields)) or [
+        name for name, kinds in _KINDS.items() if not isinstance(said[name], kinds) or isinstance(said[name], bool)
+    ]
+    if wrong:
+        raise ValueError(f"{path}: {listed(wrong)} missing, unknown or of another type under {KEY}")
+    if isinstance(said["conditions"], list) and not _are_rows(said["conditions"]):
+        raise ValueError(f"{path}: its conditions are no rows of equally many numbers")
+    names, count = said["names"], _count(said["conditions"])
+    for name, (least, most) in _RANGES.items():
+        value = count if name == "conditions" else said[name]
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{path}: its {name} is {value!r}; expected {least} to {most:,}")
+    if names is not None and (len(names) != count or not all(isinstance(name, str) for name in names)):
+        raise ValueError(
+            f"{path}: its conditions have the names [{listed(map(repr, names))}]; expected {count} of text"
+        )
+    if said["interval"] is not None and not _is_interval(said["interval"]):
+        raise ValueError(f"{path}: its interval is {said['interval']!r}; expected [lo, hi] with 0 <= lo < hi <= 1")
+    if said["omega"] != CONVENTION:
+        raise ValueError(f"{path}: its convention is {said['omega']!r}; expected {CONVENTION!r}")
+    return About(**said)
+
+
+def _is_interval(said: list) -> bool:
+    return len(said) == 2 and all(isinstance(t, float) for t in said) and 0 <= said[0] < said[1] <= 1
+
+
+def _are_rows(said: list) -> bool:
+    rows = [row for row in said if isinstance(row, list) and all(isinstance(number, int | float) for number in row)]
+    return len(rows) == len(said) and len({len(row) for row in rows}) == 1
+
+
+_KINDS = {
+    **dict.fromkeys(("problem", "objective", "rule", "schedule", "omega"), str),
+    **dict.fromkeys(("s_min", "t_max", "gap_min"), (int, float)),
+    "conditions": (int, list),
+    "null": (int, float, list, dict),
+    "names": (list, type(None)),
+    **dict.fromkeys(("net", "training"), dict),
+    "steps": (int, type(None)),
+    "interval": (list, type(None)),
+}
+
+
+_RANGES = {
+    **dict.fromkeys(("s_min", "t_max", "gap_min"), (0, 1)),
+    "steps": (1, 1_000_000),
+    "conditions": (0, classes.CLASSES),
+}  # of what is computed for each step and each condition
+
+
+def _check_net(path, net: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for a network that is larger than any: to build it may take for ever, or end the process.
+
+    Of depth it has no more than arrays, since each layer has two.
+    """
+    for name, value in net.items():
+        most = len(arrays) if name == "depth" else classes.CLASSES
+        if type(value) is int and not 0 <= value <= most:
+            raise ValueError(f"{path}: its network has {name} {value}; expected 0 to {most}")
+
+
+def numbers_of(conditions: Cond) -> int | list[list[float]]:
+    """Conditions, leaves [G, ...], as a file holds them: G for labels, else the numbers in the leaves of each."""
+    return size(conditions) if are_labels(conditions) else np.asarray(flat_features(conditions)).tolist()
+
+
+def asked(about: About) -> Array:
+    """The conditions that a weight was learned for, as it takes them: labels [G], or their numbers [G, d]."""
+    known = about.conditions
+    return jnp.arange(max(1, known)) if isinstance(known, int) else jnp.asarray(known, float)
+
+
+def _count(conditions: int | list) -> int:
+    return conditions if isinstance(conditions, int) else len(conditions)
+
+
+def plain(null: Any) -> Any:
+    """A null condition as JSON has it: numbers, and lists and dicts of them."""
+    if isinstance(null, dict):
+        return {str(name): plain(entry) for name, entry in null.items()}
+    if isinstance(null, tuple | list):
+        return [plain(entry) for entry in null]
+    return np.asarray(null).tolist()
+
+
+def check_fits(
+    path, about: About, schedule: Schedule, conditions: Cond, null: Any, names: tuple[str, ...] | None = None
+) -> None:
+    """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions.
+
+    names: of the model's classes, in the order of their labels; compared where the file has some, too.
+    """
+    faults = []
+    if about.schedule != schedule_name(schedule):
+        faults.append(f"schedule {about.schedule}, the model {schedule_name(schedule)}")
+    own, other = (about.conditions, about.null), (numbers_of(conditions), plain(null))
+    if about.net["condition"] == "none":
+        pass
+    elif own != other:
+        words = "{} conditions and null label {}, the model {} and {}".format(*own, *other)
+        faults.append(words if isinstance(own[0], int) else "conditions, or a null, of other numbers")
+    else:
+        differing = classes.difference(about.names and tuple(about.names), names)
+        faults += [f"other classes, {differing}"] if differing else []
+    if faults:
+        raise ValueError(f"{path} was learned for another model: it has {'; '.join(faults)}")
+
+
+def schedule_name(schedule: Schedule) -> str:
+    """The name under which `guidance.schedules.by_name` gives this schedule. Raises ValueError if there is none."""
+    names = [name for name in schedules.SCHEDULES if schedules.by_name(name) == schedule]
+    if not names:
+        raise ValueError(f"a schedule without a name; known: {', '.join(schedules.SCHEDULES)}")
+    return names[0]
+
+
+def _fields(net: weights.GuidanceNet) -> dict[str, Any]:
+    """The fields that a person sets; Flax adds its own."""
+    return {f.name: getattr(net, f.name) for f in dataclasses.fields(net) if f.name not in ("parent", "name")}
+
+
+# ---- commands
+
+
+def describe(path) -> str:
+    """One line about a file. Raises as `read`."""
+    weight, about = read(path)
+    count = sum(leaf.size for leaf in jax.tree.leaves(weight))
+    steps = "any steps" if about.steps is None else f"{about.steps} steps"
+    return (
+        f"{path}: {about.objective}, {steps}, {about.schedule}, {_count(about.conditions)} conditions, "
+        f"mean omega {np.mean(curves(weight, about)[1]):.3g}, {count:,} numbers, learned on {about.problem}"
+    )
+
+
+def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Times [k] and omega [k, conditions], each for the step from t down by the gap that the weight was trained at:
+    that of its grid, or the smallest one of a weight for any steps.
+    """
+    if about.steps is None:
+        t = jnp.linspace(about.t_max, about.s_min + about.gap_min, points)
+        gap = about.gap_min
+    else:
+        t = jnp.linspace(1, 1 / about.steps, about.steps)
+        gap = 1 / about.steps
+    conditions = asked(about)
+
+    def at(t):
+        times = jnp.broadcast_to(t, len(conditions))
+        return weight(t=times, s=jnp.maximum(times - gap, 0), cond=conditions)
+
+    return np.asarray(t), np.asarray(jax.vmap(at)(t))
+
+
+def plot(path, target) -> None:
+    """Draws omega over t, a line for each of a few conditions and a thick one for the mean of all."""
+    weight, about = read(path)
+    t, omega = curves(weight, about)
+    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
+    for label in np.unique(np.linspace(0, omega.shape[1] - 1, min(SHOWN, omega.shape[1])).astype(int)):
+        called = about.names[label] if about.names else f"class {label}"
+        axes.plot(t, omega[:, label], lw=1, label=called if about.net["condition"] == "label" else None)
+    axes.plot(t, omega.mean(axis=1), color="black", lw=2.4, label=f"mean of {omega.shape[1]}")
+    steps = "any steps" if about.steps is None else f"{about.steps} steps"
+    axes.set(
+        title=f"{about.objective}, {steps}", xlabel="t  (1 noise, 0 data)", ylabel="omega  (scale - 1)", xlim=(1, 0)
+    )
+    axes.grid(alpha=0.2)
+    axes.legend(fontsize=7, frameon=False)
+    figure.savefig(target, dpi=130, bbox_inches="tight")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.files.weight_files", description=__doc__.partition("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="one line for each file")
+    listing.add_argument("paths", nargs="+", help="files, or folders that hold some")
+    plotting = commands.add_parser("plot", help="omega over t")
+    plotting.add_argument("file")
+    plotting.add_argument("target", help="the PNG to write")
+    options = parser.parse_args(arguments)
+    code = 0
+    paths = [options.file] if options.command == "plot" else _files(options.paths)
+    for path in paths:
+        try:
+            print(describe(path))
+            if options.command == "plot":
+                plot(path, options.target)
+                print(options.target)
+        except (OSError, ValueError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            code = 2
+    return code
+
+
+def _files(paths: list[str]) -> list[pathlib.Path]:
+    """The files themselves, and those in folders; a folder that holds none stays, and is refused as a file."""
+    found = []
+    for path in map(pathlib.Path, paths):
+        found += (sorted(path.rglob("*.safetensors")) if os.path.isdir(path) else []) or [path]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(launch.command(main))

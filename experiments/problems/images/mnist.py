@@ -1,0 +1,105 @@
+"""What the MNIST problem is made of: a published denoiser, a published classifier and the four files of MNIST.
+
+The metrics' features are the classifier's 84; all three are files of the user's, named by the config.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from experiments import data
+from experiments.files import tensors
+from experiments.problems.images import judge
+from experiments.problems.interface import Data, Instrument, Model, Problem
+from guidance import predictions, schedules
+from guidance.nets import flow_vit, lenet
+from guidance.types import Denoise
+
+CLASSES = 10
+NULL = CLASSES
+IMAGE_SHAPE = (28, 28, 1)
+CHUNK = 160  # evaluations at a time: about 0.13 ms of a core each, a quarter more in batches of thousands
+
+_read = jax.jit(lenet.read)
+
+
+def build(config, folder) -> Problem:
+    del folder  # nothing is kept
+    settings = config.problem
+    model = load(settings.model, settings.classifier, settings.data)
+    training = judge.pool(data.to_unit(model.train.images), model.train.labels, CLASSES)
+
+    def look(x):
+        return lenet.read(model.classifier, jnp.clip(x, 0, 1))
+
+    meter = judge.meter(jax.jit(look), data.to_unit(model.test.images), model.test.labels)
+    every = jnp.arange(CLASSES)
+    return Problem(
+        "mnist, published flow transformer",
+        Model(
+            schedules.rectified_flow(),
+            IMAGE_SHAPE,
+            every,
+            NULL,
+            denoise=lambda params: predictions.in_chunks(model.denoise, CHUNK),
+            to_images=Partial(jnp.asarray),
+        ),
+        Data(judge.draw, judge.draw_each, training),
+        Instrument(
+            measure=lambda key, samples, full: judge.measure(meter, samples, full),
+            floor=lambda key, n, full: judge.measure(meter, judge.draw_each(training, key, n, every), full),
+            tuned=judge.TUNED,
+            picture=lambda axes, x: judge.picture(
+                axes, judge.draw_each(training, jax.random.key(0), judge.ROWS, every) if x is None else x
+            ),
+            features=lambda x: look(x).features,
+        ),
+    )
+
+
+class Mnist(NamedTuple):
+    """The denoiser (rectified flow, pixels in [0, 1], null label 10), the classifier's params, and the data."""
+
+    denoise: Denoise
+    classifier: dict
+    train: data.Labelled
+    test: data.Labelled
+
+
+def load(model, classifier, folder) -> Mnist:
+    """Reads the three paths of the config: problem.model, problem.classifier, problem.data.
+
+    Raises FileNotFoundError or ValueError, in one line, naming the field, the path and what was expected there.
+    """
+    read = tensors.read_weights
+    model_params = _field("problem.model", lambda: flow_vit.from_torch(read(model)), model)
+    classifier_params = _field("problem.classifier", lambda: lenet.from_torch(read(classifier)), classifier)
+    train, test = _field("problem.data", lambda: data.mnist(folder), folder)
+    if train.images.shape[1:] != IMAGE_SHAPE or test.images.shape[1:] != IMAGE_SHAPE:
+        raise ValueError(f"problem.data = {folder}: images of shape {train.images.shape[1:]}, expected {IMAGE_SHAPE}")
+    return Mnist(flow_vit.denoiser(model_params), classifier_params, train, test)
+
+
+def read(classifier: dict, images: np.ndarray, batch: int = 1000) -> lenet.Reading:
+    """The classifier's features [n, 84] and logits [n, 10] of images [n, 28, 28, 1], uint8 or float.
+
+    Floats are clipped to [0, 1] first, as the published numbers of the sampler were: a sample is an image.
+    """
+    parts = []
+    for start in range(0, len(judge), batch):
+        part = np.asarray(judge[start : start + batch])
+        part = data.to_unit(part) if part.dtype == np.uint8 else np.clip(part, 0, 1)
+        parts.append(jax.tree.map(np.asarray, _read(classifier, part)))
+    return lenet.Reading(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _field(name: str, load_it: Callable[[], Any], path) -> Any:
+    """Runs `load_it`; its errors come back with the name of the config field in front."""
+    try:
+        return load_it()
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{name} = {path}: {error}") from None

@@ -1,0 +1,131 @@
+"""An imported network with the latents of real images: what guidance is learned from, and the FID of decoded samples.
+
+The latents are those that job `encode` wrote with the same autoencoder. Of `problem.images` of them, chosen at random,
+the laws are kept in memory in float16 (mean and deviation of each image and its mirror image: 32 KB for 256 x 256
+pixels, 3.3 GB for 100,000); what is drawn is a view at random, mean + deviation * noise, scaled as the network wants
+it. A bounded pool and no stream from disk is our choice: the weights see no image, only how far steps miss.
+
+For the job `sample` there is no need of latents, and the problem is that of `imported`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data
+from experiments.config import ConfigError
+from experiments.files import tensors
+from experiments.problems.images import inception, judge
+from experiments.problems.interface import Data, Problem, shares
+from experiments.problems.latents import imported
+from experiments.runtime import launch, mesh, progress
+from guidance.nets import vae
+
+SEED = 0
+SYNTHETIC = 4  # latents of each class
+
+
+def build(config, folder) -> Problem:
+    """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    problem = imported.build(config, folder)
+    return problem if config.job == "sample" else with_data(problem, config, stored(config.problem, folder))
+
+
+def stored(settings, folder) -> data.Latents | None:
+    """The labelled latents of problem.latents, by the autoencoder problem.vae; None for synthetic ones.
+
+    The names of their classes are kept in the run's folder. Raises ConfigError.
+    """
+    if settings.latents == "synthetic":
+        return None
+    try:
+        found = data.Latents(settings.latents)
+        own = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
+        if found.about.autoencoder != own:
+            raise ValueError("latents of another autoencoder than problem.vae")
+        if found.classes is None:
+            raise ValueError("latents without labels")
+        launch.first(lambda: data.keep_names(folder, found.names))
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
+    return found
+
+
+def with_data(problem: Problem, config, latents: data.Latents | None, feed=None) -> Problem:
+    """The same network with the latents that it learns from and is measured by (None: random). Raises ConfigError."""
+    settings, model = config.problem, problem.model
+    try:
+        laws = _synthetic(model) if latents is None else _laws(model, latents, settings.images)
+        judge.check_classes(laws[1], len(model.conditions), latents and latents.names)
+        pool = judge.pool(*laws, len(model.conditions))
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
+
+    def show(axes, samples):
+        known = real(pool, jax.random.key(0), judge.ROWS, model.conditions[: judge.COLUMNS])
+        judge.picture(axes, known if samples is None else samples, _in_blocks(model.to_images))
+
+    means = vae.scale_latents(np.asarray(pool.images[:, 0, 0], np.float32))
+    decode = mesh.shard(model.to_images)
+    meter = inception.load(settings, inception.as_images("decoded latents", means, decode))
+    of_floor, _ = shares(model.conditions, config.eval.samples)
+    return problem._replace(
+        name=f"{problem.name}, FID of {config.eval.samples} samples",
+        data=Data(draw, real, pool, feed, latents and latents.names),
+        instrument=inception.instrument(meter, decode, functools.partial(real, pool), of_floor, show),
+    )
+
+
+def draw(pool: judge.Pool, key, n: int):
+    """n pairs (latents, label)."""
+    row_key, view_key = jax.random.split(key)
+    laws, labels = judge.draw(pool, row_key, n)
+    return views(jax.random.split(view_key, n), laws), labels
+
+
+def real(pool: judge.Pool, key, k: int, conditions):
+    """Latents of k images of each condition, [K, k, h, w, channels]."""
+    row_key, view_key = jax.random.split(key)
+    laws = judge.draw_each(pool, row_key, k, conditions)
+    flat = laws.reshape(-1, *laws.shape[2:])
+    return views(jax.random.split(view_key, len(flat)), flat).reshape(*laws.shape[:2], *laws.shape[4:])
+
+
+def views(keys, laws):
+    """A latent from each of these laws [n, views, 2, h, w, channels], as the network wants it; keys [n]."""
+    laws = laws.astype(jnp.float32)
+    return vae.draw_view(keys, vae.Posterior(laws[:, :, 0], laws[:, :, 1]))
+
+
+def _in_blocks(to_images):
+    """to_images a few at a time: the activations of an autoencoder are large."""
+    one = jax.jit(to_images)
+    return lambda samples: np.concatenate([np.asarray(one(row[None])) for row in jnp.asarray(samples)])
+
+
+def _synthetic(model) -> tuple[np.ndarray, np.ndarray]:
+    """What `_laws` gives, of random latents."""
+    labels = np.arange(SYNTHETIC * len(model.conditions)) % len(model.conditions)
+    means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *model.shape)) / vae.SCALE
+    return np.concatenate([means, 0.1 * np.ones_like(means)], axis=2).astype(np.float16), labels
+
+
+def _laws(model, stored: data.Latents, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """float16 [n, views, 2, h, w, channels] and labels [n] of latents that belong to the network; count 0: all."""
+    classes = len(model.conditions)
+    if stored.about.shape != model.shape:
+        raise ValueError(f"latents of shape {stored.about.shape}, the network's have {model.shape}")
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(stored))[: count or None])
+    laws = np.empty((len(rows), stored.about.views, 2, *stored.about.shape), np.float16)
+    labels = np.empty(len(rows), np.int32)
+    for place, row in enumerate(progress.track(rows, f"reading {stored.name}")):
+        example = stored[row]
+        with np.errstate(over="ignore"):  # what float16 cannot hold is refused in the next line
+            laws[place], labels[place] = example["image"], example["label"]
+        if not np.isfinite(laws[place]).all():
+            raise ValueError(f"the latents of image {row} are not finite")
+        if not 0 <= labels[place] < classes:
+            raise ValueError(f"image {row} has label {labels[place]}; the network's are 0 to {classes - 1}")
+    return laws, labels

@@ -1,0 +1,210 @@
+"""Devices: the mesh, and how arrays lie on it. What is computed does not change with it, only where.
+
+The mesh has two axes: `data`, over which batches are cut, and `model`, for weights that have rules in
+guidance.nets.sharding. A job asks for `current()`. With one device `shard` commits arrays to it, and every other
+function here hands back what it was given.
+Axes are Auto: jax decides how to cut what no one has said anything about, and inserts the communication.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+
+from experiments.config import ConfigError
+from experiments.runtime import sizes
+from guidance.nets.sharding import batch_sharding, shardings
+
+
+class Layout(NamedTuple):
+    """mesh: axes "data" and "model"; fsdp: whether weights and the optimiser's state are cut over "data" as well."""
+
+    mesh: Mesh
+    fsdp: bool
+
+
+_current: Layout | None = None
+
+
+def use(data: int | None = None, model: int = 1, fsdp: bool = False) -> None:
+    """Makes this the layout of the process. Raises ConfigError if there are not data * model devices."""
+    global _current
+    _current = Layout(make(data, model), fsdp)
+
+
+@contextmanager
+def laid_out(data: int | None = None, model: int = 1, fsdp: bool = False) -> Iterator[None]:
+    """`use` for as long as the context lasts; then the layout is the one that it was before."""
+    global _current
+    before = _current
+    use(data, model, fsdp)
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def current() -> Layout:
+    """The layout that `use` has set; without, a mesh over all devices."""
+    if _current is None:
+        use()
+    return _current
+
+
+def make(data: int | None = None, model: int = 1) -> Mesh:
+    """A mesh of data x model devices; data None: as many as there are.
+
+    A CPU that pretends to be several devices counts as one unless `data` asks for more or there are several processes:
+    cutting it gains nothing. Raises ConfigError if there are not enough devices, or, with several processes, if some
+    would be left out.
+    """
+    devices = jax.devices()
+    if data is None and model == 1 and jax.process_count() == 1 and devices[0].platform == "cpu":
+        data = 1
+    data = len(devices) // model if data is None else data
+    wanted = data * model
+    left_out = wanted != len(devices) and jax.process_count() > 1
+    if wanted > len(devices) or wanted == 0 or left_out:
+        raise ConfigError(f"--mesh=data:{data},model:{model} wants {wanted} devices: there are {len(devices)}")
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices[:wanted])
+
+
+def part(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which of `count` equal parts of a batch this process feeds; what `data.Loader` takes.
+
+    Processes that share a place on the data axis (the model axis spans them) feed the same part. Raises ConfigError
+    where the places of a process are not one run.
+    """
+    mine = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
+    places = np.flatnonzero(mine)
+    count, rest = divmod(len(mine), len(places))
+    if rest or (places != places[0] + np.arange(len(places))).any() or places[0] % len(places):
+        shape = f"data:{len(mine)},model:{mesh.shape['model']}"
+        raise ConfigError(f"--mesh={shape} cuts batches within a process; allowed: axes that processes divide evenly")
+    return int(places[0]) // len(places), count
+
+
+def share(batch: int) -> tuple[int, int]:
+    """The part of a batch of so many rows that this process reads: its own, or all where `places()` do not divide."""
+    return (0, 1) if batch % places() else part(current().mesh)
+
+
+def place(batch: Any, rows: int) -> Any:
+    """The arrays of this process's `share(rows)` of a batch as global arrays [rows, ...]; the rest as it is.
+
+    They are cut over `data`, or whole on every device where `places()` do not divide the rows.
+    """
+    mesh = current().mesh
+    lie = NamedSharding(mesh, PartitionSpec()) if rows % places() else batch_sharding(mesh)
+
+    def global_array(value):
+        return jax.make_array_from_process_local_data(lie, value) if isinstance(value, np.ndarray) else value
+
+    return jax.tree.map(global_array, batch)
+
+
+def places() -> int:
+    """How many parts batches are cut in."""
+    return current().mesh.shape["data"]
+
+
+def memory() -> int:
+    """Bytes of memory of all devices of the layout: their own, or that of their hosts where they share it."""
+    devices = current().mesh.devices.flat
+    own = [
+        (device.memory_stats() or {}).get("bytes_limit")
+        for device in devices
+        if device.process_index == jax.process_index()
+    ]
+    return sum(own) * jax.process_count() if all(own) else sizes.memory() * jax.process_count()
+
+
+def rounded(rows: int) -> int:
+    """So many rows or a few more, that every place has equally many."""
+    return -(-rows // places()) * places()
+
+
+def cut(batch: Any) -> jax.Array:
+    """An array [batch, ...] with its rows over `data`: outside of jit what `spread` is inside. Every process must hold
+    the same whole array, and `places()` divide the batch."""
+    mesh, values = current().mesh, np.asarray(batch)
+    return jax.make_array_from_callback(values.shape, batch_sharding(mesh), lambda index: values[index])
+
+
+def spread(tree: Any) -> Any:
+    """Inside jit: cuts the first axis of every array over `data`; one that `places()` do not divide stays whole."""
+    mesh = current().mesh
+    if mesh.size == 1:
+        return tree
+
+    def laid(x):
+        whole = x.shape[0] % places()
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(mesh, PartitionSpec()) if whole else batch_sharding(mesh)
+        )
+
+    return jax.tree.map(laid, tree)
+
+
+def spreading(function: Callable) -> Callable:
+    """A function of (x, t, cond) whose arguments and value are cut over `data`: a denoiser in data parallel.
+
+    Rows that `places()` do not divide are filled up with copies of the last one, and the value is cut again. What
+    comes back is a pytree whose leaves are those of `function`.
+    """
+    return Partial(_in_parallel, function if isinstance(function, Partial) else Partial(function))
+
+
+def _in_parallel(function: Callable, *arguments):
+    rows = jax.tree.leaves(arguments)[0].shape[0]
+    if rows == rounded(rows):
+        return spread(function(*spread(arguments)))
+    value = spread(function(*spread(filled(arguments, rounded(rows)))))
+    return spread(jax.tree.map(lambda x: x[:rows], value))
+
+
+def filled(tree: Any, rows: int) -> Any:
+    """Every array of the tree with `rows` rows: behind its own, copies of its last."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], rows - x.shape[0], axis=0)]), tree)
+
+
+def shard(state: Any) -> Any:
+    """Weights and optimiser state on the mesh, as guidance.nets.sharding says: cut over `model` where it has a rule,
+    with fsdp over `data` too, the rest whole on every device. Every process must hold the same whole arrays.
+
+    On a single device too they come back committed to it: jit would compile again as soon as results, which are, take
+    the place of arrays that are not.
+    """
+    mesh, fsdp = current()
+    if mesh.size == 1:
+        return jax.device_put(state, mesh.devices.item())
+
+    def global_array(x, sharding):
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
+        values = _whole(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(global_array, state, shardings(state, mesh, fsdp=fsdp))
+
+
+def local(tree: Any) -> Any:
+    """The arrays whole, on this process's own device: for everything that is not computed on the mesh."""
+    return tree if current().mesh.size == 1 else jax.tree.map(lambda x: jnp.asarray(_whole(x)), tree)
+
+
+def whole(tree: Any) -> Any:
+    """The arrays whole, in numpy."""
+    return jax.tree.map(_whole, tree)
+
+
+def _whole(x) -> np.ndarray:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))

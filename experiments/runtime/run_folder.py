@@ -1,0 +1,167 @@
+"""The folder of a run: which config it belongs to, one command at a time, and what becomes of it when that fails."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+from experiments.config import RESUMABLE, ConfigError, flat, nested, stored
+from experiments.config.values import Field
+from experiments.runtime import launch
+from experiments.runtime.records import write_atomically
+
+# fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
+GROWING = {
+    **dict.fromkeys(("learn.objectives", "learn.gammas", "learn.intervals"), "more of them"),
+    **dict.fromkeys(("eval.omegas", "eval.intervals", "eval.clamp", "eval.others"), "more of them"),
+    "seeds": "a larger number",
+    "eval.steps": "larger ones besides",
+    "learn.rules": "others besides, but cfg",
+}
+
+
+class Claim(NamedTuple):
+    """A folder that is taken for one command, and what it was before."""
+
+    workdir: pathlib.Path
+    config: config_dict.ConfigDict
+    before: "Before"
+
+    def given_up(self, error: Exception, aside: str) -> str:
+        """`release`s the folder; returns the error's words, and where the things are now of which it speaks."""
+        samples = self.config.sample.into if self.config.job == "sample" else ""
+        if not (launch.primary() and release(self.workdir, self.before, aside, samples)):
+            return str(error)
+        words = str(error).replace(f"{self.workdir}{os.sep}", f"{self.workdir / aside}{os.sep}")
+        return f"{words}; what was done is in {self.workdir / aside}, and {self.workdir} may have another config"
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping[str, Field]) -> Iterator[Claim]:
+    """The folder, taken by `claim` for as long as the context lasts; process 0 does it for all."""
+    found, locks = before(workdir), []
+    try:
+        launch.first(lambda: locks.append(claim(workdir, config, fields)))
+        yield Claim(workdir, config, found)
+    finally:
+        for lock in locks:
+            os.close(lock)
+
+
+def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping[str, Field]) -> int:
+    """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
+
+    A folder that already belongs to a run is taken over only by the same config (so that the run resumes), the fields
+    of RESUMABLE excepted; those of GROWING may hold more than they did. A field that is younger than the folder had
+    its default there. Raises ConfigError naming a field that differs, or what is in the way.
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; allowed: a folder that can be written") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        there = stored(workdir)
+        _agree(workdir, there, config, fields)
+        write_atomically(workdir / "config.json", json.dumps(_kept(there, config), indent=2) + "\n")
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigError(f"--workdir={workdir}: another run is using it; allowed: a folder of its own") from None
+    except Exception:
+        os.close(lock)
+        raise
+    return lock
+
+
+class Before(NamedTuple):
+    """A folder as a command found it: its config.json, None without one, and the names of all that was in it."""
+
+    config: str | None
+    names: frozenset[str]
+
+
+def before(workdir: pathlib.Path) -> Before:
+    """The folder as it is now."""
+    path = os.path.join(workdir, "config.json")
+    try:
+        names = frozenset(os.listdir(workdir))
+        return Before(pathlib.Path(path).read_text(encoding="utf-8") if os.path.isfile(path) else None, names)
+    except (OSError, UnicodeDecodeError):  # `claim` says what is in the way
+        return Before(None, frozenset())
+
+
+def release(workdir: pathlib.Path, before: Before, aside: str, samples: str = "") -> bool:
+    """Gives up the claim of a command that came to nothing, so that the next one may have another config.
+
+    config.json is what it was. Where there was none, all that the command has made moves to the folder `aside` within,
+    which is a run of its own that the same command with that folder resumes; returns whether there was anything. The
+    folder `samples` keeps settings of its own: batches in it stay, for the same command to go on.
+    """
+    workdir = pathlib.Path(workdir)
+    if before.config is not None:
+        write_atomically(workdir / "config.json", before.config)
+        return False
+    made = {path.name for path in workdir.iterdir()} - before.names - {".lock", aside}
+    if made <= {"config.json", samples}:
+        (workdir / "config.json").unlink(missing_ok=True)
+        return False
+    if samples in made:
+        return False
+    shutil.rmtree(workdir / aside, ignore_errors=True)
+    (workdir / aside).mkdir()
+    for name in made:
+        (workdir / name).rename(workdir / aside / name)
+    return True
+
+
+def _kept(there: dict[str, Any], config: config_dict.ConfigDict) -> dict[str, Any]:
+    """What config.json holds from now on. To sample a run changes nothing of how it is sampled when nothing is said:
+    a command means tomorrow what it means today."""
+    sampled = there and config.job == "sample"
+    own = {name: value for name, value in there.items() if name.startswith(RESUMABLE)} if sampled else {}
+    return nested(_jsonable(flat(config)) | own).to_dict()
+
+
+def _agree(
+    workdir: pathlib.Path, there: dict[str, Any], config: config_dict.ConfigDict, fields: Mapping[str, Field]
+) -> None:
+    present = _jsonable(flat(config))
+    usual = {name: field.default for name, field in fields.items()} if there else {}
+    for name in sorted(there.keys() | present.keys()) if there else ():
+        if name not in present and name not in usual:
+            raise ConfigError(
+                f"--workdir={workdir}: its config.json has {name}, which this version does not know; "
+                "allowed: the version that wrote it, or a new folder"
+            )
+        before, now = there.get(name, usual.get(name)), present.get(name)
+        grows = name in GROWING and "eval.steps" in present  # not a leaderboard, which has seeds as well
+        if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):
+            continue
+        more = f"{GROWING[name]}, " if grows else ""
+        raise ConfigError(
+            f"--workdir={workdir}: {name} = {now!r} here, {before!r} in its config.json; "
+            f"allowed: the same command, {more}or a new folder"
+        )
+
+
+def _grown(name: str, before: Any, now: Any) -> bool:
+    """Whether a field of GROWING only gained what leaves earlier results as they are."""
+    if name == "seeds":
+        return now > before
+    if name == "eval.steps":  # rollouts start from those at fewer steps
+        return sorted(now)[: len(before)] == sorted(before)
+    if name == "learn.rules" and "cfg" not in before and "cfg" in now:  # those of other rules start from those of CFG
+        return False
+    return all(entry in now for entry in before)
+
+
+def _jsonable(values: Any) -> Any:
+    return json.loads(json.dumps(values))

@@ -1,0 +1,35 @@
+"""One step of an optimiser on a loss, as a pure function."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from guidance.types import Array
+
+
+def update(key: Array, optimizer: optax.GradientTransformation, loss, params, opt_state):
+    """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"})."""
+    return _applied(optimizer, params, opt_state, *jax.value_and_grad(loss)(params, key))
+
+
+def update_in_parts(optimizer: optax.GradientTransformation, loss, params, opt_state, parts):
+    """As `update` for the mean of `loss(params, part)` over parts, whose leaves have a leading axis of their number.
+
+    One after the other: a batch that many times larger in the memory of one part.
+    """
+    one, count = jax.value_and_grad(loss), jax.tree.leaves(parts)[0].shape[0]
+    if count == 1:
+        return _applied(optimizer, params, opt_state, *one(params, jax.tree.map(lambda x: x[0], parts)))
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, one(params, part)), None
+
+    shapes = jax.eval_shape(lambda parts: one(params, jax.tree.map(lambda x: x[0], parts)), parts)
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
+    return _applied(optimizer, params, opt_state, *jax.tree.map(lambda x: x / count, total))
+
+
+def _applied(optimizer, params, opt_state, value, gradient):
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    return optax.apply_updates(params, updates), opt_state, metrics
