@@ -1,4 +1,4 @@
-"""Broadcasting helpers for per-sample scalars, so that no operation relies on implicit rank promotion."""
+"""What is done row by row: per-sample scalars beside batches, so that no rank is promoted silently; keys; norms."""
 
 from typing import Any
 
@@ -29,8 +29,13 @@ def _is_floating(a: Array) -> bool:
     return jnp.issubdtype(jnp.result_type(a), jnp.floating)
 
 
+def row_keys(key: Array, ids: Array) -> Array:
+    """Returns one key per row, fold_in(key, id): ids [batch] -> keys [batch]. A row's key depends on its id alone."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+
+
 def normal_like(keys: Array, x: Array) -> Array:
-    """Standard normal noise of the shape and dtype of `x` [batch, ...] from one key per sample, `keys` [batch]."""
+    """Draws standard normal noise of the shape and dtype of x [batch, ...]; keys [batch], one per row."""
     return jax.vmap(lambda key, row: jax.random.normal(key, row.shape, row.dtype))(keys, x)
 
 

@@ -11,6 +11,7 @@ from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from experiments.runtime import records
 from guidance import metrics, sampling, weights
 from guidance.sampling.sample import advance, begin
+from guidance.shapes import row_keys
 from guidance.truth import mixtures
 
 REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
@@ -103,7 +104,7 @@ def loop(denoise, guide, step, schedule, shape, grid, steps, key, cond):
     start_key, step_key = jax.random.split(key)
     ids = jnp.arange(len(cond))
     x = sampling.initial_noise(start_key, schedule, grid, shape, ids)
-    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(ids)
+    keys = row_keys(step_key, ids)
     solver = sampling.as_solver(step)
 
     def body(i, carry):

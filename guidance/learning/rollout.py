@@ -28,7 +28,7 @@ from guidance.learning.model import Model
 from guidance.sampling.sample import advance, begin, initial_noise, step_inputs
 from guidance.sampling.solvers import as_solver
 from guidance.schedules import diffuse
-from guidance.shapes import as_state
+from guidance.shapes import as_state, row_keys
 from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, Step, Weight
 
 REMAT = ("none", "steps", "segments")
@@ -60,7 +60,7 @@ def rollout(
     steps = grid.shape[0] - 1 - detached
     if steps % segments:
         raise ValueError(f"the number of steps ({steps}) must be a multiple of the number of segments ({segments})")
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
+    keys = row_keys(key, jnp.arange(x.shape[0]))
 
     solver = as_solver(step)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from guidance import checks
 from guidance.sampling.solvers import as_solver
-from guidance.shapes import as_state, with_dtypes_of
+from guidance.shapes import as_state, row_keys, with_dtypes_of
 from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, State, Step
 
 
@@ -36,8 +36,7 @@ def initial_noise(key: Array, schedule: Schedule, grid: Array, shape: tuple[int,
     checks.one_key(key)
     checks.is_schedule(schedule)
     checks.is_ids(ids)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
-    z = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+    z = jax.vmap(lambda k: jax.random.normal(k, shape))(row_keys(key, ids))
     return schedule.sigma(grid[0]) * z
 
 
@@ -67,7 +66,7 @@ def sample(
     checks.inputs(key, guide, schedule, grid, x, cond)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
     checks.is_ids(ids, x.shape[0])
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    keys = row_keys(key, ids)
     x, solver = as_state(x), as_solver(step)
 
     def body(carry, inputs):

@@ -9,14 +9,13 @@ It follows from d p / d(rho^2) = Laplace p / 2 for both branches, and is the sam
 (1 + churn)/2 s_omega and the noise change, their effect on q does not.
 """
 
-import jax
 import jax.numpy as jnp
 
 from guidance import checks
 from guidance.guides import both_branches
 from guidance.guides.two import as_guided
 from guidance.rules import cfg
-from guidance.shapes import as_state, row_dot, with_dtypes_of
+from guidance.shapes import as_state, row_dot, row_keys, with_dtypes_of
 from guidance.steering.particles import Population, evolve
 from guidance.types import Array, Cond, Denoise, Schedule, Step
 
@@ -62,7 +61,7 @@ def feynman_kac(
         t, s = jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s)
         positive, reference = both_branches(denoise, x, t, cond, null)
         guided = as_guided(schedule, x, cfg(positive, reference, jnp.broadcast_to(omega, t.shape)), t, {})
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(rows)
+        keys = row_keys(key, rows)
         increment = cfg_log_weight(schedule, positive - reference, omega, t=t, s=s)
         return with_dtypes_of(step(keys, x, guided, t=t, s=s, schedule=schedule), x), increment
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from guidance.sampling import Sampled
 from guidance.schedules import diffuse
-from guidance.shapes import as_state, normal_like, with_dtypes_of
+from guidance.shapes import as_state, normal_like, row_keys, with_dtypes_of
 from guidance.types import Array, Schedule
 
 
@@ -43,7 +43,7 @@ def gibbs(
 
     def body(x0, i):
         noise_key, run_key = jax.random.split(jax.random.fold_in(key, i))
-        z = normal_like(jax.vmap(lambda j: jax.random.fold_in(noise_key, j))(ids), x0)
+        z = normal_like(row_keys(noise_key, ids), x0)
         out = run(run_key, diffuse(schedule, x0, z, jnp.full(x0.shape[:1], t)))
         return with_dtypes_of(out.x0, x0), out.nfe
 

@@ -14,7 +14,7 @@ from guidance.predictions import x0_to
 from guidance.rules import cfg
 from guidance.sampling import Sampled, ddim
 from guidance.sampling.sample import step_inputs
-from guidance.shapes import as_state, like, normal_like, safe_sqrt, with_dtypes_of
+from guidance.shapes import as_state, like, normal_like, row_keys, safe_sqrt, with_dtypes_of
 from guidance.types import Array, Cond, Denoise, Schedule, Step, Weight
 
 
@@ -88,7 +88,7 @@ def predictor_corrector(
     step, denoise = ddim() if step is None else step, checks.watched(denoise)
     checks.is_step(step)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    keys = row_keys(key, ids)
 
     def body(x, inputs):
         i, t, s = inputs

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from guidance.shapes import normal_like, safe_sqrt
+from guidance.shapes import normal_like, row_keys, safe_sqrt
 from guidance.types import Array, Denoise, Schedule
 
 
@@ -181,7 +181,7 @@ def law_moments(law: Law) -> tuple[Array, Array]:
 
 def _keys(key: Array, n: int) -> Array:
     """One key per sample: the given ones [n], or one key folded with the sample's index."""
-    return key if key.ndim == 1 else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+    return key if key.ndim == 1 else row_keys(key, jnp.arange(n))
 
 
 def _choose(keys: Array, log_weights: Array) -> tuple[Array, Array]:

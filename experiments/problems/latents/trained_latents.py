@@ -16,6 +16,7 @@ from experiments.problems.images import labelled
 from experiments.problems.interface import Model, Network, Problem
 from experiments.problems.latents import imported, imported_latents
 from guidance import predictions, schedules
+from guidance.shapes import row_keys
 
 
 def build(config, folder) -> Problem:
@@ -58,7 +59,7 @@ def _feed(stored: data.Latents):
     @jax.jit
     def drawn(seed, i, rows, laws):
         key = jax.random.fold_in(jax.random.key(seed), i)
-        return imported_latents.views(jax.vmap(lambda row: jax.random.fold_in(key, row))(rows), laws)
+        return imported_latents.views(row_keys(key, rows), laws)
 
     def feed(batch: int, part, seed: int):
         loader = data.Loader(stored, batch, seed, part)
