@@ -40,7 +40,7 @@ setup(
     description="Composable guidance for diffusion models in JAX, and guidance weights that are learned",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_data={"guidance": ["py.typed"]},
+    package_data={"guidance": ["py.typed"], "experiments.config": ["references.bib"]},
     packages=[*find_packages(include=["guidance", "guidance.*", "experiments", "experiments.*"]), "configs"],
     install_requires=BASE,
     extras_require=EXTRAS,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from experiments.config import registry
 from experiments.config.expressions import written
+from experiments.config.references import FILE, Reference, cited
 from experiments.config.registry import ROOT, Knob
 from guidance import ranges
 
@@ -18,18 +19,19 @@ FAMILIES = {
 
 
 class Entry(NamedTuple):
-    """One public name: how to call it, its docstring in parts, its source ("" for helpers), its knobs with ranges."""
+    """A public function of the library, as its page shows it."""
 
     name: str
     signature: str
-    summary: str
-    body: str
-    source: str
-    knobs: str
+    summary: str  # the first line of its docstring
+    body: str  # the rest
+    source: str  # what follows "Source:"; "" for helpers
+    references: list[Reference]  # the publications that the source names
+    knobs: str  # each with its range
 
 
 def entries(package: str, root: pathlib.Path = ROOT) -> list[Entry]:
-    """The public functions of a package of guidance that name a source, in alphabetical order."""
+    """Returns the public functions of a package of guidance that name a source, in alphabetical order."""
     found = [_entry(*function) for function in sorted(registry.functions(package, root))]
     return [entry for entry in found if entry.source]
 
@@ -42,7 +44,7 @@ def _entry(name: str, parameters: tuple[Knob, ...], doc: str) -> Entry:
     shown = ", ".join(map(_parameter, parameters))
     ranged = [f"`{p.name}` {ranges.words(p.annotation)}" for p in parameters if p.annotation is not None]
     source = " ".join(source.split())
-    return Entry(name, f"{name}({shown})", summary.strip(), body.strip(), source, "; ".join(ranged))
+    return Entry(name, f"{name}({shown})", summary.strip(), body.strip(), source, cited(source), "; ".join(ranged))
 
 
 def _parameter(knob: Knob) -> str:
@@ -53,10 +55,12 @@ def _parameter(knob: Knob) -> str:
 
 
 def listing() -> str:
-    """The text of --list: every name with its first line and its source."""
+    """Returns the text of --list: every name with its first line, its source and the BibTeX keys of the source."""
     lines = []
     for title, meaning in FAMILIES.items():
         lines += [f"guidance.{title}: {meaning}"]
         for entry in entries(title):
-            lines += [f"  {entry.signature}", f"      {entry.summary}", f"      {entry.source}"]
+            keys = "".join(f" [{reference.key}]" for reference in entry.references)
+            lines += [f"  {entry.signature}", f"      {entry.summary}", f"      {entry.source}{keys}"]
+    lines += [f"[keys]: BibTeX entries in {FILE}"]
     return "\n".join(lines)

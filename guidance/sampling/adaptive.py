@@ -59,7 +59,7 @@ def adaptive(rtol: NonNegative = 1e-6, atol: NonNegative = 1e-6, max_attempts: C
     are NaN.
     Evaluations: 1 + 6 an attempt (rejected ones included, until the last sample has arrived) and 1 for the last step,
     counted for the batch. Guides with state see rejected evaluations too. Forward-mode derivatives only.
-    Source: Dormand and Prince (1980); the variable and the controller are our choice.
+    Source: Dormand and Prince 1980, doi 10.1016/0771-050X(80)90013-3; the variable and the controller are our choice.
     """
     return Solver(Partial(no_memory), Partial(_adaptive, rtol, atol, max_attempts))
 

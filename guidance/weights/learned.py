@@ -29,7 +29,7 @@ def nonnegative(a: Array) -> Array:
 
     Where a > 0 the gradient g passes. Where a <= 0 it passes only if descent would raise a (g < 0), and is stopped if
     it would push a further below zero. A plain ReLU is dead there in both directions, softplus never reaches zero (no
-    branch could be skipped) and dies as well once a is far below. Our choice (the paper: ReLU; its follow-up
+    branch could be skipped) and dies as well once a is far below. Our choice (the paper: ReLU; its follow-up, arXiv
     2608.14038: softplus).
     """
     return jnp.maximum(a, 0)
