@@ -1,6 +1,7 @@
 """The arrows of the architecture, asserted from the imports themselves."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -18,7 +19,8 @@ def module_name(path: pathlib.Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: pathlib.Path) -> set[str]:
+@functools.cache
+def imports(path: pathlib.Path) -> frozenset[str]:
     """Absolute names of all modules that a file imports, anywhere in it; `from a import b` counts as a and a.b."""
     package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
     names = set()
@@ -29,7 +31,7 @@ def imports(path: pathlib.Path) -> set[str]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def reaches(path: pathlib.Path, *forbidden: str) -> list[str]:
