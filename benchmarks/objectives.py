@@ -71,7 +71,7 @@ def through_sampler(model: Model, m: int, steps: int, remat: str) -> Callable:
     segments = math.isqrt(steps) if remat == "segments" else 1
 
     def loss(denoise, real, cond, params, key):
-        weight = on_grid(weights.learned(NET, params, model.schedule), grid, LABELS, of_all=True)
+        weight = on_grid(weights.learned(NET, params, model.schedule), grid, LABELS, by_label=True)
         frozen = learning.Model(denoise, model.schedule, model.null)
         settings = Rollout(m, segments=segments, remat=remat)
         return rollout_loss(key, frozen, weight, sampling.ddim(), grid, real, cond, settings)

@@ -56,12 +56,12 @@ def compare(
     branches together. One compilation for each number of steps. Raises TypeError or ValueError for what cannot be
     compared.
     """
-    model, conditions = training.whole(model), listed(conditions)
+    model, conditions = training.with_denoiser(model), listed(conditions)
     checks.is_step(step)
     _refuse(weights, metric, shape, steps, seeds, samples)
     groups, cond, rows = size(conditions), repeated(conditions, samples), []
     columns = None if are_labels(conditions) else conditions
-    arrays, together = training.apart((model, step))
+    arrays, together = training.split_arrays((model, step))
 
     @jax.jit
     def draw(key, arrays, grid, omegas):
@@ -128,7 +128,7 @@ def draws(
 
 
 def _on_grid(weight: Weight, grid: Array, conditions: Cond) -> Array:
-    arrays, together = training.apart(weight)
+    arrays, together = training.split_arrays(weight)
     return jax.jit(lambda arrays: tabulated(together(arrays), grid, conditions))(arrays)
 
 

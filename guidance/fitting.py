@@ -70,7 +70,7 @@ def fit(
     """
     training.check(recipe)
     with tqdm(total=recipe.updates, desc=f"{recipe.objective}: data", dynamic_ncols=True) as bar:
-        model, conditions = training.whole(model), listed(conditions)
+        model, conditions = training.with_denoiser(model), listed(conditions)
         data_key, init_key, key = jax.random.split(jax.random.key(seed), 3)
         frozen = _Frozen(model, _pool(data_key, data, conditions), recipe.features)
         net = training.network(conditions, recipe)
@@ -106,7 +106,7 @@ def _update(key: Array, frozen: _Frozen, made: Callable, conditions: Cond, recip
     Raises ValueError where the loss cannot be differentiated.
     """
     optimizer = training.optimizer(recipe.rate, recipe.updates)
-    arrays, whole = training.apart(frozen)
+    arrays, whole = training.split_arrays(frozen)
 
     def one(key, state, i, arrays):
         model, pool, features = whole(arrays)

@@ -1,8 +1,9 @@
-"""Learning guidance: the objectives that a weight is trained on, and one update.
+"""The objectives that a guidance weight is trained on, and the update that trains it.
 
-`one_step`: the paper's objectives, which noise a true sample and correct a single step. `rollout`: through the sampler
-that will be used. `training`: from a recipe to network, loss and optimiser. `mismatch`: the distances between laws.
-`annealing`, `matched`: the losses of two published rules. `averages`: averages of params.
+`one_step` has the paper's objectives, which noise a true sample and take a single guided step. `rollout` trains
+through the whole sampler. `training` turns a recipe into a network, a loss and an optimiser. `mismatch` estimates
+distances between distributions. `annealing` and `matched` have the losses of two published rules. `averages` averages
+parameters over updates.
 """
 
 from guidance.learning.model import Model

@@ -1,4 +1,4 @@
-"""The training loss of the annealing guidance scale. The denoiser stays frozen; only the network learns."""
+"""The training loss of the annealing guidance scale: the denoiser stays frozen, only the scale's network learns."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,17 @@ from guidance.types import Array, At, Cond
 
 
 def annealing_loss(key: Array, model: Model, network, x0: Array, cond: Cond, grid: Array) -> Array:
-    """E[ lambda |eps_c - eps_u|^2 at x_s + (1 - lambda) |eps_w - eps|^2 at x_t ] over lambda ~ U[0, 1], steps t -> s.
+    """Returns the annealing loss, a scalar: the mean over x0, lambda ~ U[0, 1] and the steps t -> s of `grid` of
 
-        eps_w = eps_u + w (eps_c - eps_u),   x_s = the CFG++ step with the same w = network(t, |eps_c - eps_u|, lambda)
+            lambda |eps_c - eps_u|^2 at x_s + (1 - lambda) |eps_w - eps|^2 at x_t
+        eps_w = eps_u + w (eps_c - eps_u),   w = network(t, |eps_c - eps_u|, lambda),   x_s = the CFG++ step with w
 
-    Steps are drawn from `grid` [steps + 1]. The first term asks that the branches agree after the step, the second
-    that the guided noise is the true one. The gradient passes through the frozen denoiser at x_s. x0 [n, ...], cond
-    leaves [n, ...]; the paper perturbs cond as CADS does, which is left to the caller. Our choice: the last step of
-    the grid is not drawn, since eps means nothing at s = 0. Raises ValueError for a grid of one step. Evaluations per
-    sample: 4, two of them differentiated.
-    Source: Navigating with Annealing Guidance Scale in Diffusion Space, arXiv 2506.24108 (the loss read in an account
-    of the paper, not in the paper).
+    The first term makes the branches agree after the step. The second makes the guided noise the true noise. x0
+    [n, ...], cond leaves [n, ...], grid [steps + 1]. The paper perturbs cond as CADS does; here the caller may. Our
+    choice: the last step of the grid is never drawn, because eps is undefined at s = 0. Raises ValueError for a grid
+    of one step. Costs 4 evaluations per sample; the gradient passes through the two at x_s.
+    Source: Navigating with Annealing Guidance Scale in Diffusion Space, arXiv 2506.24108 (we read the loss in an
+    account of the paper, not in the paper).
     """
     if grid.shape[0] < 3:
         raise ValueError("the annealing loss needs a grid of at least 2 steps, since it leaves out the last one")

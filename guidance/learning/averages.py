@@ -1,8 +1,7 @@
-"""Averages of parameters along training: the power-function profiles of EDM2, several at once.
+"""Averages of parameters over updates, with the power-function profiles of EDM2; several profiles at once.
 
-An average with a profile of relative width sigma_rel always looks back over the same share of the training so far, so
-that it needs no warm-up and no tuning to the length of the run; an exponential average looks back over a fixed number
-of updates.
+An average of relative width sigma_rel always covers the same share of the training so far. It needs no warm-up and no
+tuning to the length of the run. An exponential average, by contrast, covers a fixed number of updates.
 """
 
 from collections.abc import Sequence
@@ -16,17 +15,17 @@ from guidance.types import Array
 
 
 class Averages(NamedTuple):
-    """count: updates seen; means: one tree of parameters for each profile, in the order given to `start`."""
+    """The averages after `count` updates; `means` has one tree of parameters per profile, in the order of `start`."""
 
-    count: Array  # type: ignore[assignment]  # nobody counts the entries of this tuple
+    count: Array  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     means: tuple[Any, ...]
 
 
 def exponent(sigma_rel: float) -> float:
-    """gamma of the profile f(tau) ~ tau^gamma on [0, t] whose standard deviation is sigma_rel t.
+    """Returns the gamma for which the profile f(tau) ~ tau^gamma on [0, t] has the standard deviation sigma_rel t.
 
-    sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), whose real root in gamma is unique for gamma >= 0. Raises
-    ValueError unless 0 < sigma_rel < 1 / sqrt(12), the width of the flat profile gamma = 0.
+    It is the only root gamma >= 0 of sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)). Raises ValueError unless
+    0 < sigma_rel < 1 / sqrt(12), which is the width of the flat profile gamma = 0.
     Source: Analyzing and Improving the Training Dynamics of Diffusion Models, arXiv 2312.02696, eq. 126.
     """
     if not 0 < sigma_rel < 12**-0.5:
@@ -36,12 +35,14 @@ def exponent(sigma_rel: float) -> float:
 
 
 def start(params: Any, profiles: Sequence[float]) -> Averages:
-    """The averages of no updates: the initial parameters, which the first update replaces, once for each profile."""
+    """Returns the averages before any update: a copy of `params` per profile, which the first update replaces."""
     return Averages(jnp.zeros((), jnp.int32), tuple(jax.tree.map(jnp.array, params) for _ in profiles))
 
 
 def update(averages: Averages, params: Any, profiles: Sequence[float]) -> Averages:
-    """theta_hat_t = beta_t theta_hat_{t-1} + (1 - beta_t) theta_t with beta_t = (1 - 1/t)^(gamma + 1), t = 1, 2, ...
+    """Returns the averages after one more update, the t-th, which gave the parameters theta_t = `params`:
+
+        theta_hat_t = beta_t theta_hat_{t-1} + (1 - beta_t) theta_t,   beta_t = (1 - 1/t)^(gamma + 1)
 
     Source: arXiv 2312.02696, eq. 127.
     """

@@ -1,4 +1,4 @@
-"""Guidance-matched CFG loss: the denoiser is trained at the weight at which it will be sampled."""
+"""The guidance-matched loss: it trains a denoiser at the guidance weight at which the denoiser will be sampled."""
 
 from collections.abc import Callable
 
@@ -13,18 +13,20 @@ from guidance.types import Array, Cond
 def guidance_matched_loss(
     predict: Callable[[Array, Array, Cond], Array], x: Array, t: Array, cond: Cond, null: Cond, target: Array, omega
 ) -> Array:
-    """E|(1 + omega) f(x, t, c) - omega sg[f(x, t, null)] - target|^2, in the network's own prediction.
+    """Returns E|(1 + omega) f(x, t, c) - omega sg[f(x, t, null)] - target|^2, a scalar; sg stops the gradient.
 
-    predict: (x, t, cond) -> any of the five predictions, CFG being the same in all; target is the true one. Rows whose
-    condition was dropped have the plain loss, so that f(., null) learns the unconditional expectation; sg, the stopped
-    gradient, leaves it to them (without it the two heads are not identified). Then the minimiser is
+    predict: the network f as (x, t, cond) -> one of the five predictions; CFG has the same form in all of them. target
+    is the true value of that prediction. x, target [n, ...], t [n], cond leaves [n, ...], null without batch axis.
+    Rows with the null condition get the plain loss and alone teach f(., null), which becomes E[target|x]. Then the
+    minimum is
 
         f(., c) = (E[target|x,c] + omega E[target|x])/(1 + omega)
 
-    and guided sampling at omega predicts the true conditional: no sharpening; sampling at another weight has the ratio
-    of the scales for its scale. omega = 0 is the plain loss. x, target [n, ...]; cond leaves [n, ...]; 2 evaluations.
-    Our reading of Bridging the Gap: Addressing Discrepancies in Diffusion Model Training for Classifier-Free Guidance,
-    arXiv 2311.00938, whose loss we did not find; the stopped gradient is our choice.
+    so CFG at omega predicts E[target|x,c]: it does not sharpen. CFG at another weight w acts as an ordinary model does
+    at the scale (1 + w)/(1 + omega). omega = 0 is the plain loss. Costs 2 evaluations per row, one differentiated.
+    Source: our reading of Bridging the Gap: Addressing Discrepancies in Diffusion Model Training for Classifier-Free
+    Guidance, arXiv 2311.00938, whose loss we did not find. The stopped gradient is our choice: without it only the sum
+    of the two terms is determined.
     """
     positive = predict(x, t, cond)
     reference = jax.lax.stop_gradient(predict(x, t, null_like(cond, null)))

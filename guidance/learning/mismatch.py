@@ -1,10 +1,9 @@
-"""Mismatch: how far guided noised samples are from true noised samples. Estimators on particles.
+"""Mismatch: estimates of how far guided particles y are from true particles x in distribution.
 
-The basic quantity, for groups of particles y (guided) and x (true) that should share a law:
+    E|y - x|^beta - (lambda/2) E|y - y'|^beta
 
-    E|y - x|^beta - (lambda/2) E|y - y'|^beta            (+ a term free of y)
-
-beta in (0, 2), lambda = 1: half the energy distance, zero only for equal laws. beta = 2, lambda = 0: the l2 loss.
+With lambda = 1 and 0 < beta < 2 this is half the energy distance up to a term without y, so that it is smallest only
+where y and x have one distribution. With beta = 2 and lambda = 0 it is the l2 loss.
 Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eqs. 9, 20-22.
 """
 
@@ -13,22 +12,22 @@ import jax.numpy as jnp
 
 from guidance.types import Array
 
-# under the square root: keeps the gradient of |a - b| finite where the particles coincide
+# added under the square root: it keeps the gradient of |a - b| finite where two particles coincide
 _TINY = 1e-12
 
 
 def pairwise_power(a: Array, b: Array, beta) -> Array:
-    """|a_i - b_j|^beta for a [n, d], b [m, d] -> [n, m], as (|.|^2 + 1e-12)^(beta/2)."""
+    """Returns |a_i - b_j|^beta [n, m] for a [n, d] and b [m, d], computed as (|a_i - b_j|^2 + 1e-12)^(beta/2)."""
     square = jnp.sum((a[:, None, :] - b[None, :, :]) ** 2, axis=-1)
     return jnp.sqrt(square + _TINY) if isinstance(beta, float) and beta == 1.0 else (square + _TINY) ** (beta / 2)
 
 
 def particle_mismatch(y: Array, x: Array, beta, lam) -> Array:
-    """Unbiased estimate of E|y - x|^beta - (lam/2) E|y - y'|^beta for one group; y [m, ...], x [k, ...] -> scalar.
+    """Returns an unbiased estimate of E|y - x|^beta - (lam/2) E|y - y'|^beta from y [m, ...] and x [k, ...]; a scalar.
 
-    The y-y' mean leaves out the pairs of a particle with itself. Needs m >= 2 where lam > 0 (for m = 1 the repulsion
-    is dropped, since it cannot be estimated).
-    Source: arXiv 2510.00815, eq. 22 (one bracket of it, with a free number of true particles).
+    The mean over y and y' leaves out each particle's pair with itself. For m = 1 no such pair is left: the second term
+    is then dropped, whatever lam is.
+    Source: arXiv 2510.00815, eq. 22 (one bracket of it, for any number of true particles).
     """
     y, x = y.reshape(y.shape[0], -1), x.reshape(x.shape[0], -1)
     cross = jnp.mean(pairwise_power(y, x, beta))
@@ -41,15 +40,15 @@ def particle_mismatch(y: Array, x: Array, beta, lam) -> Array:
 
 
 def grouped_mismatch(y: Array, x: Array, beta, lam) -> Array:
-    """Mean of `particle_mismatch` over groups: y [groups, m, ...], x [groups, k, ...] -> scalar."""
+    """Returns the mean of `particle_mismatch` over groups, a scalar; y [groups, m, ...], x [groups, k, ...]."""
     return jnp.mean(jax.vmap(lambda a, b: particle_mismatch(a, b, beta, lam))(y, x))
 
 
 def energy_offset(x: Array, beta) -> Array:
-    """The omega-free remainder: -(1/2) E|x - x'|^beta averaged over groups; x [groups, k, ...] -> scalar.
+    """Returns the term without y, -(1/2) E|x - x'|^beta, averaged over groups x [groups, k, ...]; a scalar.
 
-    grouped_mismatch(lam=1) + energy_offset is half the energy distance, an unbiased estimate that is 0 in the mean
-    for equal laws.
+    grouped_mismatch(..., lam=1) + energy_offset(...) is an unbiased estimate of half the energy distance: its mean is
+    0 where y and x have one distribution.
     """
 
     def one(x):

@@ -1,4 +1,4 @@
-"""The frozen model that guidance is learned for."""
+"""`Model`: the frozen denoiser that guidance is learned for, and how it is guided."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from guidance.types import Array, Cond, Denoise, Guide, Rule, Schedule, Weight
 
 
 class Model(NamedTuple):
-    """The frozen model that is being guided: what every objective needs beside the weight and the data.
+    """The frozen denoiser with its schedule, null condition and rule: all that an objective needs but weight and data.
 
-    null: the null condition. weak: a denoiser whose prediction at the same condition stands for the reference
-    (autoguidance); None: the reference is the prediction at `null`, which is asked for nowhere else.
+    weak: a second denoiser, whose prediction at the same condition is the reference (autoguidance). None: the
+    reference is the denoiser's own prediction at `null`. With `weak`, `null` is not used.
     """
 
     denoise: Denoise
@@ -23,13 +23,13 @@ class Model(NamedTuple):
     weak: Denoise | None = None
 
     def branches(self, x: Array, t: Array, cond: Cond) -> tuple[Array, Array]:
-        """The two predictions at (x, t), each [batch, ...]. 2 evaluations."""
+        """Returns the prediction at `cond` and the reference at (x, t), each [batch, ...]. Costs 2 evaluations."""
         if self.weak is None:
             return both_branches(checks.watched(self.denoise), x, t, cond, self.null)
         return asked(checks.watched(self.denoise), x, t, cond), asked(checks.watched(self.weak), x, t, cond)
 
     def guide(self, weight: Weight, skip: bool = True) -> Guide:
-        """The guide of the rule with this weight, as a sampler takes it; `skip` as in `guides.guided`."""
+        """Returns the guide that applies the rule with this weight; `skip` is that of `guides.guided`."""
         if self.weak is None:
             return guided(self.rule, weight, self.null, skip)
         return autoguided(self.rule, weight, self.weak, skip)

@@ -1,13 +1,13 @@
-"""Learning guidance: the one-step objectives, their reward extension, and one pure update.
+"""The one-step objectives: noise true samples, take one guided step, and compare with true samples noised afresh.
 
-Data's way: (x0, cond) -> (s, t) -> particles x_t -> both branches under stop_gradient -> omega -> guided particles at
-s -> mismatch to fresh x_s, minus reward -> gradient of the weight's parameters only. With the CFG rule the guided
-particle is affine in omega,
+For true samples x0 and steps (s, t) an objective noises m copies of each x0 to t, evaluates both branches there, and
+takes the guided step to s. It compares the guided particles y with x0 noised to s. Gradients stop at the branches, so
+only the weight learns. Under the CFG rule a particle is affine in omega,
 
-    y = A x_t + B D_c + sqrt(V) z + omega B (D_c - D_u),
+    y = A x_t + B D_c + sqrt(V) z + omega B (D_c - D_u),        (A, B, V) from `sampling.transition`
 
-and no gradient ever passes through the denoiser, so an update costs its 2 n m denoiser evaluations and little else.
-The particles at t and at s have independent noises (sharing them changes the optimum: to omega = 0 for l2).
+and an update on n samples costs 2 n m evaluations and little else. The noises at t and at s are independent: one
+shared noise would move the optimum (that of l2 to omega = 0 for exact denoisers without churn).
 
 Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eqs. 13-22, Algorithms 1 and 4.
 """
@@ -30,10 +30,10 @@ from guidance.types import Array, At, Cond, Reward, Schedule, Weight
 
 
 class OneStep(NamedTuple):
-    """Settings of the one-step objectives, with the paper's values where it states them.
+    """The settings of the one-step objectives; the defaults are the paper's where it states them.
 
-    Steps (s, t) obey s >= s_min, t - s >= delta, t <= 1 - zeta (s_min and zeta: our choice). lam is the paper's
-    lambda.
+    particles: guided copies m of each sample. beta, lam: of `mismatch` (lam is the paper's lambda). churn: of the step
+    (`sampling.churned_ddim`). Steps have s >= s_min, t - s >= delta and t <= 1 - zeta; s_min and zeta are our choice.
     """
 
     particles: int = 4
@@ -46,14 +46,14 @@ class OneStep(NamedTuple):
 
 
 class Particles(NamedTuple):
-    """Guided particles y ~ p^omega(x_s | ...) and the guided clean predictions they came from, [groups, m, ...]."""
+    """The guided particles y at s, and the guided x0-predictions they were made from; both [groups, m, ...]."""
 
     y: Array
     x0: Array
 
 
 def draw_steps(key: Array, shape: tuple[int, ...], settings: OneStep) -> tuple[Array, Array]:
-    """(s, t): s ~ U[s_min, 1 - zeta - delta], t - s ~ U[delta, 1 - zeta - s].
+    """Draws steps (s, t), each of the given shape: s ~ U[s_min, 1 - zeta - delta], t - s ~ U[delta, 1 - zeta - s].
 
     Source: arXiv 2510.00815, Algorithm 1, step 2.
     """
@@ -67,9 +67,10 @@ def draw_steps(key: Array, shape: tuple[int, ...], settings: OneStep) -> tuple[A
 def guided_particles(
     key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, *, t: Array, s: Array, churn
 ) -> Particles:
-    """Noises each clean sample to t and takes one guided step to s.
+    """Noises each true sample to t and takes one guided step to s.
 
-    x0 [groups, m, ...]; cond leaves, s and t [groups]; one omega per group, shared by its m particles.
+    x0 [groups, m, ...]; s, t [groups]; cond leaves [groups, ...]. The m particles of a group share one omega. Costs 2
+    evaluations per particle.
     Source: arXiv 2510.00815, eqs. 13 and 23, Algorithm 1, steps 4-6.
     """
     groups, m = x0.shape[:2]
@@ -88,14 +89,14 @@ def guided_particles(
 
 
 def _noised(key: Array, schedule: Schedule, x0: Array, s: Array) -> Array:
-    """Fresh true particles x_s of x0 [groups, k, ...] at one time per group, s [groups]."""
+    """Draws true particles x_s, x0 [groups, k, ...] with fresh noise, at one time per group, s [groups]."""
     flat = as_state(x0).reshape(-1, *x0.shape[2:])
     x_s = diffuse(schedule, flat, jax.random.normal(key, flat.shape, flat.dtype), jnp.repeat(s, x0.shape[1]))
     return x_s.reshape(x0.shape)
 
 
-def _own_particles(steps_key, particle_key, model, weight, x0, cond, settings) -> tuple[Array, Array, Particles]:
-    """A step (s, t) for each of x0 [n, ...], its m copies [n, m, ...], and the copies noised to t and guided to s."""
+def _particles_of_each(steps_key, particle_key, model, weight, x0, cond, settings) -> tuple[Array, Array, Particles]:
+    """Draws a step (s, t) for each row of x0 [n, ...]; returns s [n], copies [n, m, ...], and their particles."""
     s, t = draw_steps(steps_key, x0.shape[:1], settings)
     copies = jnp.broadcast_to(x0[:, None], (x0.shape[0], settings.particles, *x0.shape[1:]))
     return s, copies, guided_particles(particle_key, model, weight, copies, cond, t=t, s=s, churn=settings.churn)
@@ -111,17 +112,17 @@ def self_consistency(
     gamma=0.0,
     reward: Reward | None = None,
 ) -> Array:
-    """The paper's loss: each sample's own guided step against its own noising, minus gamma times the mean reward.
+    """Returns the paper's loss: it compares the guided steps of each sample with that sample noised to s.
 
         L = (1/n) sum_i [ mean_jk |y_i^j - x_i^k|^beta - (lambda/2) mean_{j != k} |y_i^j - y_i^k|^beta ]
             - gamma mean R(D_omega(x_t, c), c)
 
-    x0 [n, ...], cond leaves [n, ...]. beta = 2, lam = 0 is the paper's l2 loss (biased even for a perfect model: its
-    optimum is A alpha_t / B). The reward enters with a minus sign; as transcribed, the paper's L_R has the wrong one.
+    x0 [n, ...], cond leaves [n, ...]. A reward is subtracted; the paper's L_R, as we read it, has the wrong sign.
+    Costs 2 n m evaluations, m = settings.particles.
     Source: arXiv 2510.00815, eqs. 20-22, Algorithms 1 and 4.
     """
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
-    s, copies, particles = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
+    s, copies, particles = _particles_of_each(steps_key, particle_key, model, weight, x0, cond, settings)
     x_s = _noised(noise_key, model.schedule, copies, s)
     loss = grouped_mismatch(particles.y, x_s, settings.beta, settings.lam)
     return loss if reward is None else loss - gamma * mean_reward(reward, particles.x0, cond)
@@ -130,14 +131,17 @@ def self_consistency(
 def reward_only(
     key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep, reward: Reward
 ) -> Array:
-    """-mean R(D_omega(x_t, c), c): the reward without the mismatch that keeps it honest; the ablation."""
+    """Returns -mean R(D_omega(x_t, c), c): an ablation, in which no mismatch holds the reward back.
+
+    x0 [n, ...], cond leaves [n, ...]. Costs 2 n m evaluations.
+    """
     steps_key, particle_key = jax.random.split(key)
-    _, _, particles = _own_particles(steps_key, particle_key, model, weight, x0, cond, settings)
+    _, _, particles = _particles_of_each(steps_key, particle_key, model, weight, x0, cond, settings)
     return -mean_reward(reward, particles.x0, cond)
 
 
 def mean_reward(reward: Reward, x0: Array, cond: Cond) -> Array:
-    """Mean of R over particles x0 [groups, m, ...] with cond leaves [groups, ...]."""
+    """Returns the mean of `reward` over the particles x0 [groups, m, ...], with cond leaves [groups, ...]."""
     flat = x0.reshape(-1, *x0.shape[2:])
     values = reward(flat, repeated(cond, x0.shape[1]))
     checks.is_worth(values, flat)
@@ -154,17 +158,22 @@ def l2(
     gamma=0.0,
     reward: Reward | None = None,
 ) -> Array:
-    """E|y - x_s|^2: `self_consistency` with beta = 2 and lambda = 0. Source: arXiv 2510.00815, eq. 21."""
+    """Returns E|y - x_s|^2, which is `self_consistency` with beta = 2 and lambda = 0.
+
+    Its optimum is biased: for exact denoisers the best omega shared by all conditions at one (s, t) is A alpha_t / B.
+    Source: arXiv 2510.00815, eq. 21.
+    """
     return self_consistency(key, model, weight, x0, cond, settings._replace(beta=2.0, lam=0.0), gamma, reward)
 
 
 def per_condition_consistency(
     key: Array, model: Model, weight: Weight, real: Array, cond: Cond, settings: OneStep
 ) -> Array:
-    """The law of x_s after a guided step from p_t(. | c) against p_s(. | c), per condition.
+    """Returns the mean over conditions c of the mismatch between guided steps from p_t(. | c) and p_s(. | c).
 
-    real [G, k, ...]: k true samples per condition, cond leaves [G, ...]. One half of each group is noised to t and
-    guided, the other half is noised to s, so that the two sides are independent and the estimate is unbiased.
+    real [G, k, ...]: k true samples of each condition; cond leaves [G, ...]. The first half of each group is noised to
+    t and guided to s. The second half is noised to s. The two are independent, so the estimate is unbiased. Costs G k
+    evaluations for even k.
     Source: arXiv 2510.00815, appendix C.2.
     """
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
@@ -176,10 +185,11 @@ def per_condition_consistency(
 
 
 def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep) -> Array:
-    """The law of x_s after a guided step from p_t against p_s, all conditions pooled, at one (s, t) per call.
+    """Returns the mismatch between guided steps from p_t and p_s with all conditions pooled, at one (s, t) per call.
 
-    x0 [n, ...]; the first half of the batch is guided, the second half is noised to s. Unbiased, and noisy: the
-    paper rejects it for that. Source: arXiv 2510.00815, eqs. 10, 12, 15.
+    x0 [n, ...], cond leaves [n, ...]. The first half of the batch is noised to t and guided to s. The second half is
+    noised to s. The estimate is unbiased but noisy, for which the paper rejects it. Costs n evaluations for even n.
+    Source: arXiv 2510.00815, eqs. 10, 12, 15.
     """
     steps_key, particle_key, noise_key = jax.random.split(key, 3)
     s, t = draw_steps(steps_key, (1,), settings)
@@ -194,9 +204,9 @@ def marginal_consistency(key: Array, model: Model, weight: Weight, x0: Array, co
 
 
 def score_matching(key: Array, model: Model, weight: Weight, x0: Array, cond: Cond, settings: OneStep) -> Array:
-    """Guided score matching: E|x0 - D_omega(x_t, c)|^2; its optimum is omega = 0 where D_c is exact.
+    """Returns E|x0 - D_omega(x_t, c)|^2, guided score matching. Its optimum is omega = 0 where D_c is exact.
 
-    Source: arXiv 2510.00815, appendix C.1, eqs. 31-35.
+    x0 [n, ...], cond leaves [n, ...]. Costs 2 n evaluations. Source: arXiv 2510.00815, appendix C.1, eqs. 31-35.
     """
     steps_key, particle_key = jax.random.split(key)
     s, t = draw_steps(steps_key, x0.shape[:1], settings)

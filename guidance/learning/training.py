@@ -1,7 +1,7 @@
-"""How a weight is learned: from settings to network, loss and optimiser.
+"""What a `Recipe` means: the guidance network, the loss and the optimiser of a weight that is learned.
 
-Said once for `guidance.fit`, the job `learn`, the leaderboard and the benchmarks, which differ in where true samples
-are from and in what is written where.
+`guidance.fit`, the job `learn`, the leaderboard and the benchmarks all train with these functions. They differ in
+where true samples come from and in which files they write.
 """
 
 import functools
@@ -26,7 +26,7 @@ from guidance.types import Array, Cond, Reward, Schedule, Solver, Step, Weight
 from guidance.weights.learned import HEADS
 
 ROLLOUT = "rollout"
-OBJECTIVES = {  # of `learning`, by the names that recipes have for them
+OBJECTIVES = {  # a recipe's name for a one-step objective -> its function in `one_step`
     "self_consistency": "self_consistency",
     "l2": "l2",
     "score_matching": "score_matching",
@@ -37,22 +37,23 @@ OBJECTIVES = {  # of `learning`, by the names that recipes have for them
 
 
 class Recipe(NamedTuple):
-    """The settings of one weight that is learned; the defaults are those that won on the README's mixtures.
+    """The settings of one learned weight; the defaults are those that won on the README's mixtures.
 
-    objective: "rollout" trains through the sampler that will be used, and needs a denoiser that can be differentiated
-        in x. The one-step objectives of `learning` do not: "self_consistency", "l2", "score_matching", "marginal",
-        "per_condition", "reward_only".
-    steps, step: the uniform grid and the step or solver that a rollout runs through.
-    interval: (lo, hi], in t, outside of which the weight is 0, so that steps cost one evaluation; None: nowhere.
-    features: the space [n, ...] -> [n, d] in which a rollout's samples are matched; None: their own.
-    updates, learning_rate: of Adam, with gradients clipped to norm 1 and a rate that falls from its peak to 0 along a
-        cosine. None is 5e-3 for a rollout, 1e-3 for one step.
-    particles, real: samples, generated and true, of a rollout's update, for each condition. What a rollout keeps in
-        memory grows with `particles`, with `steps` too unless `remat` is "steps" or "segments" (see `rollout`).
-    groups: conditions of a rollout's update, drawn afresh; 0 for all.
-    batch, one_step: data points of a one-step objective's update, and its other settings.
-    reward, gamma: of self_consistency and l2, loss - gamma E[reward]; of reward_only.
-    width, depth, embedding, head: of the guidance network; a "signed" head may learn weights below 0.
+    objective: "rollout" trains through the sampler; its denoiser must be differentiable in x. The one-step objectives
+        need no gradient of the denoiser: "self_consistency", "l2", "score_matching", "marginal", "per_condition",
+        "reward_only".
+    steps, step: the number of steps of the uniform grid, and the step or solver, that a rollout runs through.
+    interval: (lo, hi). The weight is 0 unless lo < t <= hi, where a step costs one evaluation. None: no such limit.
+    features: a function [n, ...] -> [n, d]. A rollout compares samples in its space. None: in the samples' own space.
+    updates, learning_rate: the number of updates of Adam and the peak of its rate, which falls to 0 along a cosine;
+        gradients are clipped to norm 1. None is 5e-3 for a rollout and 1e-3 for a one-step objective.
+    particles, real: the generated and the true samples per condition in one update of a rollout. Memory grows with
+        `particles`, and with `steps` unless `remat` is "steps" or "segments" (see `learning.rollout`).
+    groups: the number of conditions drawn for one update of a rollout; 0 takes all of them.
+    batch, one_step: the number of true samples in one update of a one-step objective, and its other settings.
+    reward, gamma: self_consistency and l2 subtract gamma E[reward] from their loss; reward_only uses the reward alone.
+    width, depth, embedding, head: the sizes and the head of the guidance network. A "signed" head may learn weights
+        below 0.
     """
 
     objective: str = ROLLOUT
@@ -77,14 +78,14 @@ class Recipe(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """The peak learning rate."""
+        """Returns the peak learning rate."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 5e-3 if self.objective == ROLLOUT else 1e-3
 
 
 def check(recipe: Recipe) -> None:
-    """Raises ValueError, in one line that names the field, for a recipe by which nothing can be learned."""
+    """Raises TypeError for what is no Recipe, and ValueError, in one line that names the field, for a wrong value."""
     if not isinstance(recipe, Recipe):
         raise TypeError(f"a Recipe belongs where {checks.words(recipe)} is, as in guidance.Recipe(steps=10)")
     for name in (*_COUNTS, "particles", "groups"):
@@ -120,18 +121,18 @@ _COUNTS = ("steps", "updates", "real", "batch", "width", "depth", "embedding")
 
 
 class Truth(NamedTuple):
-    """Where true samples are from.
+    """The two ways in which an objective draws true samples.
 
-    draw: (key, n) -> (x0 [n, ...], cond leaves [n, ...]).
-    real: (key, k, some of the conditions, leaves [K, ...]) -> x0 [K, k, ...], k for each.
+    draw: (key, n) -> (x0 [n, ...], cond leaves [n, ...]): samples of the joint distribution.
+    real: (key, k, conditions with leaves [K, ...]) -> x0 [K, k, ...]: k samples of each of the conditions.
     """
 
     draw: Callable[[Array, int], tuple[Array, Cond]]
     real: Callable[[Array, int, Cond], Array]
 
 
-def whole(model: Model) -> Model:
-    """The model with a denoiser where a triple (apply, params, prediction) may stand; see `predictions.as_denoise`.
+def with_denoiser(model: Model) -> Model:
+    """Returns the model, with a triple (network, params, kind) turned into a denoiser by `predictions.as_denoise`.
 
     Raises TypeError for what is no model.
     """
@@ -144,26 +145,29 @@ def whole(model: Model) -> Model:
     return model
 
 
-def apart(tree: Any) -> tuple[list, Callable[[list], Any]]:
-    """(the arrays of a tree, arrays -> the tree): what is large is an argument of what is compiled, never a constant.
+def split_arrays(tree: Any) -> tuple[list, Callable[[list], Any]]:
+    """Returns the arrays of a tree, and the function that puts arrays back into their places in it.
 
-    Functions that are no pytrees stay in the tree; what they close over is compiled in.
+    A compiled function takes the arrays as arguments; otherwise it would hold them as constants. Other leaves, such as
+    plain functions, stay in the tree, and arrays that those close over do become constants.
     """
     leaves, structure = jax.tree.flatten(tree)
     are_arrays = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
 
     def together(arrays):
         rest = iter(arrays)
-        return structure.unflatten([next(rest) if own else leaf for leaf, own in zip(leaves, are_arrays, strict=True)])
+        return structure.unflatten(
+            [next(rest) if is_array else leaf for leaf, is_array in zip(leaves, are_arrays, strict=True)]
+        )
 
-    return [leaf for leaf, own in zip(leaves, are_arrays, strict=True) if own], together
+    return [leaf for leaf, is_array in zip(leaves, are_arrays, strict=True) if is_array], together
 
 
 # ---- the weight
 
 
 def network(conditions: Cond, recipe: Recipe) -> weights.GuidanceNet:
-    """The guidance network: of the label for labels 0 .. G - 1, of the numbers in any other condition."""
+    """Returns the guidance network for these conditions: it embeds labels 0 .. G - 1 and projects other numbers."""
     labelled = are_labels(conditions)
     return weights.GuidanceNet(
         condition="label" if labelled else "features",
@@ -177,17 +181,17 @@ def network(conditions: Cond, recipe: Recipe) -> weights.GuidanceNet:
 
 
 def initial(key: Array, net: weights.GuidanceNet, conditions: Cond):
-    """The first params of the network."""
+    """Draws the initial params of the network."""
     zero, one = jnp.zeros(1), taken(conditions, slice(1))
-    return jax.jit(net.init)(key, log_snr_t=zero, log_snr_s=zero, cond=one)  # layer by layer it takes seconds
+    return jax.jit(net.init)(key, log_snr_t=zero, log_snr_s=zero, cond=one)  # not compiled, this takes seconds
 
 
 def weight_of(net: weights.GuidanceNet, schedule: Schedule, recipe: Recipe) -> Callable:
-    """params -> the weight, clamped to where it is trained.
+    """Returns the function params -> weight. The weight clamps its times to those it is trained on.
 
-    Through a uniform grid of N steps that is the grid itself, half a step from its ends at most: no query of its inner
-    steps is clamped, and a sampler with smaller steps gets the weight of the trained gap. For one step it is where
-    `OneStep` draws.
+    A rollout through N uniform steps trains t and s from 0.5/N to 1 - 0.5/N and gaps t - s from 0.999/N. So only the
+    two ends of its own grid are clamped, and a sampler with smaller steps gets the weight of the trained gap. A
+    one-step objective trains where `OneStep` draws.
     """
     steps, one = recipe.steps, recipe.one_step
     trained = one.s_min, 1 - one.zeta, one.delta
@@ -201,7 +205,7 @@ def _weight(net, schedule, s_min, t_max, gap_min, interval, params):
 
 
 def optimizer(learning_rate: float, updates: int) -> optax.GradientTransformation:
-    """What every guidance network is trained with."""
+    """Returns the optimiser of every guidance network: Adam with clipped gradients and a cosine decay of its rate."""
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, updates)))
 
 
@@ -209,9 +213,9 @@ def optimizer(learning_rate: float, updates: int) -> optax.GradientTransformatio
 
 
 def loss(key: Array, model: Model, weight: Weight, truth: Truth, conditions: Cond, recipe: Recipe) -> Array:
-    """The loss of one update of the weight for G conditions, leaves [G, ...], whose values are known."""
-    of = _rollout if recipe.objective == ROLLOUT else _one_step
-    return of(key, model, weight, truth, conditions, recipe)
+    """Returns the loss of one update for G conditions, leaves [G, ...], which must be concrete, not traced."""
+    objective = _rollout if recipe.objective == ROLLOUT else _one_step
+    return objective(key, model, weight, truth, conditions, recipe)
 
 
 def _rollout(key, model, weight, truth, conditions, recipe) -> Array:
@@ -219,9 +223,9 @@ def _rollout(key, model, weight, truth, conditions, recipe) -> Array:
         grid = sampling.uniform_grid(recipe.steps)
         unguided = int(np.argmax(guided_steps(grid, recipe.interval)))  # steps before the first guided one
     data_key, roll_key, *rest = jax.random.split(key, 3 if recipe.groups else 2)
-    among = drawn(rest[0], conditions, recipe.groups) if rest else conditions
-    table = on_grid(weight, grid, among, of_all=among is conditions and are_labels(conditions))
-    real = truth.real(data_key, recipe.real, among)
+    chosen = drawn(rest[0], conditions, recipe.groups) if rest else conditions
+    table = on_grid(weight, grid, chosen, by_label=chosen is conditions and are_labels(conditions))
+    real = truth.real(data_key, recipe.real, chosen)
     settings = rollout.Rollout(
         recipe.particles,
         segments=segments(recipe.steps - unguided) if recipe.remat == "segments" else 1,
@@ -229,21 +233,23 @@ def _rollout(key, model, weight, truth, conditions, recipe) -> Array:
         detached=unguided,
         features=recipe.features,
     )
-    return rollout.rollout_loss(roll_key, model, table, recipe.step, grid, real, among, settings)
+    return rollout.rollout_loss(roll_key, model, table, recipe.step, grid, real, chosen, settings)
 
 
-def on_grid(weight: Weight, grid: Array, conditions: Cond, of_all: bool) -> Weight:
-    """The same weight on a grid, asked once for each step and condition.
+def on_grid(weight: Weight, grid: Array, conditions: Cond, by_label: bool) -> Weight:
+    """Returns the weight as a table on a grid: its network is evaluated once for each step and condition.
 
-    of_all: the conditions are the labels 0 .. G - 1; else the column of a condition is looked up.
+    by_label: the conditions are the labels 0 .. G - 1, and a label is the number of its column. Otherwise the table
+    finds the column by comparing conditions.
     """
-    return weights.table(grid, weights.tabulated(weight, grid, conditions), None if of_all else conditions)
+    return weights.table(grid, weights.tabulated(weight, grid, conditions), None if by_label else conditions)
 
 
 def drawn(key: Array, conditions: Cond, count: int) -> Cond:
-    """`count` of the conditions in their order, every such subset as likely; all of them where they are not more.
+    """Draws `count` of the conditions, each subset with the same probability, and keeps their order.
 
-    A mean over the subset is an unbiased estimate of the mean over all.
+    Returns all of them if there are no more than `count`. A mean over the subset is an unbiased estimate of the mean
+    over all conditions.
     """
     if count >= size(conditions):
         return conditions
@@ -251,7 +257,7 @@ def drawn(key: Array, conditions: Cond, count: int) -> Cond:
 
 
 def guided_steps(grid: Array | np.ndarray, interval: tuple[float, float] | None) -> np.ndarray:
-    """Which steps of a grid start within the interval, [steps]; all for None. Raises ValueError where none does."""
+    """Returns which steps of a grid start within the interval, [steps]; None: all. Raises ValueError if none does."""
     starts = np.asarray(grid[:-1])
     if interval is None:
         return np.ones(starts.shape, bool)
@@ -262,7 +268,7 @@ def guided_steps(grid: Array | np.ndarray, interval: tuple[float, float] | None)
 
 
 def segments(steps: int) -> int:
-    """The divisor of `steps` nearest to its square root."""
+    """Returns the divisor of `steps` that is nearest to the square root of `steps`."""
     return min((d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - steps**0.5))
 
 

@@ -1,4 +1,4 @@
-"""One step of an optimiser on a loss, as a pure function."""
+"""One step of an optimiser on a loss, as pure functions."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,18 @@ from guidance.types import Array
 
 
 def update(key: Array, optimizer: optax.GradientTransformation, loss, params, opt_state):
-    """One gradient step on `loss(params, key) -> scalar`: -> (params, opt_state, {"loss", "gradient_norm"})."""
+    """Takes one gradient step on `loss(params, key)` -> scalar; returns (params, opt_state, metrics).
+
+    The metrics are "loss", before the step, and "gradient_norm".
+    """
     return _applied(optimizer, params, opt_state, *jax.value_and_grad(loss)(params, key))
 
 
 def update_in_parts(optimizer: optax.GradientTransformation, loss, params, opt_state, parts):
-    """As `update` for the mean of `loss(params, part)` over parts, whose leaves have a leading axis of their number.
+    """Takes one gradient step on the mean of `loss(params, part)` over the parts; returns what `update` does.
 
-    One after the other: a batch that many times larger in the memory of one part.
+    The leaves of `parts` are [number of parts, ...]. The parts are evaluated one after the other, so that a large
+    batch needs the memory of one part.
     """
     one, count = jax.value_and_grad(loss), jax.tree.leaves(parts)[0].shape[0]
     if count == 1:
