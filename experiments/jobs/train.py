@@ -1,6 +1,7 @@
 """Job `train`: the base denoiser of problems that have none in closed form, one for each seed."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,10 @@ def run(problem, config, workdir) -> list:
     if problem.model.network is None:
         return [mesh.shard(problem.model.known)] * config.seeds
     require(problem, config.job, "data", *["instrument"] * (config.base.pictures > 0))
-    return [_train(problem, config, workdir, seed) for seed in range(config.seed, config.seed + config.seeds)]
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.base.learning_rate, config.base.steps))
+    init, update = jax.jit(problem.model.network.init), loop.compiled(_update(problem, config.base, optimizer))
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [_train(problem, config, workdir, seed, init, optimizer, update) for seed in seeds]
 
 
 def kept(problem, config, workdir, seed: int, step: int) -> Any:
@@ -65,20 +69,23 @@ def kept(problem, config, workdir, seed: int, step: int) -> Any:
     return checkpoints.restore_kept(_folder(workdir, seed), step, mesh.shard(_zeros(like)), remedy)
 
 
-def _train(problem, config, workdir, seed: int) -> Any:
-    base, key, data = config.base, jax.random.key(seed), problem.data
-    optimizer = optax.adam(optax.cosine_decay_schedule(base.learning_rate, base.steps))
-    update_key = jax.random.fold_in(key, 1)
+def _update(problem, base, optimizer) -> Callable:
+    """Returns (state, i, key, arrays, pair) -> (state, figures): the update i of any seed, which all share."""
 
-    def one_update(state, i, update_key, arrays, pair):
-        params, opt_state, figures = update_in_parts(
-            optimizer, functools.partial(_loss, problem, base), state.params, state.opt_state,
-            _batch(problem, base, jax.random.fold_in(update_key, i), arrays, pair),
-        )  # fmt: skip
+    def one_update(state, i, key, arrays, pair):
+        batch = _batch(problem, base, jax.random.fold_in(key, i), arrays, pair)
+        loss = functools.partial(_loss, problem, base)
+        params, opt_state, figures = update_in_parts(optimizer, loss, state.params, state.opt_state, batch)
         return State(params, opt_state, averages.update(state.averages, params, base.averages)), figures
 
-    one_update = loop.compiled(one_update)
-    params = jax.jit(problem.model.network.init)(jax.random.fold_in(key, 0))
+    return one_update
+
+
+def _train(problem, config, workdir, seed: int, init, optimizer, update) -> Any:
+    """Returns what the denoiser of one seed is sampled with; `update` is `_update`, compiled."""
+    base, key, data = config.base, jax.random.key(seed), problem.data
+    update_key = jax.random.fold_in(key, 1)
+    params = init(jax.random.fold_in(key, 0))
     pictures = {round(base.steps * (k + 1) / base.pictures) for k in range(base.pictures)}
 
     def at_mark(step, state):
@@ -100,7 +107,7 @@ def _train(problem, config, workdir, seed: int) -> Any:
         _folder(workdir, seed),
         workdir / "metrics.jsonl",
         State(params, optimizer.init(params), averages.start(params, base.averages)),
-        lambda carry, i: one_update(carry, i, update_key, data.arrays, pair(i)),
+        lambda carry, i: update(carry, i, update_key, data.arrays, pair(i)),
         base.steps,
         max(config.learn.checkpoint_every, base.steps // 10),
         marks=pictures | set(base.keep),

@@ -181,9 +181,14 @@ def network(conditions: Cond, recipe: Recipe) -> weights.GuidanceNet:
 
 
 def initial(key: Array, net: weights.GuidanceNet, conditions: Cond):
-    """Draws the initial params of the network."""
-    zero, one = jnp.zeros(1), taken(conditions, slice(1))
-    return jax.jit(net.init)(key, log_snr_t=zero, log_snr_s=zero, cond=one)  # not compiled, this takes seconds
+    """Draws the initial params of the network. Equal networks share one compilation."""
+    zero = jnp.zeros(1)
+    return _initial(net, key, zero, zero, taken(conditions, slice(1)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(net, key, log_snr_t, log_snr_s, cond):  # not compiled, this takes seconds
+    return net.init(key, log_snr_t=log_snr_t, log_snr_s=log_snr_s, cond=cond)
 
 
 def weight_of(net: weights.GuidanceNet, schedule: Schedule, recipe: Recipe) -> Callable:
