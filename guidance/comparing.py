@@ -25,8 +25,19 @@ class Compared(NamedTuple):
     def __str__(self) -> str:
         return tables.table(self.rows)
 
+    def latex(self) -> str:
+        """Returns the table as a LaTeX tabular with the rules of booktabs."""
+        return tables.listing(self.rows).latex()
+
+    def csv(self) -> str:
+        """Returns the rows as CSV: what the table shows and the figure draws."""
+        return tables.rows_as_csv(self.rows)
+
     def figure(self, metric: str | None = None) -> Any:
-        """A matplotlib figure of a metric (default: the first) against network evaluations per sample."""
+        """Returns a matplotlib figure of a metric (default: the first) against network evaluations per sample.
+
+        Raises ValueError for a metric that was not measured.
+        """
         known = list(dict.fromkeys(row.metric for row in self.rows))
         if metric is not None and metric not in known:
             raise ValueError(f"metric = {metric!r}: allowed: {' or '.join(known)}")
@@ -45,16 +56,21 @@ def compare(
     samples: int = 100,
     step: Step | Solver = DDIM,
 ) -> Compared:
-    """Samples with every weight at every number of steps, and measures what comes out.
+    """Samples with every weight at every number of steps, and measures the samples.
 
-    model, conditions: as for `guidance.fit`. weights: by name, as {"unguided": weights.constant(0.0), ...}.
+    model, conditions: as for `guidance.fit`.
+    weights: by name, as {"unguided": weights.constant(0.0), ...}.
     metric: (samples [G, n, *shape], n for each condition) -> a number, or {name: number}.
-    steps: of uniform grids. seeds: repetitions, each from noise of its own, which all weights share.
-    samples: n.
+    shape: of one sample.
+    steps: numbers of steps, each of a uniform grid.
+    seeds: repetitions, each from noise of its own; all weights share it.
+    samples: n, for each condition.
+    step: of the sampler.
 
-    A row has the mean over the seeds, its standard error s / sqrt(seeds), and the network evaluations per sample, all
-    branches together. One compilation for each number of steps. Raises TypeError or ValueError for what cannot be
-    compared.
+    Returns a row for each weight, number of steps and metric: the mean over the seeds, its standard error
+    s / sqrt(seeds), and the network evaluations per sample, all branches together. Costs one compilation for each
+    number of steps, and seeds * G * samples * NFE network evaluations for each weight and number of steps. Raises
+    TypeError or ValueError for what cannot be compared.
     """
     model, conditions = training.with_denoiser(model), listed(conditions)
     checks.is_step(step)
@@ -119,7 +135,7 @@ def draws(
     cond: Cond,
     ids: Array,
 ) -> tuple[Array, Array]:
-    """(x0 [batch, *shape], network evaluations per sample) from noise; a sample follows from its id and the key."""
+    """Returns (x0 [batch, *shape], network evaluations per sample); a sample follows from its id and the key."""
     start_key, step_key = jax.random.split(key)
     x = sampling.initial_noise(start_key, model.schedule, grid, shape, ids)
     guide = model.guide(weight)

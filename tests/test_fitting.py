@@ -1,5 +1,6 @@
 """`guidance.fit` and `guidance.compare`: closed forms, resumption to the bit, refusals, and numbers by hand."""
 
+import csv
 import math
 
 import jax
@@ -361,7 +362,12 @@ def test_a_comparison_has_the_numbers_of_a_report(capsys):
     assert rows["two", 1, "number"].standard_error == pytest.approx(math.sqrt(7) / math.sqrt(3))
     lines = str(found).splitlines()
     assert lines[0].split() == ["metric", "steps", "nfe", "method", "value", "seeds"]
-    assert [line.split()[3] for line in lines[2:5]][0] == "unguided" and "4 ± 2" in lines[8]
+    assert [line.split()[3] for line in lines[2:5]][0] == "unguided" and "4.0 ± 1.5" in lines[8]
+    assert r"number & $1$ & $2$ & two & $4.0 \pm 1.5$ & $3$ \\" in found.latex().splitlines()
+    data = list(csv.DictReader(found.csv().splitlines()))
+    assert [(line["method"], float(line["value"])) for line in data] == [
+        (row.method, pytest.approx(row.value, rel=1e-5)) for row in found.rows
+    ]
     [curve] = [line for line in found.figure("number").axes[0].containers if line.get_label() == "two"]
     np.testing.assert_allclose(curve[0].get_xydata(), [[2, 4], [4, 4]])
     assert capsys.readouterr().out == ""

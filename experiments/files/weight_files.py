@@ -47,7 +47,6 @@ NAMED = {
     "power_law": "power_law(exponent=0.9)",
 }
 CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1 + omega"
-SHOWN = 10  # conditions that a plot draws, at most
 
 
 class About(NamedTuple):
@@ -301,40 +300,37 @@ def describe(path) -> str:
 
 
 def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Times [k] and omega [k, conditions], each for the step from t down by the gap that the weight was trained at:
-    that of its grid, or the smallest one of a weight for any steps.
+    """Returns edges of steps [k + 1], from noise to data, and omega [k, conditions], which holds over each step.
+
+    A weight for a grid is evaluated at its own steps. One for any steps is evaluated at `points` times, for the
+    smallest gap that it was trained at.
     """
     if about.steps is None:
-        t = jnp.linspace(about.t_max, about.s_min + about.gap_min, points)
-        gap = about.gap_min
+        t, end, gap = jnp.linspace(about.t_max, about.s_min + about.gap_min, points), about.s_min, about.gap_min
     else:
-        t = jnp.linspace(1, 1 / about.steps, about.steps)
-        gap = 1 / about.steps
+        t, end, gap = jnp.linspace(1, 1 / about.steps, about.steps), 0, 1 / about.steps
     conditions = asked(about)
 
     def at(t):
         times = jnp.broadcast_to(t, len(conditions))
         return weight(t=times, s=jnp.maximum(times - gap, 0), cond=conditions)
 
-    return np.asarray(t), np.asarray(jax.vmap(at)(t))
+    return np.append(t, end), np.asarray(jax.vmap(at)(t))
 
 
 def plot(path, target) -> None:
-    """Draws omega over t, a line for each of a few conditions and a thick one for the mean of all."""
+    """Draws omega over t, as `drawing.over_conditions` does, and writes its numbers beside the picture."""
     weight, about = read(path)
-    t, omega = curves(weight, about)
-    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
-    for label in np.unique(np.linspace(0, omega.shape[1] - 1, min(SHOWN, omega.shape[1])).astype(int)):
-        called = about.names[label] if about.names else f"class {label}"
-        axes.plot(t, omega[:, label], lw=1, label=called if about.net["condition"] == "label" else None)
-    axes.plot(t, omega.mean(axis=1), color="black", lw=2.4, label=f"mean of {omega.shape[1]}")
+    edges, omega = curves(weight, about)
+    word = "class" if about.net["condition"] == "label" else "condition"
+    names = about.names or [f"{word} {c}" for c in range(omega.shape[1])]
+    figure, [axes] = drawing.panels(1, 5.2, 3.6)
+    lines = drawing.over_conditions(axes, edges, omega, names)
     steps = "any steps" if about.steps is None else f"{about.steps} steps"
-    axes.set(
-        title=f"{about.objective}, {steps}", xlabel="t  (1 noise, 0 data)", ylabel="omega  (scale - 1)", xlim=(1, 0)
-    )
-    axes.grid(alpha=0.2)
-    axes.legend(fontsize=7, frameon=False)
-    figure.savefig(target, dpi=130, bbox_inches="tight")
+    axes.set(title=f"{about.objective}, {steps}", ylabel="omega  (scale - 1)")
+    drawing.time_axis(axes)
+    drawing.legend(figure)
+    drawing.Picture(figure, ("line", "t", "s", "omega"), lines).save(target)
 
 
 def main(arguments: list[str]) -> int:
@@ -346,7 +342,7 @@ def main(arguments: list[str]) -> int:
     listing.add_argument("paths", nargs="+", help="files, or folders that hold some")
     plotting = commands.add_parser("plot", help="omega over t")
     plotting.add_argument("file")
-    plotting.add_argument("target", help="the PNG to write")
+    plotting.add_argument("target", help="the PNG to write; its numbers go beside it, as CSV")
     options = parser.parse_args(arguments)
     code = 0
     paths = [options.file] if options.command == "plot" else _files(options.paths)

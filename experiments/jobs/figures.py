@@ -1,37 +1,34 @@
-"""The pictures of a report; each function returns a matplotlib figure and computes nothing but what it draws."""
+"""The pictures of a report. Each function returns a `drawing.Picture`: a figure, and the numbers that are drawn."""
 
+import itertools
+
+import jax
 import jax.numpy as jnp
 import matplotlib
-import matplotlib.ticker
 import numpy as np
 
 from experiments.config.expressions import TWICE
 from experiments.jobs.candidates import UNGUIDED
+from experiments.problems.images import judge
 from experiments.problems.interface import shares
 from experiments.runtime import drawing
+from experiments.runtime.drawing import Picture
 from experiments.runtime.records import GIVEN, LEARNED, NONE, TUNED
 from guidance import tables
-from guidance.conditions import repeated, size, taken
+from guidance.conditions import are_labels, repeated, size, taken
 
-COLUMNS = 4  # panels in a row
 COLOURS = {
     "rollout": "C2", "self_consistency": "C0", "l2": "C1", "constant": "0.25", "interval": "0.5",
     "clamp_linear": "0.7", "unguided": "C3", TWICE: "#ff9896",
 }  # fmt: skip
 OF_FAMILIES = [matplotlib.colormaps["tab20"].colors[i] for i in (8, 10, 12, 16, 18, 9, 11, 13, 17, 19)]
 OF_FAMILIES += matplotlib.colormaps["tab20b"].colors[::2] + ("#006d5b",)
-
-
-def number(value, error) -> str:
-    """A figure for people: three significant digits, with its standard error where there is one; None is a mean of
-    values that are not all finite."""
-    if value is None:
-        return "not finite"
-    return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
+HAND_MADE = ("-", "--", ":", "-.", (0, (8, 2)), (0, (1, 4)))  # grey lines of the best hand-made weights
+POINTS = 400  # of each condition that a scatter plot shows, at most
 
 
 def shades(families) -> dict:
-    """{family: its colour}: one for each; the hand-made and the learned weights of a rule are one family."""
+    """Returns {family: its colour}, one for each; hand-made and learned weights of a rule are one family."""
     others = [family for family in dict.fromkeys(families) if family not in COLOURS]
     return COLOURS | {family: OF_FAMILIES[i % len(OF_FAMILIES)] for i, family in enumerate(others)}
 
@@ -44,53 +41,62 @@ def _family(row) -> str:
     return row.settings["family"]
 
 
-def omega_over_time(problem, grid, detailed):
-    """One panel for each learned weight: omega at every step, a line for each condition, hand-tuned ones in grey."""
+def _line(row) -> str:
+    """Returns the method without its number of steps: what rows at several numbers of steps share."""
+    return row.settings.get("line", row.method)
+
+
+def names(problem) -> list[str]:
+    """Returns what the conditions of a problem are called in legends."""
+    known, conditions = problem.data.names, problem.model.conditions
+    if known is not None:
+        return list(known)
+    return [f"{'class' if are_labels(conditions) else 'condition'} {c}" for c in range(size(conditions))]
+
+
+def omega_over_time(problem, grid, detailed) -> Picture:
+    """Draws omega over the steps of `grid`: a panel for each learned weight, a line for each condition.
+
+    detailed: {label: entry of the ledger with its table}. The best hand-made weights are grey, in every panel.
+    """
     learned = {label: entry for label, entry in detailed.items() if "learned" in entry["key"]}
-    tuned = {label: entry for label, entry in detailed.items() if entry["key"]["in full"] not in UNGUIDED}
-    hand = {label: entry for label, entry in tuned.items() if label not in learned}
-    figure, panels = _panels(max(1, len(learned)), 4.2, 3.4, sharey=True)
-    times = np.asarray(grid[:-1])
-    for axes, (label, entry) in zip(panels, learned.items(), strict=False):
-        for name, style in zip(hand, ("-", "--", ":"), strict=False):
-            omega = np.asarray(hand[name]["table"])[:, 0]
-            axes.step(times, omega, style, color="0.55", where="mid", label=name)
-        table = np.asarray(entry["table"])
-        for c in range(table.shape[1]):
-            axes.plot(times, table[:, c], color=f"C{c % 10}", lw=1.6, label=f"class {c}" if c < 4 else None)
-        axes.set(title=label, xlabel="t  (1 noise, 0 data)", xlim=(1, 0))
-        axes.grid(alpha=0.2)
+    hand = {
+        label: np.asarray(entry["table"])[:, 0]
+        for label, entry in detailed.items()
+        if label not in learned and entry["key"]["in full"] not in UNGUIDED
+    }
+    figure, panels = drawing.panels(max(1, len(learned)), 3.9, 3.4, sharey=True)
+    grid, lines = np.asarray(grid), []
+    for axes, label in itertools.zip_longest(panels, learned, fillvalue="hand-made weights"):
+        for (name, omega), style in zip(hand.items(), itertools.cycle(HAND_MADE), strict=False):
+            drawing.steps(axes, grid, omega, color="0.5", ls=style, label=name)
+            lines += [(label, name, *row) for row in zip(grid[:-1], grid[1:], omega, strict=True)]
+        if label in learned:
+            drawn = drawing.over_conditions(axes, grid, learned[label]["table"], names(problem))
+            lines += [(label, *row) for row in drawn]
+        axes.set_title(label, fontsize=10)
+        drawing.time_axis(axes)
     panels[0].set_ylabel("omega  (scale - 1)")
-    panels[-1].legend(fontsize=7, frameon=False)
-    return figure
+    drawing.legend(figure)
+    return Picture(figure, ("weight", "line", "t", "s", "omega"), lines)
 
 
-def _panels(count: int, width: float, height: float, **more):
-    """(figure, its `count` panels in rows of up to COLUMNS); width and height of one in inches."""
-    columns = min(COLUMNS, count)
-    rows = -(-count // columns)
-    figure, panels = drawing.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="compressed", **more
-    )
-    for axes in panels.flat[count:]:
-        axes.remove()
-    return figure, panels.flat[:count]
+def omega_map(problem, weights) -> Picture:
+    """Draws omega(s, t) over the triangle s < t, the mean over at most ten conditions: a panel for each weight.
 
-
-def omega_map(problem, weights):
-    """omega(s, t) over the triangle s < t, mean over at most ten conditions, for every learned weight of one seed.
-
-    weights: {name: (weight, the steps that it is for or None)}.
+    weights: {name: (weight, the number of steps that it is for or None)}, at least one.
     """
     side = jnp.linspace(0.01, 0.99, 60)
     t, s = jnp.meshgrid(side, side, indexing="ij")
     flat_t, flat_s = t.reshape(-1), s.reshape(-1)
     conditions, _ = shares(problem.model.conditions, 10)
     rows = np.arange(size(conditions))[:, None]
-    figure, panels = _panels(len(weights), 3.6, 3.2)
+    below = np.asarray(s < t)
+    figure, panels = drawing.panels(len(weights), 3.8, 3.2)
+    lines = []
     for axes, (label, (weight, steps)) in zip(panels, weights.items(), strict=True):
         values = [weight(t=flat_t, s=flat_s, cond=repeated(taken(conditions, c), len(flat_t))) for c in rows]
-        omega = np.where(np.asarray(s < t), np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
+        omega = np.where(below, np.mean([np.asarray(v) for v in values], 0).reshape(60, 60), np.nan)
         lowest = min(0, np.nanmin(omega))  # 0, or what a signed head has learned
         drawn = axes.pcolormesh(
             np.asarray(side), np.asarray(side), omega.T, cmap="viridis", vmin=lowest, rasterized=True
@@ -98,97 +104,124 @@ def omega_map(problem, weights):
         if steps:
             gap = 1 / steps
             axes.plot([gap, 1], [0, 1 - gap], "w--", lw=1)
-        axes.set(title=label, xlabel="t", ylabel="s", aspect="equal")
-        figure.colorbar(drawn, ax=axes, shrink=0.8)
-    return figure
-
-
-def samples(problem, sets):
-    """True data and the samples of each method, side by side."""
-    shown = {"true data": None} | sets
-    figure, panels = _panels(len(shown), 3.2, 3.3)
-    for axes, (label, x) in zip(panels, shown.items(), strict=True):
-        problem.instrument.picture(axes, x)
+        ticks = np.linspace(0, 1, 6)
+        axes.set(xlabel="t  (start of the step)", ylabel="s  (its end)", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xticks=ticks, yticks=ticks)
         axes.set_title(label, fontsize=10)
-    return figure
+        figure.colorbar(drawn, ax=axes, shrink=0.8, label="omega  (scale - 1)")
+        lines += zip(itertools.repeat(label), np.asarray(t)[below], np.asarray(s)[below], omega[below], strict=False)
+    return Picture(figure, ("weight", "t", "s", "omega"), lines)
 
 
-def sweep(problem, rows):
-    """The leading metric against the constant weight, one panel for each number of steps; the rest as lines."""
+def samples(problem, sets) -> Picture:
+    """Draws true data and the samples of each method side by side, as many of each condition.
+
+    sets: {label: samples [K, n, ...]}, at least one.
+    """
+    shown = {"true data": true_samples(problem, next(iter(sets.values())))} | sets
+    figure, panels = drawing.panels(len(shown), 3.2, 3.3)
+    points = []
+    for axes, (label, x) in zip(panels, shown.items(), strict=True):
+        drawn = problem.instrument.picture(axes, x[:, :POINTS])
+        axes.set_title(label, fontsize=10)
+        points += [(label, *point) for point in drawn or ()]
+    drawing.legend(figure, markerscale=3)
+    return Picture(figure, ("panel", "condition", "x1", "x2") if points else (), points)
+
+
+def true_samples(problem, like):
+    """Returns true samples of the conditions of samples `like` [K, n, ...], as many as a picture of those shows."""
+    (groups, n), images = like.shape[:2], problem.model.to_images is not None
+    conditions, _ = shares(problem.model.conditions, groups)
+    if images:  # a sheet has so many at most
+        conditions, n = taken(conditions, slice(judge.COLUMNS * judge.ROWS)), min(n, judge.ROWS)
+    return problem.data.real(problem.data.arrays, jax.random.key(0), min(n, POINTS), conditions)
+
+
+def sweep(problem, rows) -> Picture:
+    """Draws the leading metric against the constant weight, a panel for each number of steps; the rest as lines."""
     metric = problem.instrument.tuned[0]
     own, found = [row for row in rows if row.metric == metric], _shades(rows)
     steps = sorted({row.steps for row in own})
-    figure, panels = drawing.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.4), squeeze=False)
-    for axes, n in zip(panels[0], steps, strict=True):
+    figure, panels = drawing.panels(len(steps), 4.0, 3.4)
+    lines = []
+    for axes, n in zip(panels, steps, strict=True):
         here = [row for row in own if row.steps == n]
-        points = sorted(
-            (row.settings.get("omega", 0.0), _drawn(row), row.standard_error or 0.0)
-            for row in here
-            if row.kind in (GIVEN, NONE) and row.method in ("constant", "unguided")
-        )
-        omega, value, error = map(np.asarray, zip(*points, strict=True))
-        axes.errorbar(omega, value, error, fmt="o-", color="0.3", ms=3, lw=1, label="constant omega")
+        lines += [(n, *line) for line in _constants(axes, f"{n} steps", here)]
         for row in here:
-            if row.kind not in (TUNED, LEARNED) or _family(row) in ("constant", "clamp_linear"):
-                continue
-            shade, style = found[_family(row)], "--" if row.kind == TUNED else "-"
-            if row.value is None:
-                axes.plot([], [], color=shade, ls=style, lw=1.4, label=f"{row.method}: not finite")
-                continue
-            axes.axhline(row.value, color=shade, ls=style, lw=1.4, label=row.method)
-            if row.standard_error:
-                axes.axhspan(row.value - row.standard_error, row.value + row.standard_error, color=shade, alpha=0.12)
+            if row.kind in (TUNED, LEARNED) and _family(row) not in ("constant", "clamp_linear"):
+                _level(axes, row, found[_family(row)])
+                lines.append((n, _line(row), None, row.value, row.standard_error))
         if here[0].floor is not None:
             axes.axhline(here[0].floor, color="k", ls=":", lw=1, label="true data")
-        # large weights can be off by orders of magnitude; what matters is near the unguided value
-        at_zero = value[np.argmin(np.abs(omega))]
-        axes.set(title=_beside_lost(f"{n} steps", omega[np.isnan(value)]), xlabel="omega")
-        if np.isfinite(at_zero):
-            axes.set(ylim=(min(0, np.nanmin(value)), min(1.1 * np.nanmax(value), 2 * at_zero)))
-        axes.grid(alpha=0.2)
-    panels[0][0].set_ylabel(metric.replace("_", " "))
-    _legend_beside(panels[0][-1])
-    return figure
+            lines.append((n, "true data", None, here[0].floor, None))
+            axes.set_ylim(bottom=min(axes.get_ylim()[0], here[0].floor - 0.04 * axes.get_ylim()[1]))
+    panels[0].set_ylabel(metric.replace("_", " "))
+    drawing.legend(figure)
+    return Picture(figure, ("steps", "line", "omega", metric, "standard_error"), lines)
 
 
-def _drawn(row) -> float:
-    """The value of a row where it can be drawn: NaN is left out."""
-    return np.nan if row.value is None else row.value
+def _constants(axes, title: str, rows) -> list[tuple]:
+    """Draws the constant weights among the rows, unguided as 0; returns (name, omega, value, error) of each."""
+    name = "constant omega"
+    points = sorted(
+        (row.settings.get("omega", 0.0), np.nan if row.value is None else row.value, row.standard_error or 0.0)
+        for row in rows
+        if row.kind in (GIVEN, NONE) and row.method in ("constant", "unguided")
+    )
+    omega, value, error = map(np.asarray, zip(*points, strict=True))
+    axes.errorbar(omega, value, error, fmt="o-", color="0.3", ms=3, lw=1, label=name)
+    lost = omega[np.isnan(value)]
+    title += "; not finite at " + ", ".join(f"{omega:g}" for omega in lost) if len(lost) else ""
+    axes.set(title=title, xlabel="constant omega  (scale - 1)")
+    # large weights can be off by orders of magnitude; what matters is near the unguided value
+    at_zero = value[np.argmin(np.abs(omega))]
+    if np.isfinite(at_zero):
+        axes.set(ylim=(min(0, np.nanmin(value)), min(1.1 * np.nanmax(value), 2 * at_zero)))
+    axes.grid(alpha=0.2)
+    return [(name, *point) for point in points]
 
 
-def _beside_lost(title: str, omegas) -> str:
-    """The title, and the weights that cannot be drawn."""
-    return title if len(omegas) == 0 else f"{title}; not finite at " + ", ".join(f"{omega:g}" for omega in omegas)
+def _level(axes, row, colour) -> None:
+    """Draws a row as a line across the panel, with a band of one standard error."""
+    style = {"color": colour, "ls": "--" if row.kind == TUNED else "-", "lw": 1.4}
+    if row.value is None:
+        axes.plot([], [], label=f"{row.method}: not finite", **style)
+        return
+    axes.axhline(row.value, label=_line(row), **style)
+    if row.standard_error:
+        axes.axhspan(row.value - row.standard_error, row.value + row.standard_error, color=colour, alpha=0.12)
 
 
-def selection(problem, scores):
-    """The score of every checkpoint of the learned weights against its update; the one that is kept is marked."""
-    figure, axes = drawing.subplots(figsize=(5.2, 3.6))
-    lines, found = {}, shades(entry["family"] for entry in scores)
+def selection(problem, scores) -> Picture:
+    """Draws the score of every checkpoint of the learned weights against its update; the chosen one is marked."""
+    metric = problem.instrument.tuned[0]
+    figure, panels = drawing.panels(1, 5.2, 3.6)
+    [axes] = panels
+    curves, found, lines = {}, shades(entry["family"] for entry in scores), []
     for entry in scores:
         line = entry["task"], entry["family"], entry["seed"]
-        lines.setdefault(line, []).append((entry["update"], entry["score"]))
-    for (task, family, seed), points in lines.items():
+        curves.setdefault(line, []).append((entry["update"], entry["score"]))
+    styles = dict(zip(sorted({seed for _, _, seed in curves}), itertools.cycle(HAND_MADE), strict=False))
+    for (task, family, seed), points in curves.items():
         updates, values = zip(*sorted(points), strict=True)
         at = int(np.argmin(values))
-        axes.plot(updates, values, "o-", ms=3, lw=1.2, color=found[family], alpha=0.8, label=f"{task}, seed {seed}")
+        name, style = f"{task}, seed {seed}", {"color": found[family], "ls": styles[seed]}
+        axes.plot(updates, values, marker="o", ms=3, lw=1.2, alpha=0.8, label=name, **style)
         axes.plot(updates[at], values[at], "o", ms=8, mfc="none", color=found[family])
-    axes.set(xlabel="update", ylabel=problem.instrument.tuned[0].replace("_", " "))
+        lines += [(task, seed, *point, int(i == at)) for i, point in enumerate(zip(updates, values, strict=True))]
+    axes.set(xlabel="update", ylabel=metric.replace("_", " "))
     axes.grid(alpha=0.2)
-    axes.legend(fontsize=7, frameon=False)
-    return figure
+    drawing.legend(figure)
+    return Picture(figure, ("task", "seed", "update", metric, "chosen"), lines)
 
 
-def quality_against_nfe(problem, rows):
-    """The leading metric against network evaluations per sample, a line for each method over the numbers of steps."""
-    found = _shades(rows)
-    return tables.against_nfe(
-        [row for row in rows if row.kind in (NONE, TUNED, LEARNED)],
-        problem.instrument.tuned[0],
-        lambda row: {"color": found[_family(row)], "ls": "-" if row.kind == LEARNED else "--"},
+def quality_against_nfe(problem, rows) -> Picture:
+    """Draws the leading metric against network evaluations per sample, a line for each method over its steps."""
+    metric, found = problem.instrument.tuned[0], _shades(rows)
+    own = [row for row in rows if row.metric == metric and row.kind in (NONE, TUNED, LEARNED)]
+    figure = tables.against_nfe(
+        own, metric, lambda row: {"color": found[_family(row)], "ls": "-" if row.kind == LEARNED else "--"}
     )
-
-
-def _legend_beside(axes) -> None:
-    """A legend that covers nothing, however many lines there are."""
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    lines = [(_line(row), row.steps, row.nfe, row.value, row.standard_error) for row in own]
+    return Picture(figure, ("line", "steps", "nfe", metric, "standard_error"), lines)

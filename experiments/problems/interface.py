@@ -57,7 +57,8 @@ class Instrument(NamedTuple):
     measure: Callable[[Array, Array, bool], dict[str, float]]
     floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full): what n true samples per condition score
     tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
-    picture: Callable[..., None]  # (axes, samples [G, n, ...] or None for true data): draws samples
+    # (axes, samples [K, n, ...]) -> draws samples; returns the points drawn, (condition, x1, x2) each, None of images
+    picture: Callable[..., list[tuple] | None]
     features: Callable[[Array], Array] | None = None  # the space in which rollouts are matched; None: sample space
 
 

@@ -1,14 +1,103 @@
-"""Figures that are drawn to files only: without pyplot there is no backend to choose and no open figure to close."""
+"""Figures that are drawn to files only, each with its data beside it: without pyplot there is no backend to choose.
 
-from typing import Any
+`Picture.save` is the one that writes: a PNG, and the CSV of the same stem with every number that is drawn.
+"""
 
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from experiments.runtime import records
+from guidance import tables
+
+COLUMNS = 4  # panels in a row
+SHOWN = 10  # conditions that have a line of their own, at most
+
+
+class Picture(NamedTuple):
+    """A figure and the numbers that it draws; without columns it shows images, which are their own data."""
+
+    figure: Figure
+    columns: Sequence[str] = ()
+    lines: Sequence[Sequence[Any]] = ()
+
+    def save(self, path, dpi: int = 130) -> None:
+        """Writes the figure to `path` and its data beside it, as CSV."""
+        path, image = pathlib.Path(path), io.BytesIO()
+        self.figure.savefig(image, format="png", dpi=dpi, bbox_inches="tight", pil_kwargs={"optimize": True})
+        records.write_atomically(path, image.getvalue())
+        if self.columns:
+            records.write_atomically(path.with_suffix(".csv"), tables.comma_separated(self.columns, self.lines))
 
 
 def subplots(
     rows: int = 1, columns: int = 1, *, figsize=None, layout: str | None = None, **more
 ) -> tuple[Figure, Any]:
-    """(figure, axes) as `pyplot.subplots` returns them; nothing of it is known to matplotlib's own state."""
+    """Returns (figure, axes) as `pyplot.subplots` does, without a trace in matplotlib's own state."""
     figure = FigureCanvasAgg(Figure(figsize=figsize, layout=layout)).figure
     return figure, figure.subplots(rows, columns, **more)
+
+
+def panels(count: int, width: float, height: float, columns: int = COLUMNS, **more) -> tuple[Figure, Any]:
+    """Returns (figure, its `count` >= 1 panels, row by row); width and height are those of one, in inches."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, grid = subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="compressed", **more
+    )
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, grid.flat[:count]
+
+
+def legend(figure: Figure, **more) -> None:
+    """Puts one legend beside the panels, where it covers nothing; it has every label of every panel once."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.set_figheight(max(figure.get_figheight(), 0.4 + 0.16 * len(found)))
+        placed = figure.legend(
+            found.values(), found.keys(), loc="outside right upper", fontsize=8, frameon=False, **more
+        )
+        # the panels keep their width
+        figure.set_figwidth(figure.get_figwidth() + placed.get_window_extent().width / figure.dpi)
+
+
+def steps(axes, edges, omega, **style) -> None:
+    """Draws omega [steps] where a sampler uses it: omega[i] over the whole step from edges[i] down to edges[i + 1].
+
+    A weight is evaluated at the start of a step and holds until its end, so that an interval (0.2, 0.8] ends at 0.2.
+    """
+    axes.stairs(omega, edges, baseline=None, **style)
+
+
+def over_conditions(axes, edges, omega, names: Sequence[str]) -> list[tuple[str, float, float, float]]:
+    """Draws omega [steps, G] over the steps between `edges`, in a line for each condition; names: [G].
+
+    Of more than SHOWN conditions it draws as many, evenly spread, and the mean of all in black. A weight that is the
+    same at every condition has one black line. Returns (name of the line, start and end of the step, omega).
+    """
+    omega = np.asarray(omega)
+    count = omega.shape[1]
+    shown = np.unique(np.linspace(0, count - 1, min(SHOWN, count)).astype(int))
+    lines = [(names[c], omega[:, c], {"color": f"C{i}", "lw": 1.6}) for i, c in enumerate(shown)]
+    if count > len(shown):
+        lines.append((f"mean of {count}", omega.mean(axis=1), {"color": "black", "lw": 2.4}))
+    if (omega == omega[:, :1]).all():
+        lines = [("every condition", omega[:, 0], {"color": "black", "lw": 1.6})]
+    for name, values, style in lines:
+        steps(axes, edges, values, label=name, **style)
+    return [(name, *row) for name, values, _ in lines for row in zip(edges[:-1], edges[1:], values, strict=True)]
+
+
+def time_axis(axes) -> None:
+    """Lets time run from noise on the left to data on the right."""
+    axes.set(xlabel="t  (1 noise, 0 data)", xlim=(1, 0))
+    axes.grid(alpha=0.2)

@@ -1,6 +1,6 @@
 """What problems on labelled images share: draws from a finite set, metrics in a classifier's features, pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -139,24 +139,35 @@ def _class_energy(meter: Meter, classes, own: np.ndarray, held: np.ndarray) -> f
     return float(np.mean([float(part) for part in parts]))
 
 
-def picture(axes, samples: Array, to_images: Callable[[Array], Array] = jnp.asarray) -> None:
-    """A grid of samples [G, n, ...]: one column for each class, ROWS samples each.
+def picture(
+    axes, samples: Array, to_images: Callable[[Array], Array] = jnp.asarray, names: Sequence[str] | None = None
+) -> None:
+    """Draws samples [G, n, ...]: one column for each class, ROWS samples each, with its name or number below.
 
     Where there are more than COLUMNS classes with fewer samples each, every image is of another class. `to_images`
-    turns the few that are shown into images in [0, 1].
+    turns the few that are shown into images in [0, 1]. names: of the classes, in the order of their labels.
     """
     groups, n = samples.shape[:2]
-    if groups > COLUMNS and n < ROWS:
+    mixed = groups > COLUMNS and n < ROWS
+    if mixed:
         columns = max(1, min(COLUMNS, groups * n // ROWS))
         samples = samples.reshape(groups * n, *samples.shape[2:])[: columns * ROWS]
         samples = samples.reshape(columns, -1, *samples.shape[1:])
     samples = samples[:COLUMNS, :ROWS]
     images = np.clip(np.asarray(to_images(samples.reshape(-1, *samples.shape[2:]))), 0, 1)
     columns, rows, (height, width, channels) = *samples.shape[:2], images.shape[1:]
-    sheet = images.reshape(columns, rows, height, width, channels).transpose(1, 2, 0, 3, 4)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
+    # a white line of a pixel or more below and to the right of every image
+    gap = max(1, height // 16)
+    images = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=float(channels > 1))
+    sheet = images.reshape(columns, rows, height + gap, width + gap, channels).transpose(1, 2, 0, 3, 4)
+    sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), channels)[:-gap, :-gap]
     axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
+    if not mixed and n > 1:  # single samples may be of every so many classes
+        labels = (names or [str(c) for c in range(groups)])[:columns]
+        turned = max(map(len, labels)) > 6
+        axes.set_xticks(np.arange(columns) * (width + gap) + width / 2 - 0.5, labels, rotation=90 * turned, fontsize=7)
+        axes.tick_params(axis="x", length=0)
 
 
 def to_pixels(images: Array) -> Array:

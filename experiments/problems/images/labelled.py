@@ -172,8 +172,7 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
         return predictions.in_chunks(whole, CHUNK) if jax.default_backend() == "cpu" else whole
 
     def show(axes, samples):
-        known = judge.draw_each(training, jax.random.key(0), judge.ROWS, every[: judge.COLUMNS])
-        judge.picture(axes, known if samples is None else _to_unit(samples))
+        judge.picture(axes, samples, _to_unit, everything.names)
 
     if settings.instrument == "classifier":
         held_out = everything.images[held], everything.labels[held]

@@ -53,9 +53,7 @@ def build(config, folder) -> Problem:
             measure=lambda key, samples, full: judge.measure(meter, samples, full),
             floor=lambda key, n, full: judge.measure(meter, judge.draw_each(training, key, n, every), full),
             tuned=judge.TUNED,
-            picture=lambda axes, x: judge.picture(
-                axes, judge.draw_each(training, jax.random.key(0), judge.ROWS, every) if x is None else x
-            ),
+            picture=judge.picture,
             features=lambda x: look(x).features,
         ),
     )

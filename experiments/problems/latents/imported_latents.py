@@ -64,8 +64,7 @@ def with_data(problem: Problem, config, latents: data.Latents | None, feed=None)
         raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
 
     def show(axes, samples):
-        known = real(pool, jax.random.key(0), judge.ROWS, model.conditions[: judge.COLUMNS])
-        judge.picture(axes, known if samples is None else samples, _in_blocks(model.to_images))
+        judge.picture(axes, samples, _in_blocks(model.to_images), latents and latents.names)
 
     means = vae.scale_latents(np.asarray(pool.images[:, 0, 0], np.float32))
     decode = mesh.shard(model.to_images)

@@ -130,20 +130,23 @@ def _name(settings) -> str:
     return f"mixture d={settings.dimension}, {settings.error}{extra}{tilted}"
 
 
-def _picture(axes, target, samples, schedule) -> None:
-    """Samples over the contours of the true density; in more than two dimensions the first two coordinates."""
-    flat_plane = target.means.shape[-1] == 2
-    if samples is None:
-        samples = jnp.stack([mixtures.sample(jax.random.key(0), target, jnp.full(400, c)) for c in range(target.null)])
+def _picture(axes, target, samples, schedule) -> list[tuple[int, float, float]]:
+    """Draws samples [K, n, ...] over the contours of the true density; of more than two dimensions the first two.
+
+    Of more than ten classes it draws the first ten. Returns the points, (class, x1, x2) each.
+    """
+    samples, drawn = np.asarray(samples), []
     reach = 1.4 * float(jnp.abs(target.means[:, :2]).max()) + 2 * float(jnp.sqrt(target.variances.max()))
+    side = jnp.linspace(-reach, reach, 90)
+    grid = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
     for c in range(min(target.null, 10)):
-        if flat_plane:
-            side = jnp.linspace(-reach, reach, 90)
-            points = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
-            log_p = mixtures.log_density(
-                target, schedule, points, jnp.zeros(len(points)), jnp.full(len(points), c, jnp.int32)
-            ).reshape(90, 90)
+        if target.means.shape[-1] == 2:
+            labels = jnp.full(len(grid), c, jnp.int32)
+            log_p = mixtures.log_density(target, schedule, grid, jnp.zeros(len(grid)), labels).reshape(90, 90)
             axes.contour(side, side, log_p, levels=float(log_p.max()) - np.array([4.5, 2.0, 0.5]), colors=f"C{c}",
-                         linewidths=0.7, alpha=0.8)  # fmt: skip
-        axes.scatter(*np.asarray(samples[c, :400, :2]).T, s=2, color=f"C{c}", alpha=0.5, linewidths=0)
+                         linewidths=0.7, linestyles="-", alpha=0.5, zorder=1)  # fmt: skip
+        points = samples[c, :, :2][np.isfinite(samples[c]).all(-1)]
+        axes.scatter(*points.T, s=5, color=f"C{c}", alpha=0.8, linewidths=0, zorder=2, label=f"class {c}")
+        drawn += [(c, *point) for point in points]
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+    return drawn

@@ -325,8 +325,8 @@ def test_a_weight_without_conditions_fits_any_number_of_them(tmp_path):
 
 def test_curves_are_the_weight_on_the_steps_that_it_was_learned_through(path):
     found, about = weight_files.read(path)
-    t, omega = weight_files.curves(found, about)
-    np.testing.assert_allclose(t, [1, 0.75, 0.5, 0.25])
+    edges, omega = weight_files.curves(found, about)
+    np.testing.assert_allclose(edges, [1, 0.75, 0.5, 0.25, 0])
     grid = jnp.asarray([1, 0.75, 0.5, 0.25, 0])
     np.testing.assert_allclose(omega, weights.tabulated(found, grid, jnp.arange(3)), rtol=1e-5, atol=1e-6)
 

@@ -3,6 +3,8 @@
 import html
 import json
 import re
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from experiments.jobs import learn, report, samplers, selection
 from experiments.main import load
 from experiments.runtime import checkpoints, records
 from guidance import sampling, weights
+from guidance import tables as guidance_tables
 from guidance.learning.training import Recipe
 from tests.conftest import REPOSITORY
 from tests.experiments import two_numbers
@@ -36,6 +39,7 @@ ROWS = [
         0.0149,
         0.00061,
         "; ".join(f"omega = {i}.123456789" for i in range(5)),
+        nfe=52 / 3,
     ),
     row(records.LEARNED, "rollout@10", "error", 0.21511, 0.0173, 0.00061, "omega(s, t, c)"),
     row(records.SHARE, "rollout@10", "error_gap_closed", 0.53062, 0.01, weight="share of the gap"),
@@ -77,7 +81,7 @@ def tables(page):
 
 
 def test_a_report_prints_its_rows(tmp_path):
-    """Three digits and one of the error; the best first within a number of steps; the paired gap, with its sign."""
+    """Two digits of the error and the value to the same place; the best first; the paired gap, with its sign."""
     records.write_results(tmp_path / "results.json", ROWS)
     problem = two_numbers.problem(two_numbers.Measured())
     report.run(problem, load(CONFIG, PLAIN), tmp_path)
@@ -85,21 +89,27 @@ def test_a_report_prints_its_rows(tmp_path):
     assert "over 5 seeds" in page
     shown = tables(page)
     [main] = [lines for caption, lines in shown.items() if caption.startswith("error of 2000 samples")]
+    assert "17.3333" not in page and "!!python" not in page and "eval.steps = (4, 2)" in html.unescape(page)
     assert main == [
         ["method", "weight", "steps", "NFE", "error", "floor", "minus best constant", "minus best interval",
          "gap closed"],
-        ["unguided", "omega = 0", "5", "5", "0.5 ± 0.1", "0.00061", "", "", ""],
-        ["rollout@10", "omega(s, t, c)", "10", "20", "0.215 ± 0.02", "0.00061", "-0.0503 ± 0.005", "-0.0213 ± 0.01",
-         "53.1 %"],
-        ["best constant", "one for each seed", "10", "20", "0.265 ± 0.01", "0.00061", "", "", ""],
-        ["unguided", "omega = 0", "10", "10", "0.457 ± 0.02", "0.00061", "", "", ""],
+        ["unguided", "omega = 0", "5", "5", "0.50 ± 0.10", "0.00061", "", "", ""],
+        ["rollout@10", "omega(s, t, c)", "10", "20", "0.215 ± 0.017", "0.00061", "-0.0503 ± 0.0048",
+         "-0.0213 ± 0.0095", "53.1 ± 1.0 %"],
+        ["best constant", "one for each seed", "10", "17.3", "0.265 ± 0.015", "0.00061", "", "", ""],
+        ["unguided", "omega = 0", "10", "10", "0.457 ± 0.021", "0.00061", "", "", ""],
     ]  # fmt: skip
     assert shown["Everything else"] == [
-        ["method", "", "end", "median_omega"],
-        ["unguided", "10 steps", "12.3 ± 0.03", "0 ± 0"],
-        ["rollout@10", "10 steps", "1.23e+03", ""],
+        ["method", "steps", "end", "median omega"],
+        ["unguided", "10", "12.346 ± 0.032", "0 ± 0"],
+        ["rollout@10", "10", "1235", ""],
         ["true data", "", "3", ""],
     ]
+    with_errors = (
+        "rollout@10 & omega(s, t, c) & $10$ & $20$ & $0.215 \\pm 0.017$ & $0.00061$ & $-0.0503 \\pm 0.0048$ & "
+    )
+    assert with_errors in (tmp_path / "table_error.tex").read_text()
+    assert "unguided & $10$ & $12.346 \\pm 0.032$ & $0 \\pm 0$" in (tmp_path / "table_details.tex").read_text()
 
 
 @pytest.mark.parametrize(
@@ -114,12 +124,56 @@ def test_a_row_is_the_mean_and_its_standard_error(values, mean, error):
     assert found.standard_error == (None if error is None else pytest.approx(error))
 
 
-def test_the_table_of_a_terminal_prints_four_digits():
+NUMBERS = [
+    (0.00769, 0.03, "0.008 ± 0.030"), (0.2151, 0.0173, "0.215 ± 0.017"), (0.2, 0.0996, "0.20 ± 0.10"),
+    (-0.0004, 0.02, "0.000 ± 0.020"), (45.2, 9.96, "45 ± 10"), (1234.56, 123.4, "1230 ± 120"),
+    (0.9, 12.0, "1 ± 12"), (1.23456e9, 2e7, "(1.235 ± 0.020)e+09"), (1.04e-7, 3e-8, "(1.04 ± 0.30)e-07"),
+    (2.5, 1e-17, "2.5 ± 0"), (2.5, 0.0, "2.5 ± 0"), (1234.56, None, "1235"), (0.000612, None, "0.000612"),
+    (None, None, "not finite"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value, error, text", NUMBERS)
+def test_a_value_has_the_digits_of_its_error(value, error, text):
+    assert guidance_tables.number(value, error) == text
+
+
+def test_evaluations_are_rounded():
+    assert [guidance_tables.evaluations(nfe) for nfe in (20, 52 / 3, 19.96, 1e6)] == ["20", "17.3", "20", "1000000"]
+
+
+HARD = guidance_tables.Table(
+    "100 % of #1",
+    ("a_b & c", "value"),
+    [["[0, 1] * ~^ \\ <x|y> {z} $5 100 %", "-0.05 ± 0.01"], ["* ± é", "(1.2 ± 0.3)e-05"], ["z", "not finite"]],
+    frozenset({(0, 0), (1, 1)}),
+)
+
+
+def test_words_and_numbers_are_escaped_for_latex():
+    head, _, first, second, third, *_ = HARD.latex().splitlines()[3:]
+    assert head == r"a\_b \& c & value \\" and third == r"z & not finite \\"
+    assert first.startswith(r"\textbf{\boldmath {[}0, 1{]} {*} \textasciitilde{}") and r"\$5 100 \%} & " in first
+    assert first.endswith(r" & $-0.05 \pm 0.01$ \\")
+    assert second == r"{*} $\pm$ é & \textbf{\boldmath $(1.2 \pm 0.3) \times 10^{-5}$} \\"
+    assert r"\begin{tabular}{lr}" in HARD.latex()
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_latex_compiles(tmp_path):
+    (tmp_path / "table.tex").write_text(HARD.latex(), encoding="utf-8")
+    page = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}\end{document}"
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", page]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_table_of_a_terminal_has_the_same_numbers():
     lines = [line.split("  ") for line in records.table([ROWS[3], ROWS[0]]).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert cells[2] == ["p", "error", "10", "20", "rollout@10", "omega(s, t, c)", "0.2151 ± 0.02",
+    assert cells[2] == ["p", "error", "10", "20", "rollout@10", "omega(s, t, c)", "0.215 ± 0.017",
                         "0.00061", "5"]  # fmt: skip
-    assert cells[3][-3:] == ["0.4568 ± 0.02", "0.00061", "5"]
+    assert cells[3][-3:] == ["0.457 ± 0.021", "0.00061", "5"]
 
 
 # ---- selection

@@ -17,6 +17,7 @@ from experiments.fid import images as fid_images
 from experiments.fid import networks
 from experiments.problems import interface
 from experiments.problems.images import inception, judge
+from experiments.runtime import drawing
 from guidance.metrics import inception_score
 
 SIDE = 4
@@ -211,15 +212,7 @@ def test_samples_become_images_in_their_order_whatever_the_block(size):
     np.testing.assert_array_equal(np.concatenate(list(found.blocks(size)))[:, 0, 0, 0], levels)
 
 
-class Axes:
-    """Keeps what is shown."""
-
-    def imshow(self, sheet, **options):
-        assert options == {"cmap": "gray_r", "vmin": 0, "vmax": 1}
-        self.sheet = np.asarray(sheet)
-
-    def set(self, **options):
-        pass
+LEVEL_AND_LINE = np.pad(np.ones((2, 3)), ((0, 1), (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -231,10 +224,13 @@ class Axes:
     ],
 )
 def test_a_sheet_has_a_column_for_each_class(groups, n, columns, rows, number):
-    """Image j of class c has level c n + j; it is two pixels high and three wide."""
-    levels = np.arange(groups * n).reshape(groups, n)
-    axes = Axes()
-    judge.picture(axes, np.broadcast_to(levels[..., None, None, None] / 200, (groups, n, 2, 3, 1)))
-    assert axes.sheet.shape == (2 * rows, 3 * columns)
+    """Image j of class c has level c n + j, two pixels high and three wide; the columns have the names of classes."""
+    levels, names = np.arange(groups * n).reshape(groups, n), [f"n{c}" for c in range(groups)]
+    _, axes = drawing.subplots()
+    judge.picture(axes, np.broadcast_to(levels[..., None, None, None] / 200, (groups, n, 2, 3, 1)), names=names)
+    sheet = axes.get_images()[0].get_array()
+    assert sheet.shape == (3 * rows - 1, 4 * columns - 1)  # with a white line between images
     expected = np.array([[number(column, row) for column in range(columns)] for row in range(rows)])
-    np.testing.assert_allclose(200 * axes.sheet, np.kron(expected, np.ones((2, 3))), atol=1e-4)
+    np.testing.assert_allclose(200 * sheet, np.kron(expected, LEVEL_AND_LINE)[:-1, :-1], atol=1e-4)
+    shown = dict(zip((label.get_text() for label in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    assert shown == ({} if groups == 24 else {names[c]: 4 * c + 1 for c in range(columns)})  # centres of the columns

@@ -85,7 +85,6 @@ def test_means_with_a_value_that_is_not_finite_are_none():
 
 def test_every_table_says_not_finite():
     assert records.table([ROW, ROW._replace(value=1.0)]).splitlines()[-1].split()[-3:] == ["not", "finite", "2"]
-    assert figures.number(None, None) == "not finite"
     assert page._cell(ROW, ROW._replace(value=1.0), 1000, 1) == "not finite"
     assert page._cell(ROW._replace(value=1.0), ROW, 1, 1) == "**1.0 ± 0.0**"
     table = page.standings([ROW, ROW._replace(method="n", value=1.0)], 3.0)
@@ -107,12 +106,12 @@ def test_pictures_leave_out_what_is_not_finite_and_say_so(lost):
         )
     ]
     problem = types.SimpleNamespace(instrument=types.SimpleNamespace(tuned=("energy_distance",)))
-    figure = figures.sweep(problem, rows)
+    figure = figures.sweep(problem, rows).figure
     figure.canvas.draw()
     words = " ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
     assert ("not finite at" in words and "2" in words.split("not finite at")[1]) == ("constant" in lost)
     assert ("learned: not finite" in words) == ("learned" in lost)
-    figures.quality_against_nfe(problem, rows).canvas.draw()
+    figures.quality_against_nfe(problem, rows).figure.canvas.draw()
 
 
 def test_a_report_without_results_is_one_line(tmp_path, capsys):

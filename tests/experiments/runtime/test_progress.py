@@ -173,8 +173,8 @@ def test_the_table_is_aligned_and_puts_the_best_first():
     rows = [ROW, ROW._replace(method="rollout", weight="learned", settings={}, value=0.05), ROW._replace(value=None)]
     lines = records.table(rows).splitlines()
     assert lines[0].split() == ["problem", "metric", "steps", "nfe", "method", "weight", "value", "floor", "seeds"]
-    assert "rollout" in lines[2] and "0.05 ± 0.001" in lines[2]
-    assert "0.07 ± 0.001" in lines[3]
+    assert "rollout" in lines[2] and "0.0500 ± 0.0010" in lines[2]
+    assert "0.0700 ± 0.0010" in lines[3]
     assert lines[4].split()[-4:] == ["not", "finite", "0", "5"]  # floor 0, 5 seeds
     column = lines[0].index("value")
     assert all(line[column - 1] == " " and line[column] != " " for line in lines[2:])
