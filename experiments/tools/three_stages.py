@@ -2,8 +2,8 @@
 
     python -m experiments.tools.three_stages --out docs/stages.png [--samples 4000] [--steps 400]
 
-About a minute on two cores. docs/stages.md says how to read the picture; guidance/metrics/paths.py defines its
-measures.
+Prints the table of docs/stages.md as well, which says how to read the picture. guidance/metrics/paths.py defines its
+measures. About a minute on two cores.
 """
 
 import argparse
@@ -121,6 +121,16 @@ def measure(samples: int, steps: int, seed: int = 0) -> Measured:
     return Measured(grid, path, *jax.jit(lambda: jax.lax.map(lambda pair: of_run(*pair), (path, means)))())
 
 
+def table(measured: Measured) -> str:
+    """Returns what each weight leaves at t = 0: the share of the weak mode, and the spread within the strong one."""
+    names = [f"omega = {omega:g}" for omega in OMEGAS] + [f"triangle, mean {omega:g}" for omega in OMEGAS[1:]]
+    lines = ["| weight | share of the weak mode | standard deviation in the strong mode |", "|---|---|---|"]
+    lines.append(f"| truth | {SHARES[WEAK]:.3f} | {VARIANCE**0.5:.2g} |")
+    for name, share, spread in zip(names, measured.weak[:, -1], measured.spread[:, -1], strict=True):
+        lines.append(f"| {name} | {share:.3f} | {spread:.2g} |")
+    return "\n".join(lines)
+
+
 # ---- the picture
 
 _SHADES = ("0.35", "#f2a93b", "#d9541e", "#7a1460")  # one colour for each omega, darker for stronger
@@ -232,9 +242,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args(arguments)
-    figure = picture(measure(options.samples, options.steps))
-    figure.savefig(options.out, dpi=80, pil_kwargs={"optimize": True})
-    print(f"wrote {options.out}")
+    measured = measure(options.samples, options.steps)
+    picture(measured).savefig(options.out, dpi=80, pil_kwargs={"optimize": True})
+    print(f"{table(measured)}\nwrote {options.out}")
     return 0
 
 
