@@ -1,6 +1,6 @@
-"""Everything in closed form: what learned and sampled things are held against.
+"""Ground truth in closed form, against which samplers and learned weights are tested.
 
-`mixtures`: Gaussian mixtures and their exact denoisers. `flow_1d`: the flow map in one dimension. `rewards`, `tilts`:
-rewards under which a mixture stays a mixture, and the tilted mixture. `model_errors`: denoisers that are wrong in a
-known way.
+`mixtures` has Gaussian mixtures with their exact denoisers. `flow_1d` solves the probability-flow ODE of a mixture in
+one dimension. `rewards` has rewards and `tilts` the mixtures that they tilt. `model_errors` has denoisers with known
+errors.
 """

@@ -1,9 +1,13 @@
 """The flow map of a one-dimensional mixture: the probability-flow ODE solved exactly, by matching quantiles.
 
-In one dimension the ODE is monotone, so X_{t->s}(x) is the y with F_s(y) = F_t(x). A plain distribution function
-loses all digits in the upper tail and in the gap between two modes. So F is split at x into the modes left and right
-of it: F = W_left - sum_left w_j (1 - F_j) + sum_right w_j F_j, where W_left does not depend on time. What remains
-are small tails, and the equation to solve, term by term positive, is compared in logarithms:
+In one dimension the ODE preserves order, so it carries x at t to the y at s with F_s(y) = F_t(x), where F is the
+distribution function. Computed plainly, F loses all digits in the upper tail and in the gap between two modes. We
+therefore split the modes into those whose mean lies left of x and those right of it:
+
+    F = W_left - sum_left w_j (1 - F_j) + sum_right w_j F_j
+
+W_left, the weight of the modes on the left, does not depend on time and cancels. What is left are small tails, all of
+them positive, and the two sides of this equation are compared in logarithms:
 
     sum_right w_j F_j,s(y) + sum_left w_j (1 - F_j,t(x)) = sum_right w_j F_j,t(x) + sum_left w_j (1 - F_j,s(y))
 """
@@ -19,7 +23,7 @@ from guidance.types import Array, Schedule
 
 
 class _Match(NamedTuple):
-    """Find y with F_target(y) = F_source(x), per sample; arrays [n] and [n, J]."""
+    """The equation F_target(y) = F_source(x) for y, one for each sample; x [n], the other arrays [n, J]."""
 
     x: Array
     log_weights: Array
@@ -30,7 +34,7 @@ class _Match(NamedTuple):
 
 
 def _imbalance(y: Array, match: _Match) -> Array:
-    """The logarithm of the left side minus that of the right side of the equation above; increasing in y. [n]."""
+    """Returns log(left side) - log(right side) of the module's last equation at y, [n]; it increases with y."""
     at_x = (match.x[:, None] - match.source_mean) / match.source_std
     at_y = (y[:, None] - match.target_mean) / match.target_std
     right = match.source_mean >= match.x[:, None]
@@ -40,7 +44,7 @@ def _imbalance(y: Array, match: _Match) -> Array:
 
 
 def _bracket(match: _Match) -> tuple[Array, Array]:
-    """Bounds on y: the common quantile of F(x) lies between the smallest and the largest z-score of x."""
+    """Returns bounds (low, high) on y, [n] each: y has a z-score between the smallest and the largest z-score of x."""
     z = (match.x[:, None] - match.source_mean) / match.source_std
     used = match.log_weights > -jnp.inf
     z_low = jnp.min(jnp.where(used, z, jnp.inf), -1, keepdims=True)
@@ -58,7 +62,7 @@ def _solve(match: _Match) -> Array:
         above = _imbalance(middle, match) > 0
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
-    # Our choice: a round gains one bit; 12 more than the mantissa has resolve a narrow mode in a wide bracket.
+    # Our choice: a round gains one bit; 12 rounds beyond the mantissa's bits resolve a narrow mode in a wide bracket.
     rounds = jnp.finfo(match.x.dtype).nmant + 12
     low, high = jax.lax.fori_loop(0, rounds, halve, _bracket(match))
     return 0.5 * (low + high)
@@ -66,7 +70,7 @@ def _solve(match: _Match) -> Array:
 
 @_solve.defjvp
 def _solve_jvp(primals, tangents):
-    """Implicit function theorem: bisection has no derivative of its own."""
+    """Differentiates the solution by the implicit function theorem, because bisection has no useful derivative."""
     (match,), (direction,) = primals, tangents
     y = _solve(match)
     slope = jax.jvp(lambda y: _imbalance(y, match), (y,), (jnp.ones_like(y),))[1]
@@ -74,17 +78,17 @@ def _solve_jvp(primals, tangents):
     return y, -change / slope
 
 
-def _line(law: Law) -> tuple[Array, Array]:
+def _means_and_stds(law: Law) -> tuple[Array, Array]:
     return law.means[..., 0], jnp.sqrt(law.variances[..., 0])
 
 
 def flow_map(mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Array) -> Array:
-    """X_{t->s}(x) = F_s^-1(F_t(x)): the probability-flow ODE of p(. | cond) from x [n, 1] at t [n] to s [n]; [n, 1].
+    """Solves the probability-flow ODE of p(. | cond) from x [n, 1] at t [n] to s [n]; returns F_s^-1(F_t(x)) [n, 1].
 
-    Goes either way in time. Differentiable in x, t, s and the mixture, to any order (implicit function theorem).
-    Raises ValueError if the mixture is not one-dimensional.
+    s may lie before or after t. The result can be differentiated to any order in x, t, s and the mixture. Raises
+    ValueError if the mixture is not one-dimensional.
     """
     if mixture.means.shape[-1] != 1:
-        raise ValueError(f"flow_map needs a mixture on the line, got dimension {mixture.means.shape[-1]}")
+        raise ValueError(f"flow_map needs a mixture of dimension 1, got dimension {mixture.means.shape[-1]}")
     source, target = (marginal(mixture, schedule, time, cond) for time in (t, s))
-    return _solve(_Match(x[:, 0], source.log_weights, *_line(source), *_line(target)))[:, None]
+    return _solve(_Match(x[:, 0], source.log_weights, *_means_and_stds(source), *_means_and_stds(target)))[:, None]

@@ -1,14 +1,13 @@
 """Gaussian mixtures in closed form: the ground truth of the whole project.
 
-A `Mixture` holds C classes and the null condition over one shared list of J modes. Diffused by a schedule it stays a
-mixture, so that density, score, denoiser, posterior and reverse kernel are all known exactly:
+A `Mixture` has C classes and the null condition. They share J modes and weigh them differently. A schedule diffuses a
+mixture into a mixture, so that density, score, denoiser, posterior and reverse kernel are all known exactly:
 
     x_t | j ~ N(alpha m_j, S_j),  S_j = alpha^2 Sigma_j + sigma^2 I
     x_0 | x_t, j ~ N(m_j + G_j (x_t - alpha m_j), (sigma^2 / alpha) G_j),  G_j = alpha Sigma_j S_j^-1
 
-Everything conditional on a sample (its label, its x_t) is a `Law`: one mixture for each sample of the batch.
-Isotropic, diagonal and full covariances share one code path: variances [.., 1], [.., d], or [.., d] along the modes'
-eigenvectors.
+A `Law` has one mixture for each sample of a batch, such as the posterior given the sample's x_t. Covariances are
+isotropic, diagonal or full; all share one code path, since a full covariance is kept as variances along eigenvectors.
 """
 
 import math
@@ -35,7 +34,7 @@ class Mixture(NamedTuple):
 
     @property
     def null(self) -> int:
-        """The label of the null condition; also the number of classes C."""
+        """Returns the label of the null condition, which is the number of classes C."""
         return self.log_prior.shape[-1]
 
 
@@ -65,7 +64,7 @@ def _probabilities(name: str, values, count: int) -> np.ndarray:
 
 
 def _eigen(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Variances and eigenvectors of isotropic [J], diagonal [J, d] or full [J, d, d] covariances."""
+    """Returns variances and eigenvectors (None unless full) of covariances [J], diagonal [J, d] or full [J, d, d]."""
     basis = None
     if covariances.ndim == 3:
         gap = np.abs(covariances - covariances.swapaxes(1, 2)).max()
@@ -83,13 +82,15 @@ def from_classes(
     weights: Sequence | None = None,
     class_prior: Sequence | None = None,
 ) -> Mixture:
-    """A mixture from readable, concrete numbers, listed class by class.
+    """Builds a mixture from concrete numbers, listed class by class.
 
-    means: per class [J_c, d]. covariances: one variance for all, or per class a variance, or [J_c] (isotropic),
-    [J_c, d] (diagonal), [J_c, d, d] (full), the same form in every class. weights: per class [J_c], relative, default
-    equal. class_prior: [C], relative, default equal. The null condition is the average of the classes under
-    class_prior; the prior (0, 1) makes it the second "class", for pairs p_c, p_u that are given separately.
-    Raises ValueError naming the argument that does not fit.
+    means: for each class an array [J_c, d]. covariances: one variance for all modes, or for each class a variance, or
+    [J_c] (isotropic), [J_c, d] (diagonal) or [J_c, d, d] (full), in the same form for every class. weights: for each
+    class relative weights [J_c]; default: equal. class_prior: relative weights [C] of the classes; default: equal.
+
+    The null condition is the average of the classes under class_prior. To give p_c and p_u separately, list them as
+    two classes with class_prior (0, 1): the null condition is then the second one. Raises ValueError, naming the
+    argument that does not fit.
     """
     means = [np.asarray(m, np.float64) for m in means]
     _require(len(means) > 0, "means: at least one class is needed")
@@ -121,10 +122,11 @@ def from_classes(
 
 
 def reweighted(mixture: Mixture, log_factor: Array) -> tuple[Mixture, Array]:
-    """Multiplies the joint law p(c, j) by exp(log_factor [J]) and normalises; also log Z [C + 1] of every condition.
+    """Multiplies p(c, j) by f_j = exp(log_factor [J]); returns the normalised mixture and log Z [C + 1].
 
-    p'(j | c) = p(j | c) f_j / Z_c,  p'(c) = p(c) Z_c / Z,  p'(j) = p(j) f_j / Z.  Our choice: the null row follows the
-    joint law, so that classes gain or lose prior mass with their Z_c.
+    p'(j | c) = p(j | c) f_j / Z_c,  p'(c) = p(c) Z_c / Z,  p'(j) = p(j) f_j / Z.  log Z has a log Z_c for each class
+    and last the log Z of the null condition. Our choice: the joint distribution is tilted, so that a class gains or
+    loses prior probability with its Z_c and the null condition remains the average of the classes.
     """
     unnormalised = mixture.log_weights + log_factor[None]
     log_z = jax.nn.logsumexp(unnormalised, axis=-1)
@@ -136,7 +138,7 @@ def reweighted(mixture: Mixture, log_factor: Array) -> tuple[Mixture, Array]:
 
 
 def _into(basis: Array | None, vectors: Array) -> Array:
-    """Coordinates of vectors [n, J, d] along each mode's eigenvectors."""
+    """Returns the coordinates of vectors [n, J, d] along each mode's eigenvectors."""
     return vectors if basis is None else jnp.einsum("njd,jde->nje", vectors, basis, precision="highest")
 
 
@@ -150,7 +152,7 @@ def _rows(mixture: Mixture, cond: Array) -> Array:
 
 
 def _log_components(law: Law, x: Array) -> Array:
-    """log (w_j N(x; m_j, Sigma_j)), [n, J]."""
+    """Returns log (w_j N(x; m_j, Sigma_j)) [n, J] for x [n, d]."""
     dim = x.shape[-1]
     offset = _into(law.basis, x[:, None] - law.means)
     log_det = jnp.sum(jnp.log(law.variances), -1) * (dim // law.variances.shape[-1])
@@ -159,17 +161,17 @@ def _log_components(law: Law, x: Array) -> Array:
 
 
 def law_log_density(law: Law, x: Array) -> Array:
-    """log density of x [n, d], each under its own mixture; [n]."""
+    """Returns the log density [n] of each row of x [n, d] under its own mixture."""
     return jax.nn.logsumexp(_log_components(law, x), axis=-1)
 
 
 def law_mean(law: Law) -> Array:
-    """sum_j w_j m_j, [n, d]."""
+    """Returns the mean of each mixture, sum_j w_j m_j, [n, d]."""
     return jnp.einsum("nj,njd->nd", jnp.exp(law.log_weights), law.means, precision="highest")
 
 
 def law_moments(law: Law) -> tuple[Array, Array]:
-    """Mean [n, d] and covariance [n, d, d] of each mixture, by the law of total covariance."""
+    """Returns the mean [n, d] and the covariance [n, d, d] of each mixture."""
     weights, mean = jnp.exp(law.log_weights), law_mean(law)
     dim, offset = mean.shape[-1], law.means - mean[:, None]
     between = jnp.einsum("nj,njd,nje->nde", weights, offset, offset, precision="highest")
@@ -180,24 +182,24 @@ def law_moments(law: Law) -> tuple[Array, Array]:
 
 
 def _keys(key: Array, n: int) -> Array:
-    """One key per sample: the given ones [n], or one key folded with the sample's index."""
+    """Returns one key per sample: the given ones if `key` is [n], otherwise `key` folded with the row number."""
     return key if key.ndim == 1 else row_keys(key, jnp.arange(n))
 
 
 def _choose(keys: Array, log_weights: Array) -> tuple[Array, Array]:
-    """A mode for each sample, and the keys that are left for its noise."""
+    """Draws a mode for each sample; returns the modes [n] and fresh keys [n] for the noise."""
     pairs = jax.vmap(jax.random.split)(keys)
     return jax.vmap(jax.random.categorical)(pairs[:, 0], log_weights), pairs[:, 1]
 
 
 def _draw_gaussian(keys: Array, mean: Array, variance: Array, basis: Array | None) -> Array:
-    """N(mean [n, d], variance [n, 1 | d] along the columns of basis [n, d, d])."""
+    """Draws from N(mean [n, d], variance [n, 1 or d] along the columns of basis [n, d, d])."""
     noise = safe_sqrt(variance) * normal_like(keys, mean)
     return mean + (noise if basis is None else jnp.einsum("ne,nde->nd", noise, basis, precision="highest"))
 
 
 def law_sample(key: Array, law: Law) -> Array:
-    """One exact draw from each mixture, [n, d]. key: one key, or one per sample [n]."""
+    """Draws one exact sample from each mixture, [n, d]. key: one key, or one per sample [n]."""
     mode, keys = _choose(_keys(key, law.means.shape[0]), law.log_weights)
     mean, variance = (jnp.take_along_axis(a, mode[:, None, None], axis=1)[:, 0] for a in (law.means, law.variances))
     return _draw_gaussian(keys, mean, variance, None if law.basis is None else law.basis[mode])
@@ -207,20 +209,20 @@ def law_sample(key: Array, law: Law) -> Array:
 
 
 def sample(key: Array, mixture: Mixture, cond: Array) -> Array:
-    """Exact draws x0 ~ p(x0 | cond), [n, d], for labels cond [n]. key: one key, or one per sample [n]."""
+    """Draws exact samples x0 ~ p(x0 | cond), [n, d], for labels cond [n]. key: one key, or one per sample [n]."""
     mode, keys = _choose(_keys(key, cond.shape[0]), _rows(mixture, cond))
     basis = None if mixture.basis is None else mixture.basis[mode]
     return _draw_gaussian(keys, mixture.means[mode], mixture.variances[mode], basis)
 
 
 def sample_joint(key: Array, mixture: Mixture, n: int) -> tuple[Array, Array]:
-    """n exact draws (x0 [n, d], cond [n]) of the joint law p(c) p(x0 | c)."""
+    """Draws n exact pairs (x0 [n, d], cond [n]) from the joint distribution p(c) p(x0 | c)."""
     cond, keys = _choose(_keys(key, n), jnp.broadcast_to(mixture.log_prior, (n, mixture.null)))
     return sample(keys, mixture, cond), cond
 
 
 def moments(mixture: Mixture, cond: Array) -> tuple[Array, Array]:
-    """Mean [n, d] and covariance [n, d, d] of p(x0 | cond)."""
+    """Returns the mean [n, d] and the covariance [n, d, d] of p(x0 | cond) for labels cond [n]."""
     shape = (cond.shape[0], *mixture.means.shape)
     variances = jnp.broadcast_to(mixture.variances, (*shape[:2], mixture.variances.shape[-1]))
     return law_moments(Law(_rows(mixture, cond), jnp.broadcast_to(mixture.means, shape), variances, mixture.basis))
@@ -230,7 +232,7 @@ def moments(mixture: Mixture, cond: Array) -> tuple[Array, Array]:
 
 
 def _per_mode(coefficient: Array) -> Array:
-    """[n] (or a scalar) -> [n, 1, 1]."""
+    """Reshapes a coefficient [n] (or a scalar) to [n, 1, 1]."""
     return jnp.reshape(coefficient, (-1, 1, 1))
 
 
@@ -240,29 +242,32 @@ def _weighted_at(mixture: Mixture, schedule: Schedule, t: Array, log_weights: Ar
 
 
 def marginal(mixture: Mixture, schedule: Schedule, t: Array, cond: Array) -> Law:
-    """p(x_t | cond) for each sample: modes N(alpha m_j, alpha^2 Sigma_j + sigma^2 I)."""
+    """Returns p(x_t | cond) for times t [n] and labels cond [n]: modes N(alpha m_j, alpha^2 Sigma_j + sigma^2 I)."""
     return _weighted_at(mixture, schedule, t, _rows(mixture, cond))
 
 
 def log_density(mixture: Mixture, schedule: Schedule, x: Array, t: Array, cond: Array) -> Array:
-    """log p(x_t | cond) at x [n, d], t [n]; at t = 0 the density of the data. [n]."""
+    """Returns log p(x_t | cond) [n] at x [n, d], t [n]; at t = 0 this is the density of the data."""
     return law_log_density(marginal(mixture, schedule, t, cond), x)
 
 
 def responsibilities(mixture: Mixture, schedule: Schedule, x: Array, t: Array, cond: Array) -> Array:
-    """p(j | x_t, cond), [n, J]."""
+    """Returns the probability p(j | x_t, cond) of each mode, [n, J], for x [n, d], t [n], cond [n]."""
     return jax.nn.softmax(_log_components(marginal(mixture, schedule, t, cond), x), axis=-1)
 
 
 def class_log_posterior(mixture: Mixture, schedule: Schedule, x: Array, t: Array) -> Array:
-    """log p(c | x_t) for every class, [n, C]: the exact noise-conditional classifier."""
+    """Returns log p(c | x_t) for every class, [n, C]: the exact classifier of noisy x [n, d] at t [n]."""
     law = _weighted_at(mixture, schedule, t, jnp.zeros_like(mixture.log_weights[:1]))
     joint = (mixture.log_prior[:, None] + mixture.log_weights[:-1])[None] + _log_components(law, x)[:, None]
     return jax.nn.log_softmax(jax.nn.logsumexp(joint, axis=-1), axis=-1)
 
 
 def score(mixture: Mixture, schedule: Schedule, x: Array, t: Array, cond: Array) -> Array:
-    """grad_x log p(x_t | cond) = -sum_j p(j | x_t, cond) S_j^-1 (x_t - alpha m_j), [n, d]; finite at t = 0."""
+    """Returns the score grad_x log p(x_t | cond) = -sum_j p(j | x_t, cond) S_j^-1 (x_t - alpha m_j), [n, d].
+
+    It is finite at t = 0, where it is the score of the data.
+    """
     law = marginal(mixture, schedule, t, cond)
     pull = _back(law.basis, _into(law.basis, x[:, None] - law.means) / law.variances)
     weights = jax.nn.softmax(_log_components(law, x), axis=-1)
@@ -270,9 +275,10 @@ def score(mixture: Mixture, schedule: Schedule, x: Array, t: Array, cond: Array)
 
 
 def posterior(mixture: Mixture, schedule: Schedule, x: Array, t: Array, cond: Array) -> Law:
-    """p(x_0 | x_t, cond) for each sample; a point at x_t when t = 0, the prior where alpha = 0.
+    """Returns the posterior p(x_0 | x_t, cond) of each sample, for x [n, d], t [n], cond [n].
 
-    Modes N(m_j + G_j (x_t - alpha m_j), Sigma_j sigma^2 S_j^-1) with G_j = alpha Sigma_j S_j^-1.
+    Its modes are N(m_j + G_j (x_t - alpha m_j), Sigma_j sigma^2 S_j^-1) with G_j = alpha Sigma_j S_j^-1. It is a point
+    at x_t for t = 0, and p(x_0 | cond) where alpha = 0.
     """
     law = marginal(mixture, schedule, t, cond)
     alpha, sigma = _per_mode(schedule.alpha(t)), _per_mode(schedule.sigma(t))
@@ -287,7 +293,10 @@ def _denoise(mixture: Mixture, schedule: Schedule, x: Array, t: Array, cond: Arr
 
 
 def denoise(mixture: Mixture, schedule: Schedule) -> Denoise:
-    """The exact denoiser D(x, t, cond) = E[x_0 | x_t, cond]; label C gives D_u. A pytree if `schedule` is one."""
+    """Returns the exact denoiser D(x, t, cond) = E[x_0 | x_t, cond]; the label C gives D_u.
+
+    The denoiser is a pytree if `schedule` is one; the mixture's arrays are among its leaves.
+    """
     return Partial(_denoise, mixture, schedule)
 
 
@@ -295,19 +304,19 @@ def denoise(mixture: Mixture, schedule: Schedule) -> Denoise:
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    """numerator / denominator, and 1 where both ends of the bridge sit at the same zero."""
+    """Returns numerator / denominator, and 1 where the denominator is 0 (both ends of the bridge are then equal)."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 1)
 
 
 def bridge(schedule: Schedule, *, t: Array, s: Array) -> tuple[Array, Array, Array]:
-    """(A, B, V) of p(x_s | x_t, x_0) = N(A x_t + B x_0, V I), s <= t, exact at s = 0, at s = t and where alpha_t = 0.
-
-    The churn-1 `transition` of the samplers, on purpose derived a second time: ground truth shares no code with them.
+    """Returns (A, B, V) of p(x_s | x_t, x_0) = N(A x_t + B x_0, V I) for s <= t, elementwise.
 
         q = alpha_t sigma_s / (alpha_s sigma_t)
         A = q sigma_s / sigma_t,  B = alpha_s (1 - q^2),  V = sigma_s^2 (1 - q^2)
 
+    The values are exact at s = 0, at s = t and where alpha_t = 0 too. They equal `sampling.transition` at churn 1, but
+    are derived here a second time, so that the ground truth shares no code with the samplers it tests.
     Source: Denoising Diffusion Probabilistic Models, arXiv 2006.11239, eq. 6-7, for any schedule.
     """
     alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
@@ -318,9 +327,10 @@ def bridge(schedule: Schedule, *, t: Array, s: Array) -> tuple[Array, Array, Arr
 
 
 def reverse_kernel(mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Array) -> Law:
-    """p(x_s | x_t, cond) = E[p(x_s | x_t, x_0) | x_t, cond] for each sample, s <= t, exact for steps of any size.
+    """Returns the reverse kernel p(x_s | x_t, cond) of each sample, s <= t; it is exact for steps of any size.
 
-    Each posterior mode N(mu, T) goes to N(A x_t + B mu, B^2 T + V I), with (A, B, V) from `bridge`.
+    It is E[p(x_s | x_t, x_0) | x_t, cond]: a mode N(mu, T) of the posterior becomes N(A x_t + B mu, B^2 T + V I), with
+    (A, B, V) from `bridge`. x [n, d]; t, s, cond [n].
     """
     a, b, v = (_per_mode(coefficient) for coefficient in bridge(schedule, t=t, s=s))
     law = posterior(mixture, schedule, x, t, cond)
@@ -330,5 +340,5 @@ def reverse_kernel(mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, 
 def reverse_sample(
     key: Array, mixture: Mixture, schedule: Schedule, x: Array, *, t: Array, s: Array, cond: Array
 ) -> Array:
-    """Exact draws x_s ~ p(x_s | x_t, cond), [n, d]. key: one key, or one per sample [n]."""
+    """Draws exact samples x_s ~ p(x_s | x_t, cond), [n, d]. key: one key, or one per sample [n]."""
     return law_sample(key, reverse_kernel(mixture, schedule, x, t=t, s=s, cond=cond))

@@ -1,7 +1,7 @@
-"""Denoisers that are wrong in a known way, to see which errors guidance repairs and which it cannot.
+"""Denoisers with known errors, which show what guidance can repair and what it cannot.
 
-Guidance with weight omega is exactly right for `attenuated` (and learned weights should find that omega); `smoothed`
-and `perturbed` are errors that no single omega removes.
+One weight omega repairs `attenuated` exactly, and a learned weight should find it. No single omega repairs `smoothed`
+or `perturbed`.
 """
 
 import jax
@@ -20,12 +20,12 @@ def _attenuated(denoise: Denoise, r: Array, null: Cond, x: Array, t: Array, cond
 
 
 def attenuated(denoise: Denoise, r: float | Array, null: Cond) -> Denoise:
-    """D_c <- (1 - r) D_c + r D_u, while D_u stays: a network that under-uses its condition.
+    """Replaces D_c by (1 - r) D_c + r D_u and keeps D_u, as of a network that uses too little of its condition.
 
-    CFG with omega = r / (1 - r) repairs it exactly, r in [0, 1). `null` is the null condition (for labels the int C).
-    One call of `denoise` on a doubled batch. A pytree with the knob r if `denoise` is one.
-    Source: our choice; the guided predictions sweep the same line, so every optimal omega of an objective becomes
-    (1 + omega) / (1 - r) - 1.
+    r in [0, 1). CFG with omega = r / (1 - r) repairs the error exactly. More generally, the guided predictions still
+    lie on the same line, so an objective whose optimum is omega has it at (1 + omega) / (1 - r) - 1 instead. null: the
+    null condition, such as the label C. Costs 2 evaluations, in one call of `denoise` on a doubled batch. The result
+    is a pytree with the leaf r if `denoise` is one. Source: our choice of error.
     """
     return Partial(_attenuated, denoise, r, null)
 
@@ -33,7 +33,7 @@ def attenuated(denoise: Denoise, r: float | Array, null: Cond) -> Denoise:
 def _smoothed(denoise: Denoise, schedule: Schedule, h: Array, x: Array, t: Array, cond: Cond) -> Array:
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     total = sigma**2 + (alpha * h) ** 2
-    # Where alpha = 0 the extra blur is lost in the noise: the later time is t itself.
+    # Where alpha = 0 there is no signal to blur: the later time is t itself.
     has_signal, blurred = alpha > 0, total > 0
     safe_alpha, safe_total = jnp.where(has_signal, alpha, 1), jnp.where(blurred, total, 1)
     later = schedule.time(2 * jnp.log(safe_alpha) - jnp.log(safe_total))
@@ -45,15 +45,16 @@ def _smoothed(denoise: Denoise, schedule: Schedule, h: Array, x: Array, t: Array
 
 
 def smoothed(denoise: Denoise, schedule: Schedule, h: float | Array) -> Denoise:
-    """The denoiser of the data blurred by N(0, h^2 I): a network that cannot resolve detail finer than h.
+    """Returns the denoiser of data blurred by N(0, h^2 I), as of a network that cannot resolve detail finer than h.
 
-    At the EDM state y = x/alpha and noise level rho = sigma/alpha the blurred data have the score of the sharp data at
-    noise level rho' = sqrt(rho^2 + h^2), hence
+    Let y = x/alpha be the EDM state and rho = sigma/alpha its noise level. The blurred data have at rho the score that
+    the sharp data have at rho' = sqrt(rho^2 + h^2), hence
 
         D_h(y, rho) = y + (rho / rho')^2 (D(y, rho') - y).
 
-    Acts on D_c and D_u alike; h >= 0, in units of x0. A pytree with the knob h if `denoise` and `schedule` are.
-    Source: derived here from Tweedie's formula (Efron 2011); our choice of error.
+    The error is in D_c and D_u alike. h >= 0, in the units of x0. Costs 1 evaluation. The result is a pytree with the
+    leaf h if `denoise` and `schedule` are pytrees. Source: derived here from Tweedie's formula (Efron 2011); our
+    choice of error.
     """
     return Partial(_smoothed, denoise, schedule, h)
 
@@ -61,10 +62,11 @@ def smoothed(denoise: Denoise, schedule: Schedule, h: float | Array) -> Denoise:
 def perturbed(
     key: Array, mixture: Mixture, mean_scale: float | Array = 0.0, log_weight_scale: float | Array = 0.0
 ) -> Mixture:
-    """Mixture with means m_j + mean_scale N(0, I) and p(j) multiplied by exp(log_weight_scale N(0, 1)), normalised.
+    """Returns the mixture with random errors in its means and weights, as of a model that learned the wrong modes.
 
-    A model that learned the wrong modes: p(j | c) and p(c) follow the perturbed joint law, so that the null condition
-    stays the average of the classes. Variances stay. Source: our choice of error.
+    Means become m_j + mean_scale N(0, I). The joint p(c, j) is multiplied by exp(log_weight_scale N(0, 1)), one number
+    per mode, and normalised, so that the null condition is still the average of the classes. Variances stay. Source:
+    our choice of error.
     """
     mean_key, weight_key = jax.random.split(key)
     noise = jax.random.normal(mean_key, mixture.means.shape, mixture.means.dtype)

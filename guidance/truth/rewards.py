@@ -1,4 +1,4 @@
-"""Rewards: functions (x0 [batch, ...], cond) -> [batch], built as pytrees so that their knobs are leaves."""
+"""Rewards: functions (x0 [batch, ...], cond) -> [batch]. They are pytrees whose leaves are their knobs."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -12,9 +12,9 @@ from guidance.types import Array, Cond, Reward
 
 
 class LinearQuadratic(NamedTuple):
-    """r(x) = constant + a . x - x^T B x / 2: the rewards whose tilt of a Gaussian mixture is a Gaussian mixture.
+    """The reward r(x) = constant + a . x - x^T B x / 2; it tilts a Gaussian mixture into a Gaussian mixture.
 
-    The leaves enter linearly: dividing all of them by a temperature divides r. Differentiable; ignores cond.
+    r is linear in the leaves: dividing all of them by a temperature divides r by it. cond is ignored.
     """
 
     linear: Array  # a [d]
@@ -22,12 +22,12 @@ class LinearQuadratic(NamedTuple):
     constant: Array  # []
 
     def __call__(self, x0: Array, cond: Cond = None) -> Array:
-        """r at x0 [..., d]; [...]."""
+        """Returns r(x0) [...] for x0 [..., d]."""
         along = self.linear.reshape((1,) * (x0.ndim - 1) + (-1,))
         return self.constant + jnp.sum(x0 * (along - 0.5 * self.curve(x0)), axis=-1)
 
     def curve(self, x0: Array) -> Array:
-        """B x for x [..., d]."""
+        """Returns B x0 for x0 [..., d]."""
         if self.quadratic.ndim == 2:
             return jnp.einsum("de,...e->...d", self.quadratic, x0, precision="highest")
         return self.quadratic.reshape((1,) * (x0.ndim - 1) + (-1,)) * x0
@@ -36,9 +36,10 @@ class LinearQuadratic(NamedTuple):
 def linear_quadratic(
     linear: Annotated[Any, Each(Number())], quadratic: Finite = 0.0, constant: Finite = 0.0
 ) -> LinearQuadratic:
-    """r(x) = constant + a . x - x^T B x / 2 from a [d] and B: a number, [d] (diagonal) or [d, d] (symmetrised).
+    """Builds the reward r(x) = constant + a . x - x^T B x / 2.
 
-    Raises ValueError if the shapes do not fit.
+    linear: a [d]. quadratic: B as a number, [d] (diagonal) or [d, d], which is symmetrised. Raises ValueError if the
+    shapes do not fit.
     """
     a, b, c = (jnp.asarray(v, jnp.result_type(float)) for v in (linear, quadratic, constant))
     if a.ndim != 1:
@@ -56,5 +57,5 @@ def _class_log_probability(mixture: Mixture, x0: Array, cond: Array) -> Array:
 
 
 def class_log_probability(mixture: Mixture) -> Reward:
-    """r(x0, c) = log p(c | x0), the exact classifier of a mixture; it tilts p(x0) into p(x0 | c). Differentiable."""
+    """Returns the reward r(x0, c) = log p(c | x0) of a mixture's exact classifier; it tilts p(x0) into p(x0 | c)."""
     return Partial(_class_log_probability, mixture)

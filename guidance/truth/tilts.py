@@ -1,10 +1,10 @@
-"""Tilting a Gaussian mixture by exp(reward / temperature) in closed form, for linear-quadratic rewards.
+"""Gaussian mixtures tilted by exp(reward / temperature), in closed form, for linear-quadratic rewards.
 
-For x ~ N(m, S) and r(x) = a . x - x^T B x / 2, write g = a - B m (the slope at m) and V = (S^-1 + B)^-1. Then
+For x ~ N(m, S) and r(x) = a . x - x^T B x / 2 let g = a - B m, the slope of r at m, and V = (S^-1 + B)^-1. Then
 
-    E[e^{r(x)}] = |I + S B|^{-1/2} exp(r(m) + g^T V g / 2),      the tilted law is N(m + V g, V).
+    E[e^{r(x)}] = |I + S B|^{-1/2} exp(r(m) + g^T V g / 2),      the tilted distribution is N(m + V g, V).
 
-Expanding around m, rather than around 0, avoids the difference of two large squares when modes lie far out.
+An expansion around 0 instead of m would subtract two large squares where modes lie far from 0.
 """
 
 import jax
@@ -21,20 +21,20 @@ def _is_diagonal(basis: Array | None, reward: LinearQuadratic) -> bool:
 
 
 def _slope(reward: LinearQuadratic, means: Array) -> Array:
-    """g = a - B m, [..., d]."""
+    """Returns g = a - B m [..., d] for means m [..., d]."""
     return jnp.broadcast_to(reward.linear, means.shape) - reward.curve(means)
 
 
 def _diagonal_factor(reward: LinearQuadratic, variances: Array) -> Array:
-    """1 + v b, NaN where the tilted law does not exist."""
+    """Returns 1 + v b; NaN where it is not positive, so that no tilted distribution exists."""
     factor = 1 + variances * reward.quadratic.reshape((1,) * (variances.ndim - 1) + (-1,))
     return jnp.where(factor > 0, factor, jnp.nan)
 
 
 def _full_roots(reward: LinearQuadratic, means: Array, variances: Array, basis: Array | None) -> tuple[Array, Array]:
-    """(C, Y) with S = L L^T, C C^T = I + L^T B L (NaN if not positive definite), Y = C^-1 L^T, hence V = Y^T Y.
+    """Returns (C, Y) with S = L L^T, C C^T = I + L^T B L (NaN if not positive definite), Y = C^-1 L^T: V = Y^T Y.
 
-    L, not S^-1, so that zero variances (a posterior at t = 0) are allowed.
+    This uses L instead of S^-1, so that variances may be zero, as those of a posterior at t = 0 are.
     """
     dim = means.shape[-1]
     eye, b = jnp.eye(dim, dtype=means.dtype), reward.quadratic
@@ -47,7 +47,7 @@ def _full_roots(reward: LinearQuadratic, means: Array, variances: Array, basis: 
 
 
 def _log_normaliser(reward: LinearQuadratic, means: Array, variances: Array, basis: Array | None) -> Array:
-    """log E[e^{r(x)}] under N(means [..., d], variances [..., 1 | d] along basis), [...]."""
+    """Returns log E[e^{r(x)}] [...] under N(means [..., d], variances [..., 1 or d] along the columns of basis)."""
     slope = _slope(reward, means)
     if _is_diagonal(basis, reward):
         factor = _diagonal_factor(reward, variances)
@@ -64,12 +64,13 @@ def _tempered(reward: LinearQuadratic, temperature: float | Array) -> LinearQuad
 
 
 def tilt(mixture: Mixture, reward: LinearQuadratic, temperature: float | Array = 1.0) -> tuple[Mixture, Array]:
-    """p(x0 | c) e^{r(x0) / temperature} / Z_c as a Mixture, and log Z_c for every condition [C + 1].
+    """Returns the tilted mixture p(x0 | c) e^{r(x0) / temperature} / Z_c, and log Z_c of every condition [C + 1].
 
-    V_j = (S_j^-1 + B)^-1,  mu_j = m_j + V_j (a - B m_j),  w'_j ~ w_j E_j[e^r].  The null row is the tilt of the joint
-    law, in which class c has prior p(c) Z_c / Z. Weights and log Z are NaN if an S_j^-1 + B is not positive definite.
-    With full matrices the result comes from an eigendecomposition: differentiate its eigenvectors only where the
-    eigenvalues are distinct (log Z and the means are always differentiable).
+        V_j = (S_j^-1 + B)^-1,   mu_j = m_j + V_j (a - B m_j),   w'_j ~ w_j E_j[e^r]        with r, a, B / temperature
+
+    The null condition is the tilt of the joint distribution, in which class c has the prior p(c) Z_c / Z. Weights and
+    log Z are NaN if some S_j^-1 + B is not positive definite. Full matrices are decomposed into eigenvectors: these
+    are differentiable only where the eigenvalues differ; log Z and the means always are.
     Source: derived here from the Gaussian integral; the target is that of Feynman-Kac steering, arXiv 2501.06848.
     """
     reward = _tempered(reward, temperature)
@@ -95,9 +96,10 @@ def soft_value(
     t: Array,
     cond: Array,
 ) -> Array:
-    """log E[e^{r(x_0) / temperature} | x_t, cond], [n]; r(x) / temperature at t = 0, log Z where alpha = 0.
+    """Returns log E[e^{r(x_0) / temperature} | x_t, cond] [n]: r(x) / temperature at t = 0, log Z where alpha = 0.
 
-    Its gradient in x is the exact guidance term: score of the tilted law = score + grad_x soft_value.
+    Its gradient in x is the exact guidance term: the tilted score is the score plus grad_x soft_value. x [n, d]; t,
+    cond [n].
     """
     law = posterior(mixture, schedule, x, t, cond)
     return jax.nn.logsumexp(law.log_weights + _log_normaliser(_tempered(reward, temperature), *law[1:]), axis=-1)
