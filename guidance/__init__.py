@@ -1,10 +1,11 @@
 """Guidance for diffusion models: rules, weights and samplers that compose, and weights that are learned.
 
-`guidance.fit` learns a weight for a `guidance.Model`, as a `guidance.Recipe` says; `guidance.compare` says what
-weights are worth. Everything else is in the modules: `from guidance import guides, rules, sampling, weights`.
+`guidance.fit` learns a weight for a `guidance.Model` with the settings of a `guidance.Recipe`. `guidance.compare`
+measures how good weights are. Everything else is in the modules: `from guidance import guides, rules, sampling,
+weights`.
 
-These four are imported when they are asked for, so that `import guidance` alone takes no time and no JAX: what is read
-without it (`guidance.ranges`) stays light.
+These four names are imported on first use, so that `import guidance` alone is fast and does not import JAX. Modules
+that need no JAX, such as `guidance.ranges`, rely on that.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`guidance.compare`: what weights are worth, on samples and by a metric of one's own."""
+"""`guidance.compare`, which samples with several weights and compares them by your own metric."""
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ DDIM = sampling.ddim()
 
 
 class Compared(NamedTuple):
-    """A row of numbers for each weight, number of steps and metric. Printed it is a table, best value first."""
+    """The result of `compare`: a row for each weight, number of steps and metric. It prints as a table, best first."""
 
     rows: list[tables.Row]
 
@@ -56,25 +56,26 @@ def compare(
     samples: int = 100,
     step: Step | Solver = DDIM,
 ) -> Compared:
-    """Samples with every weight at every number of steps, and measures the samples.
+    """Draws samples with every weight at every number of steps, and measures them.
 
-    model, conditions: as for `guidance.fit`.
-    weights: by name, as {"unguided": weights.constant(0.0), ...}.
-    metric: (samples [G, n, *shape], n for each condition) -> a number, or {name: number}.
-    shape: of one sample.
-    steps: numbers of steps, each of a uniform grid.
-    seeds: repetitions, each from noise of its own; all weights share it.
-    samples: n, for each condition.
-    step: of the sampler.
+    model, conditions: those of `guidance.fit`.
+    weights: by name, such as {"unguided": weights.constant(0.0), ...}.
+    metric: a function of samples [G, n, *shape], n of each condition. It returns a number, or {name: number}. Lower is
+        better.
+    shape: the shape of one sample.
+    steps: the numbers of steps; the grids are uniform.
+    seeds: the number of repetitions. Each starts from other noise, the same for all weights.
+    samples: the number n of samples of each condition.
+    step: the step or solver.
 
     Returns a row for each weight, number of steps and metric: the mean over the seeds, its standard error
-    s / sqrt(seeds), and the network evaluations per sample, all branches together. Costs one compilation for each
-    number of steps, and seeds * G * samples * NFE network evaluations for each weight and number of steps. Raises
-    TypeError or ValueError for what cannot be compared.
+    s / sqrt(seeds), and the network evaluations per sample, summed over branches. Costs one compilation for each
+    number of steps, and seeds * G * n * NFE evaluations for each weight and number of steps. Raises TypeError or
+    ValueError for arguments that do not fit.
     """
     model, conditions = training.with_denoiser(model), listed(conditions)
     checks.is_step(step)
-    _refuse(weights, metric, shape, steps, seeds, samples)
+    _check(weights, metric, shape, steps, seeds, samples)
     groups, cond, rows = size(conditions), repeated(conditions, samples), []
     columns = None if are_labels(conditions) else conditions
     arrays, together = training.split_arrays((model, step))
@@ -98,21 +99,21 @@ def compare(
                         found.setdefault(label, []).append(value)
                     bar.update()
                 rows += [
-                    tables.mean_row("", name, "", {}, _words(step), number, sum(nfe) / seeds, label, values)
+                    tables.mean_row("", name, "", {}, _name(step), number, sum(nfe) / seeds, label, values)
                     for label, values in found.items()
                 ]
     return Compared(rows)
 
 
-def _refuse(weights, metric, shape, steps, seeds, samples) -> None:
-    """Refuses, in one line, what there is nothing to compare by."""
+def _check(weights, metric, shape, steps, seeds, samples) -> None:
+    """Raises, in one line, for arguments of `compare` that do not fit."""
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(name, str) for name in weights):
         example = '{"unguided": weights.constant(0.0)}'
-        raise TypeError(f"weights by name belong where {checks.words(weights)} is, at least one, as in {example}")
+        raise TypeError(f"expected at least one weight by name, such as {example}, got {checks.words(weights)}")
     for weight in weights.values():
         checks.is_weight(weight)
     if not callable(metric):
-        raise TypeError(f"a metric (samples [G, n, ...]) -> number belongs where {checks.words(metric)} is")
+        raise TypeError(f"expected a metric (samples [G, n, ...]) -> number, got {checks.words(metric)}")
     for name, value, lowest in (("steps", steps, 1), ("shape", shape, 0)):
         if (
             not isinstance(value, Sequence)
@@ -157,7 +158,7 @@ def _labelled(metric: Callable, samples: Array) -> dict[str, float]:
     return found
 
 
-def _words(step: Step | Solver) -> str:
+def _name(step: Step | Solver) -> str:
     function = step.apply if isinstance(step, Solver) else step
     function = getattr(function, "func", function)
     name = getattr(function, "__name__", type(function).__name__)

@@ -1,7 +1,7 @@
-"""Conditions: pytrees of arrays, leaves [batch, ...]. A class label, int32 [batch], is the common case of one leaf.
+"""Conditions: pytrees of arrays with leaves [batch, ...]. The most common one is a class label, int32 [batch].
 
-The null condition has the same structure, its leaves without the batch axis: the label C for C classes, or
-`{"class": 10, "angle": jnp.zeros(2)}`.
+The null condition has the same structure, with leaves without batch axis: for C classes the label C, or for example
+`{"class": 10, "angle": jnp.zeros(2)}`. A list of G conditions has leaves [G, ...].
 """
 
 from typing import Any
@@ -16,22 +16,25 @@ from guidance.types import Array, Cond
 
 
 def dropped(cond: Cond, null: Cond, drop: Array) -> Cond:
-    """The condition with null in the rows that `drop` [batch] names: what trains the unconditional branch."""
+    """Replaces the condition by `null` in the rows where `drop` [batch] is true, to train the unconditional branch."""
     return jax.tree.map(lambda c, n: jnp.where(like(drop, c), n, c), cond, null_like(cond, null))
 
 
 def is_null(cond: Cond, null: Cond) -> Array:
-    """Which rows hold the null condition in every leaf, [batch]."""
+    """Returns which rows equal the null condition in every leaf, [batch]."""
     return _all_leaves(jax.tree.map(_rows_equal, cond, null_like(cond, null)))
 
 
-def places(cond: Cond, among: Cond) -> tuple[Array, Array]:
-    """(i, found), [batch] each: the first row of `among`, leaves [G, ...], that equals a row of `cond` in every leaf.
+def places(cond: Cond, conditions: Cond) -> tuple[Array, Array]:
+    """Finds each row of `cond` in the list `conditions`; returns (i, found), [batch] each.
 
-    Where there is none, i is 0 and found is False. Compared exactly: [batch, G, ...] comparisons.
+    i is the number of the first condition, leaves [G, ...], that equals the row exactly in every leaf. If there is
+    none, i is 0 and found is False. The cost is batch G comparisons of whole conditions.
     """
-    checks.same_structure("what is listed", cond, among)
-    equal = _all_leaves(jax.tree.map(lambda c, a: jax.vmap(lambda row: _rows_equal(row[None], a))(c), cond, among))
+    checks.same_structure("the list of conditions", cond, conditions)
+    equal = _all_leaves(
+        jax.tree.map(lambda c, g: jax.vmap(lambda row: _rows_equal(row[None], g))(c), cond, conditions)
+    )
     return jnp.argmax(equal, axis=1), jnp.any(equal, axis=1)
 
 
@@ -45,29 +48,29 @@ def _all_leaves(tree: Cond) -> Array:
 
 
 def listed(conditions: Any) -> Cond:
-    """A list of G conditions as arrays, leaves [G, ...], G >= 1. Raises ValueError for what is no such list."""
+    """Returns a list of G >= 1 conditions as arrays, leaves [G, ...]. Raises ValueError for what is no such list."""
     conditions = jax.tree.map(jnp.asarray, conditions)
     checks.is_list(conditions)
     return conditions
 
 
 def size(cond: Cond) -> int:
-    """How many rows a condition has."""
+    """Returns the number of rows of a condition."""
     return jax.tree.leaves(cond)[0].shape[0]
 
 
 def taken(cond: Cond, rows) -> Cond:
-    """These rows of a condition; `rows`: a slice or integers [n]."""
+    """Returns the given rows of a condition. rows: a slice or integers [n]."""
     return jax.tree.map(lambda c: c[rows], cond)
 
 
 def repeated(cond: Cond, times: int) -> Cond:
-    """Every row so many times in a row, leaves [batch * times, ...]."""
+    """Repeats each row `times` times, the copies next to each other: leaves [batch * times, ...]."""
     return jax.tree.map(lambda c: jnp.repeat(c, times, axis=0), cond)
 
 
 def flat_features(cond: Cond) -> Array:
-    """The leaves as numbers, flattened for each row and joined in the order of the tree, [batch, d]."""
+    """Returns all leaves as floats, flattened within each row and joined in the order of the tree, [batch, d]."""
     return jnp.concatenate([_numbers(c).reshape(c.shape[0], -1) for c in jax.tree.leaves(cond)], axis=-1)
 
 
@@ -76,7 +79,7 @@ def _numbers(c: Array) -> Array:
 
 
 def are_labels(conditions: Cond) -> bool:
-    """Whether conditions, of known values, are the labels 0 .. G - 1: then a label is its own place among them."""
+    """Returns whether `conditions`, concrete values, are the labels 0, 1, .., G - 1, so that label c is in place c."""
     structure: Any = jax.tree.structure(conditions)
     if structure != jax.tree.structure(0):
         return False

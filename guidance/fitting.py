@@ -1,4 +1,4 @@
-"""`guidance.fit`: learns a guidance weight for a denoiser of one's own."""
+"""`guidance.fit`, which learns a guidance weight for your own denoiser."""
 
 import functools
 import time
@@ -17,19 +17,19 @@ from guidance.learning.training import Recipe, Truth
 from guidance.types import Array, Cond, Solver, Weight
 
 USUAL = Recipe()
-POOL = 2**14  # samples that a draw function is asked for
+POOL = 2**14  # how many samples are drawn from a function that draws
 SAVE_EVERY = 5.0  # seconds
 
 
 class History(NamedTuple):
-    """What each update saw: its loss and the norm of its gradient, [updates]."""
+    """The loss and the norm of the gradient of each update, [updates] each."""
 
     loss: np.ndarray
     gradient_norm: np.ndarray
 
 
 class Fitted(NamedTuple):
-    """A learned weight, the params of its network (from which another fit may start), and how the learning went."""
+    """A learned weight, the params of its network (another fit may start from them), and the history of the fit."""
 
     weight: Weight
     params: Any
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
 
 
 class _Frozen(NamedTuple):
-    """What an update takes and leaves as it is."""
+    """The inputs of an update that it does not change."""
 
     model: Model
     pool: pools.Pool
@@ -47,25 +47,25 @@ class _Frozen(NamedTuple):
 def fit(
     model: Model, data, conditions: Cond, recipe: Recipe = USUAL, *, seed: int = 0, start=None, folder=None
 ) -> Fitted:
-    """Learns the weight omega(s, t, c) with which `model` samples from the law of `data`.
+    """Learns the weight omega(s, t, c) with which samples of `model` are distributed as `data`.
 
-    model: `Model(denoise, schedule, null, rule)`. In place of the denoiser may stand (apply, params, prediction): a
-        network apply(params, x, t, cond) that predicts x0, eps, v, velocity or score.
-    data: true samples (x0 [N, ...], cond leaves [N, ...]), or a function (key, n) that draws n of them; it is asked
-        once, for 16384.
-    conditions: the G conditions to learn for, leaves [G, ...]; each needs samples among the data. For the labels
-        0 .. G - 1 the network embeds the label, for any others it sees the numbers in their leaves, so that the
-        weight can be asked for conditions between those that it has learned.
-    recipe: how; the default trains through ten steps of DDIM.
-    seed: of everything that is drawn.
-    start: the params of an earlier fit to go on from, of one at fewer steps, say.
-    folder: where the state is kept, so that the same call goes on after a kill, and ends in the same bits. It is of
-        one fit, and refused where anything that an update computes differs, the denoiser or the schedule, say.
+    model: `Model(denoise, schedule, null, rule)`. Instead of the denoiser you may give (network, params, kind), where
+        network(params, x, t, cond) predicts the kind "x0", "eps", "v", "velocity" or "score".
+    data: true samples (x0 [N, ...], cond leaves [N, ...]), or a function (key, n) that draws n of them. The function
+        is called once, for 16384 samples.
+    conditions: the G conditions to learn for, leaves [G, ...]. The data must have samples of each. For the labels
+        0 .. G - 1 the guidance network embeds the label. For any other conditions it reads the numbers in their
+        leaves, so that the weight is defined between the conditions that it has learned, too.
+    recipe: the settings of the training. The default trains through ten steps of DDIM.
+    seed: the seed of all random numbers.
+    start: the params of an earlier fit to start from, for example of one with fewer steps.
+    folder: a folder for the state. The same call resumes from it after a kill and ends in the same bits. A folder
+        belongs to one fit: a call that computes anything else, with another denoiser for example, is refused.
 
-    The bar is tqdm's (TQDM_DISABLE=1 hides it). Evaluations of an update: 2 for each step, condition and particle of a
-    rollout, which is differentiated as well; 2 for each data point and particle of a one-step objective. Raises
-    TypeError or ValueError, in one line, for what cannot be learned, and FloatingPointError where the loss breaks.
-    Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815; the rollout is our choice (see
+    A progress bar is shown unless TQDM_DISABLE=1. An update costs 2 evaluations for each step, condition and particle
+    of a rollout, which are differentiated, or 2 for each sample and particle of a one-step objective. Raises TypeError
+    or ValueError, in one line, for arguments that do not fit, and FloatingPointError if the loss is not finite.
+    Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815. The rollout is our choice (see
     `guidance.learning.rollout`).
     """
     training.check(recipe)
@@ -78,17 +78,17 @@ def fit(
         if start is not None:
             checks.same_params("start", params, start)
             params = start
-        made = training.weight_of(net, model.schedule, recipe)
-        update, state, program = _update(key, frozen, made, conditions, recipe, params)
+        weight_of = training.weight_of(net, model.schedule, recipe)
+        update, state, program = _update(key, frozen, weight_of, conditions, recipe, params)
         about = {} if folder is None else _about(recipe, seed, frozen, conditions, params, program)
         params, _, history = _loop(key, update, state, recipe, bar, folder, about)
-    return Fitted(made(params), params, History(np.asarray(history.loss), np.asarray(history.gradient_norm)))
+    return Fitted(weight_of(params), params, History(np.asarray(history.loss), np.asarray(history.gradient_norm)))
 
 
 def _pool(key: Array, data, conditions: Cond) -> pools.Pool:
     given = checks.drawn(key, data, POOL) if callable(data) else data
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise TypeError(f"true samples (x0, cond) belong where {checks.words(given)} is, or (key, n) -> (x0, cond)")
+        raise TypeError(f"expected true samples (x0, cond) or a function that draws them, got {checks.words(given)}")
     x0, cond = given
     checks.same_structure("conditions", cond, conditions)
     rows = sorted({np.shape(leaf)[:1] for leaf in (x0, *jax.tree.leaves(cond))})
@@ -100,29 +100,29 @@ def _pool(key: Array, data, conditions: Cond) -> pools.Pool:
 # ---- the loop
 
 
-def _update(key: Array, frozen: _Frozen, made: Callable, conditions: Cond, recipe: Recipe, params):
-    """(update: (key, state, i) -> (state, figures), compiled; the first state: params, optimiser, history; the trace).
+def _update(key: Array, frozen: _Frozen, weight_of: Callable, conditions: Cond, recipe: Recipe, params):
+    """Returns the compiled update (key, state, i) -> (state, metrics), the initial state, and the update's trace.
 
-    Raises ValueError where the loss cannot be differentiated.
+    The state is (params, state of the optimiser, History). Raises ValueError if the loss cannot be differentiated.
     """
     optimizer = training.optimizer(recipe.rate, recipe.updates)
-    arrays, whole = training.split_arrays(frozen)
+    arrays, together = training.split_arrays(frozen)
 
     def one(key, state, i, arrays):
-        model, pool, features = whole(arrays)
+        model, pool, features = together(arrays)
         truth = Truth(
             lambda key, n: pools.draw(key, pool, n),
-            lambda key, k, among: pools.draw_each(key, pool, k, places(among, conditions)[0]),
+            lambda key, k, chosen: pools.draw_each(key, pool, k, places(chosen, conditions)[0]),
         )
-        own = recipe._replace(features=features)
+        traced_recipe = recipe._replace(features=features)
 
-        def loss_at(params, own_key):
-            return training.loss(own_key, model, made(params), truth, conditions, own)
+        def loss_at(params, key):
+            return training.loss(key, model, weight_of(params), truth, conditions, traced_recipe)
 
         params, opt_state, history = state
-        params, opt_state, figures = learning.update(jax.random.fold_in(key, i), optimizer, loss_at, params, opt_state)
-        history = jax.tree.map(lambda kept, now: kept.at[i].set(now), history, History(**figures))
-        return (params, opt_state, history), figures
+        params, opt_state, metrics = learning.update(jax.random.fold_in(key, i), optimizer, loss_at, params, opt_state)
+        history = jax.tree.map(lambda kept, now: kept.at[i].set(now), history, History(**metrics))
+        return (params, opt_state, history), metrics
 
     compiled = jax.jit(one, donate_argnums=1)
     empty = np.zeros(recipe.updates, np.float32)
@@ -134,8 +134,8 @@ def _update(key: Array, frozen: _Frozen, made: Callable, conditions: Cond, recip
         if "callbacks do not support JVP" not in str(error):
             raise
         raise ValueError(
-            "a rollout needs a denoiser that JAX can differentiate in x, which a callback is not; "
-            "Recipe(objective='self_consistency') needs none"
+            "a rollout needs a denoiser that JAX can differentiate in x, and a callback cannot be differentiated; "
+            "Recipe(objective='self_consistency') needs no derivative"
         ) from None
     return functools.partial(_called, compiled, arrays), state, traced
 
@@ -145,10 +145,10 @@ def _called(compiled, arrays, key, state, i):
 
 
 def _loop(key: Array, update, state, recipe: Recipe, bar: tqdm, folder, about: dict) -> Any:
-    """Runs the updates that are left, and keeps the state in the folder now and then and at the end."""
-    done, saved, before = 0, time.monotonic(), None
+    """Runs the updates that are not yet done; saves the state in the folder every few seconds and at the end."""
+    done, saved, previous = 0, time.monotonic(), None
 
-    def keep(count):
+    def save(count):
         if folder is not None:
             keeping.save(folder, about, (np.int32(count), state))
 
@@ -158,38 +158,38 @@ def _loop(key: Array, update, state, recipe: Recipe, bar: tqdm, folder, about: d
     bar.update(done)
     bar.set_description(f"{recipe.objective}: compiling" if done < recipe.updates else recipe.objective)
     for i in range(done, recipe.updates):
-        state, figures = update(key, state, i)
-        _show(bar, recipe, i - 1, before)  # the update before: this one goes on meanwhile
-        before = figures
+        state, metrics = update(key, state, i)
+        _show(bar, recipe, i - 1, previous)  # shows the previous update while this one is computed
+        previous = metrics
         if time.monotonic() - saved > SAVE_EVERY:
-            _refuse_broken(recipe, i, figures)
-            keep(i + 1)
+            _check_finite(recipe, i, metrics)
+            save(i + 1)
             saved = time.monotonic()
-    _show(bar, recipe, recipe.updates - 1, before)
+    _show(bar, recipe, recipe.updates - 1, previous)
     if done < recipe.updates:
-        keep(recipe.updates)
+        save(recipe.updates)
     return state
 
 
-def _show(bar: tqdm, recipe: Recipe, i: int, figures: dict | None) -> None:
-    """Moves the bar on by the update i; None: there was none."""
-    if figures is not None:
-        _refuse_broken(recipe, i, figures)
+def _show(bar: tqdm, recipe: Recipe, i: int, metrics: dict | None) -> None:
+    """Moves the bar on by update i and shows its loss. metrics: None if there was no such update."""
+    if metrics is not None:
+        _check_finite(recipe, i, metrics)
         bar.set_description(recipe.objective, refresh=False)
-        bar.set_postfix(loss=f"{float(figures['loss']):.4g}", refresh=False)
+        bar.set_postfix(loss=f"{float(metrics['loss']):.4g}", refresh=False)
         bar.update()
 
 
-def _refuse_broken(recipe: Recipe, i: int, figures: dict) -> None:
-    if not all(np.isfinite(figure) for figure in figures.values()):
+def _check_finite(recipe: Recipe, i: int, metrics: dict) -> None:
+    if not all(np.isfinite(value) for value in metrics.values()):
         raise FloatingPointError(
-            f"{recipe.objective}: the loss of update {i} or its gradient is not finite; where the denoiser is, a "
-            "smaller learning_rate may help"
+            f"{recipe.objective}: the loss of update {i} or its gradient is not finite; if the denoiser's output is "
+            "finite, a smaller learning_rate may help"
         )
 
 
 def _about(recipe: Recipe, seed: int, frozen: _Frozen, conditions: Cond, params, program) -> dict[str, Any]:
-    """What tells one fit from another; a sum of arrays, and of what an update computes with them."""
+    """Describes a fit, to tell it from others: its settings, and check sums of its arrays and of its update."""
     settings = {name: _named(value) for name, value in recipe._asdict().items()}
     return settings | {
         "seed": seed,
@@ -202,7 +202,7 @@ def _about(recipe: Recipe, seed: int, frozen: _Frozen, conditions: Cond, params,
 
 
 def _named(value: Any) -> Any:
-    """A setting as JSON; of a function its name, and a sum of the arrays that it holds."""
+    """Returns a setting as JSON. A function is given by its name and a check sum of its arrays."""
     if isinstance(value, Solver):
         value = value.apply
     if not callable(value):

@@ -1,9 +1,8 @@
-"""The state of a fit as one file, so that a killed one goes on where it was.
+"""Saves the state of a fit as one file, so that a fit that was killed can go on where it was.
 
-This is the one module of `guidance` that touches files, for people who pass a folder to `guidance.fit`. The state is
-that of a small network, a megabyte, so that one .npz will do: it is written beside the old one and put in its place as
-a whole, and a zip archive carries sums of what it holds. (The jobs keep denoisers too: see
-`experiments.runtime.checkpoints`.)
+`guidance.fit` uses this module when it is given a folder; no other module of `guidance` touches files. The state is
+about a megabyte, so one .npz is enough. A new file is written beside the old one and then replaces it whole; damage is
+noticed by the check sums of its zip archive. (The jobs also save denoisers: see `experiments.runtime.checkpoints`.)
 """
 
 import json
@@ -22,14 +21,14 @@ _ABOUT = "about"
 
 
 def save(folder, about: dict[str, Any], state: Any) -> None:
-    """Writes the tree of arrays `state`, with what it belongs to, as folder/fit.npz."""
+    """Writes the tree of arrays `state` to folder/fit.npz, with `about`, which describes the fit it belongs to."""
     path = pathlib.Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)} | _named(state))
 
 
 def write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Writes an uncompressed .npz: the file appears only when it is whole."""
+    """Writes an uncompressed .npz; the file appears under its name only when it is complete."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         with open(fresh, "wb") as file:
@@ -42,31 +41,31 @@ def write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
 
 
 def restore(folder, about: dict[str, Any], like: Any) -> Any | None:
-    """The state in a folder, in the structure of `like`; None where there is none.
+    """Returns the state in a folder, as a tree of the structure of `like`, or None if there is no file.
 
-    Raises ValueError, in one line, if the file is damaged or belongs to another fit, and says what differs.
+    Raises ValueError, in one line, if the file is damaged, or if its `about` differs: the line says in what.
     """
     path = pathlib.Path(folder) / NAME
     if not path.exists():
         return None
     try:
-        with open(path, "rb") as file, np.load(file) as held:
-            arrays = {name: held[name] for name in held.files}
+        with open(path, "rb") as file, np.load(file) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         stored = json.loads(arrays.pop(_ABOUT).tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}); remove it to start over") from None
-    here = json.loads(json.dumps(about))
-    for name in dict.fromkeys([*here, *stored]):
-        if stored.get(name) != here.get(name):
+    wanted = json.loads(json.dumps(about))
+    for name in dict.fromkeys([*wanted, *stored]):
+        if stored.get(name) != wanted.get(name):
             raise ValueError(
-                f"{path} holds another fit: {name} is {stored.get(name)!r} there, {here.get(name)!r} here; take "
+                f"{path} holds another fit: {name} is {stored.get(name)!r} there, {wanted.get(name)!r} here; take "
                 "another folder"
             )
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in _named(like)])
 
 
 def summed(tree: Any) -> int:
-    """A sum over all arrays of a tree, to tell whether they are the same ones."""
+    """Returns a check sum (CRC-32) of all arrays and numbers of a tree; other leaves are left out."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float)):
@@ -77,11 +76,11 @@ def summed(tree: Any) -> int:
 
 
 def program(traced: jax.stages.Traced) -> int:
-    """A sum over what a function computes: its operations, and the values of the arrays that it closes over.
+    """Returns a check sum of what a function computes: of its operations and of the arrays that it closes over.
 
-    Two functions of one name, schedules of other constants and networks that predict something else differ in it.
+    It tells apart what names do not, such as two networks of one name or two schedules with different constants.
     """
-    operations = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # without the addresses of Python's functions
+    operations = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # drops addresses of functions, which vary
     return zlib.crc32(operations.encode(), summed(traced.jaxpr.consts))
 
 

@@ -1,4 +1,4 @@
-"""What networks predict, and how one becomes another: x0, eps, v, velocity, score.
+"""The five predictions of networks and the conversions between them: x0, eps, v, velocity, score.
 
 With x = alpha x_0 + sigma eps every prediction is a linear function of the pair (x_0, eps):
 
@@ -6,8 +6,8 @@ With x = alpha x_0 + sigma eps every prediction is a linear function of the pair
     velocity = alpha' x_0 + sigma' eps              (d x_t / d t; eps - x_0 for rectified flow)
     score    = -eps / sigma                         (gradient of the log density)
 
-so a conversion goes through x_0 at fixed (x, t). At the ends one of the pair cannot be recovered from the other
-(eps at sigma = 0, x_0 at alpha = 0); there the divisor is floored, and the result is finite.
+A conversion at fixed (x, t) goes through x_0. At sigma = 0 eps cannot be recovered from x_0, and at alpha = 0 x_0
+cannot be recovered from eps. There we floor the divisor, so that the result is finite.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ PREDICTIONS = ("x0", "eps", "v", "velocity", "score")
 
 
 def _divide(a: Array, b: Array) -> Array:
-    """a / b for b >= 0, with b floored where a / b^2 would overflow: dividing twice (the score) stays finite."""
+    """Returns a / b for b >= 0. The floor on b keeps a / b^2 finite too, since the score divides twice."""
     floor = float(jnp.finfo(jnp.result_type(b)).tiny) ** 0.45
     return a / jnp.maximum(b, floor)
 
 
 def eps_from_x0(schedule: Schedule, x: Array, x0: Array, t: Array) -> Array:
-    """eps = (x - alpha x_0) / sigma for per-sample times t [batch]; finite at sigma = 0."""
+    """Returns eps = (x - alpha x_0) / sigma for x, x0 [batch, ...] and t [batch]; it is finite at sigma = 0."""
     alpha, sigma = like(schedule.alpha(t), x), like(schedule.sigma(t), x)
     return _divide(x - alpha * x0, sigma)
 
 
 def x0_from(kind: str, schedule: Schedule, x: Array, prediction: Array, t: Array) -> Array:
-    """The x0-prediction equivalent to `prediction` of type `kind` at (x, t).
+    """Converts a prediction of the given kind at (x, t) to the x0-prediction.
 
     eps:       x_0 = (x - sigma eps) / alpha
     v:         x_0 = (alpha x - sigma v) / (alpha^2 + sigma^2)
@@ -61,7 +61,7 @@ def x0_from(kind: str, schedule: Schedule, x: Array, prediction: Array, t: Array
 
 
 def x0_to(kind: str, schedule: Schedule, x: Array, x0: Array, t: Array) -> Array:
-    """The prediction of type `kind` equivalent to the x0-prediction `x0` at (x, t); inverse of `x0_from`."""
+    """Converts the x0-prediction at (x, t) to a prediction of the given kind; this is the inverse of `x0_from`."""
     _check(kind)
     if kind == "x0":
         return x0
@@ -76,23 +76,25 @@ def x0_to(kind: str, schedule: Schedule, x: Array, x0: Array, t: Array) -> Array
 
 
 def velocity_coefficients(schedule: Schedule, t: Array) -> tuple[Array, Array]:
-    """(a, b) of velocity = a x_0 + b x at fixed (x, t): b = sigma'/sigma, a = alpha' - alpha b; finite at sigma = 0.
+    """Returns (a, b), [batch] each, with velocity = a x_0 + b x: b = sigma'/sigma and a = alpha' - alpha b.
 
-    For rectified flow a = -1/t and b = 1/t. a is never 0, so a gap between velocities is a times the gap in x_0.
+    For rectified flow a = -1/t and b = 1/t. Both are finite at sigma = 0. a is never 0: two predictions at one (x, t)
+    differ in velocity by a times their difference in x_0.
     """
     growth = _divide(schedule.sigma_dot(t), schedule.sigma(t))
     return schedule.alpha_dot(t) - schedule.alpha(t) * growth, growth
 
 
 def convert(source: str, target: str, schedule: Schedule, x: Array, prediction: Array, t: Array) -> Array:
-    """Converts between any two of the five predictions at (x [batch, ...], t [batch])."""
+    """Converts a prediction at (x [batch, ...], t [batch]) from the kind `source` to the kind `target`."""
     return x0_to(target, schedule, x, x0_from(source, schedule, x, prediction, t), t)
 
 
 def as_denoise(network, params, kind: str, schedule: Schedule) -> Denoise:
-    """Wraps `network(params, x, t, cond) -> prediction of type kind` into a `denoise`, once, at the border.
+    """Wraps network(params, x, t, cond), which predicts `kind`, into a denoiser (x, t, cond) -> x0-prediction.
 
-    The result is a pytree whose leaves are the parameters.
+    The denoiser is a pytree whose leaves are the params. Raises ValueError for an unknown kind and TypeError for what
+    is no network or no schedule.
     """
     _check(kind)
     checks.is_network(network)
@@ -102,7 +104,7 @@ def as_denoise(network, params, kind: str, schedule: Schedule) -> Denoise:
 
 @dataclasses.dataclass(frozen=True)
 class _Bound:
-    """The static half of a wrapped network; compared by value, so that wrapping twice does not compile twice."""
+    """The static part of a wrapped network. It compares by value, so that wrapping twice does not compile twice."""
 
     network: Callable
     kind: str
@@ -110,7 +112,7 @@ class _Bound:
 
     def __call__(self, params, x, t, cond):
         prediction = self.network(params, x, t, cond)
-        checks.is_answer("network", prediction, x)
+        checks.is_prediction("network", prediction, x)
         return x0_from(self.kind, self.schedule, x, prediction, t)
 
 
@@ -120,9 +122,10 @@ def _check(kind: str) -> None:
 
 
 def in_chunks(denoise: Denoise, size: int) -> Denoise:
-    """The same denoiser, evaluated `size` samples at a time: on a CPU, activations that fit the cache are faster.
+    """Returns a denoiser that evaluates `denoise` on `size` samples at a time, with the same result.
 
-    A pytree whose leaves are those of `denoise`. Raises ValueError for size < 1.
+    On a CPU this is faster where the activations of a chunk fit the cache. The result is a pytree with the leaves of
+    `denoise`. Raises ValueError for size < 1.
     """
     if size < 1:
         raise ValueError(f"chunks need a size of at least 1, got {size}")

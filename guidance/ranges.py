@@ -1,11 +1,11 @@
-"""What a knob may hold, said once: in the signature of the function whose knob it is. Imports no JAX.
+"""Ranges of knobs, written as annotations in the signature of the function that has the knobs. Imports no JAX.
 
     @ranged
     def interval(omega: Finite, lo: Time, hi: Annotated[Time, Above("lo")]) -> Weight: ...
 
-`ranged` makes the function refuse concrete numbers outside their ranges; traced values and arrays pass. Whoever reads
-signatures from source (`experiments.config.registry`) finds the same ranges, names and defaults there, before
-anything heavy is imported.
+`ranged` makes the function raise for numbers outside their ranges; arrays and traced values pass unchecked. The
+command line reads the same ranges, names and defaults from the source (`experiments.config.registry`), without
+importing anything heavy.
 """
 
 import functools
@@ -16,19 +16,21 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 Function = TypeVar("Function", bound=Callable)
-_LARGEST = 2**1023  # integers beyond it are no floats
+_LARGEST = 2**1023  # no larger integer is sure to fit a float
 
 
 class Number(NamedTuple):
-    """A number between `low` and `high`; the brackets of `ends` say whether each end belongs to the range. An infinite
-    end belongs to it only where its bracket says so; NaN never does."""
+    """A number from `low` to `high`. The brackets in `ends` say whether each end, even an infinite one, is included.
+
+    NaN is in no range.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     ends: str = "()"
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is one of the range."""
+        """Returns whether the value lies in the range."""
         if not _is(numbers.Real, value) or _is(numbers.Integral, value) and abs(value) > _LARGEST:
             return False
         above = self.low <= value if self.ends[0] == "[" else self.low < value
@@ -36,14 +38,14 @@ class Number(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The range for people."""
+        """Describes the range, as in "a number above 0 or inf"."""
         if math.isfinite(self.low) and math.isfinite(self.high):
             return f"a number in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
-        found = "a finite number"
+        text = "a finite number"
         if math.isfinite(self.low):
-            found = f"a number {'of at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
-        found += " or -inf" if self.low == -math.inf and self.ends[0] == "[" else ""
-        return found + (" or inf" if self.ends[1] == "]" else "")
+            text = f"a number {'of at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+        text += " or -inf" if self.low == -math.inf and self.ends[0] == "[" else ""
+        return text + (" or inf" if self.ends[1] == "]" else "")
 
 
 class Whole(NamedTuple):
@@ -53,55 +55,55 @@ class Whole(NamedTuple):
     high: int = 2**31 - 1
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is one of the range."""
+        """Returns whether the value is an integer in the range."""
         return _is(numbers.Integral, value) and self.low <= value <= self.high
 
     @property
     def words(self) -> str:
-        """The range for people."""
+        """Describes the range, as in "an integer of at least 1"."""
         bound = f"of at least {self.low}" if self.high == 2**31 - 1 else f"from {self.low} to {self.high}"
         return f"an integer {bound}"
 
 
 class OneOf(NamedTuple):
-    """One of some words: a tuple of them, or a table whose keys they are."""
+    """One of some words. names: a tuple of the words, or a dict whose keys they are."""
 
     names: Iterable[str]
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is one of the words."""
+        """Returns whether the value is one of the words."""
         return isinstance(value, str) and value in tuple(self.names)
 
     @property
     def words(self) -> str:
-        """The words for people."""
+        """Describes the range, as in "a or b"."""
         return " or ".join(self.names)
 
 
 class Each(NamedTuple):
-    """A tuple of values of one kind, at least one."""
+    """A tuple or list of one or more values of one kind."""
 
     kind: Number | Whole
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is a tuple, or list, of such values."""
+        """Returns whether the value is a tuple or list of one or more such values."""
         return isinstance(value, tuple | list) and len(value) > 0 and all(map(self.kind.holds, value))
 
     @property
     def words(self) -> str:
-        """The range for people."""
+        """Describes the range, as in "a tuple, each an integer of at least 1"."""
         return f"a tuple, each {self.kind.words}"
 
 
 class Above(NamedTuple):
-    """Larger than the value of another knob; `equal`: or equal to it."""
+    """A value above that of another knob, or, with `equal`, at least that of the other knob."""
 
     knob: str
     equal: bool = False
 
 
 class WeightIs(NamedTuple):
-    """What the value of the weight means to a rule for which it is not omega: its name and its range."""
+    """The name and the range of the weight's value, for a rule that reads it as something other than omega."""
 
     name: str
     kind: Number
@@ -120,23 +122,23 @@ Index = Annotated[int, Whole(0)]
 
 
 def of(annotation: Any) -> tuple[Any, tuple[Above, ...]]:
-    """(the kind of values, what they must be above) that an annotation says; (None, ()) where it says nothing."""
-    said = getattr(annotation, "__metadata__", ())
-    kinds = [entry for entry in said if hasattr(entry, "holds")]
-    return (kinds[-1] if kinds else None), tuple(entry for entry in said if isinstance(entry, Above))
+    """Returns the range in an annotation, None if it has none, and its `Above` bounds."""
+    entries = getattr(annotation, "__metadata__", ())
+    kinds = [entry for entry in entries if hasattr(entry, "holds")]
+    return (kinds[-1] if kinds else None), tuple(entry for entry in entries if isinstance(entry, Above))
 
 
 def words(annotation: Any) -> str:
-    """The range of an annotation for people, as in "a number in [0, 1], above lo"."""
+    """Describes the range in an annotation, as in "a number in [0, 1], above lo"."""
     kind, above = of(annotation)
     bounds = [f"{'at least' if bound.equal else 'above'} {bound.knob}" for bound in above]
     return ", ".join([kind.words, *bounds])
 
 
 def fault(annotations: dict[str, Any], values: dict[str, Any]) -> str | None:
-    """What is wrong with the values of knobs, as in "hi = 0.2: allowed: above lo = 0.8"; None where nothing is.
+    """Describes the first value outside its range, as in "hi = 0.2: allowed: above lo = 0.8"; None if there is none.
 
-    Values that are not numbers, words or tuples of them (arrays, traced values) are not looked at.
+    Values other than numbers, words and tuples of them (arrays, traced values) are not checked.
     """
     plain = {name: value for name, value in values.items() if name in annotations and _is_plain(value)}
     for name, value in plain.items():
@@ -153,7 +155,7 @@ def fault(annotations: dict[str, Any], values: dict[str, Any]) -> str | None:
 
 
 def ranged(maker: Function) -> Function:
-    """Makes `maker` raise ValueError, which names the knob, for plain values outside the ranges of its signature."""
+    """Decorates a function so that it raises ValueError, naming the knob, for a value outside its annotated range."""
     signature = inspect.signature(maker)
     annotations = {name: parameter.annotation for name, parameter in signature.parameters.items()}
 
@@ -170,13 +172,13 @@ def ranged(maker: Function) -> Function:
 
 
 def not_by_name(reason: str) -> Callable[[Function], Function]:
-    """Says why a config cannot name the function below, although every knob of it has a range."""
-    del reason  # read from source
+    """Decorates a function that configs cannot name, although all its knobs have ranges, with the reason for that."""
+    del reason  # the registry reads it from the source
     return lambda function: function
 
 
 def _is(kind: type, value: Any) -> bool:
-    """Whether the value is a number of the kind, Python's or NumPy's."""
+    """Returns isinstance(value, kind); mypy, which cannot compare abstract numbers, does not see through the call."""
     return isinstance(value, kind)
 
 

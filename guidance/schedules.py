@@ -1,8 +1,8 @@
-"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps on t in [0, 1], t = 0 data, t = 1 noise.
+"""Noise schedules x_t = alpha(t) x_0 + sigma(t) eps for t in [0, 1], from data at t = 0 to noise at t = 1.
 
-Each schedule gives alpha, sigma, their time derivatives, log_snr = log(alpha^2/sigma^2) and its inverse `time`.
-log_snr is clipped to [-LOG_SNR_MAX, LOG_SNR_MAX] so that it is finite at both ends; the clip moves a time by less
-than the rounding of float64 for rectified flow. All functions are elementwise and keep the dtype of their argument.
+A schedule has alpha, sigma, their time derivatives, log_snr = log(alpha^2/sigma^2) and the inverse `time` of log_snr.
+log_snr is clipped to [-LOG_SNR_MAX, LOG_SNR_MAX], so that it is finite at both ends. For rectified flow the clip moves
+a time by less than the rounding of float64. All functions are elementwise and keep the dtype of their argument.
 """
 
 import functools
@@ -19,7 +19,7 @@ LOG_SNR_MAX = 80.0
 
 
 def _schedule(**functions) -> Schedule:
-    """A Schedule whose members are pytrees; constructors are cached so that equal schedules are equal pytrees."""
+    """Builds a Schedule of pytrees. Its constructors are cached, so that equal schedules are equal pytrees."""
     return Schedule(**{name: Partial(function) for name, function in functions.items()})
 
 
@@ -28,14 +28,14 @@ def _clip(log_snr: Array) -> Array:
 
 
 def _safe_log(x: Array, power: int = 1) -> Array:
-    """log(x) for x = a^power >= 0, finite at 0: below a = exp(-LOG_SNR_MAX/2) the log-SNR is clipped anyway."""
+    """Returns log(x) for x = a^power, with a floored at exp(-LOG_SNR_MAX/2), below which the log-SNR is clipped."""
     floor = math.exp(-power * LOG_SNR_MAX / 2)
     return jnp.log(jnp.maximum(x, floor))
 
 
 @functools.cache
 def rectified_flow() -> Schedule:
-    """alpha = 1 - t, sigma = t; log_snr = 2 log((1-t)/t), t = sigmoid(-log_snr/2).
+    """Returns the schedule alpha = 1 - t, sigma = t, with log_snr = 2 log((1-t)/t) and t = sigmoid(-log_snr/2).
 
     Source: Flow Straight and Fast (rectified flow), arXiv 2209.03003.
     """
@@ -51,7 +51,7 @@ def rectified_flow() -> Schedule:
 
 @functools.cache
 def cosine() -> Schedule:
-    """alpha = cos(pi t/2), sigma = sin(pi t/2); log_snr = -2 log tan(pi t/2).
+    """Returns the schedule alpha = cos(pi t/2), sigma = sin(pi t/2), with log_snr = -2 log tan(pi t/2).
 
     alpha is computed as sin(pi (1-t)/2), which is exactly 0 at t = 1.
     Source: Improved DDPM, arXiv 2102.09672 (without its offset); Progressive Distillation, arXiv 2202.00512.
@@ -76,10 +76,10 @@ def cosine() -> Schedule:
 
 @functools.cache
 def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
-    """alpha = exp(-B/2), sigma = sqrt(1 - exp(-B)), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
+    """Returns the schedule alpha = exp(-B/2), sigma = sqrt(1 - exp(-B)), B = beta_min t + (beta_max - beta_min) t^2/2.
 
-    log_snr = -log(exp(B) - 1); its inverse solves the quadratic B(t) = softplus(-log_snr).
-    alpha(1) = exp(-5.025) = 0.0066 with the defaults: the end is noise to within that factor.
+    log_snr = -log(exp(B) - 1), and its inverse solves the quadratic B(t) = softplus(-log_snr). At t = 1 a little
+    signal is left: alpha = exp(-5.025) = 0.0066 with the defaults.
     Source: Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 32-33.
     """
     slope = beta_max - beta_min
@@ -104,7 +104,7 @@ def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
 
     return _schedule(
         alpha=lambda t: jnp.exp(-0.5 * big_b(t)),
-        # with gradient 0 at t = 0, where it is infinite
+        # the gradient at t = 0, which is infinite, is set to 0
         sigma=lambda t: safe_sqrt(-jnp.expm1(-big_b(t))),
         log_snr=log_snr,
         time=time,
@@ -115,9 +115,10 @@ def linear_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
 
 @functools.cache
 def edm(sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
-    """alpha = 1, sigma = sigma_max t^rho: the variance-exploding schedule of EDM on its own rho-warped clock.
+    """Returns the variance-exploding schedule of EDM, alpha = 1 and sigma = sigma_max t^rho.
 
-    Uniform times give EDM's grid with sigma_min = 0. The end is noise to within data std / sigma_max.
+    Uniform times give EDM's noise levels with sigma_min = 0. At t = 1 a signal of relative size (standard deviation of
+    the data) / sigma_max is left.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, eq. 5.
     """
     return _schedule(
@@ -134,24 +135,24 @@ SCHEDULES = {"rectified_flow": rectified_flow, "cosine": cosine, "linear_vp": li
 
 
 def by_name(name: str) -> Schedule:
-    """The schedule called `name`, with its default knobs. Raises ValueError naming the known ones."""
+    """Returns the schedule of that name with its default knobs. Raises ValueError, which lists the known names."""
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
     return SCHEDULES[name]()
 
 
 def diffuse(schedule: Schedule, x0: Array, eps: Array, t: Array) -> Array:
-    """x_t = alpha(t) x_0 + sigma(t) eps for per-sample times t [batch]."""
+    """Returns x_t = alpha(t) x_0 + sigma(t) eps for x0, eps [batch, ...] and t [batch]."""
     return like(schedule.alpha(t), x0) * x0 + like(schedule.sigma(t), x0) * eps
 
 
 def noise_level(schedule: Schedule, t: Array) -> Array:
-    """The EDM noise level sigma/alpha = exp(-log_snr/2)."""
+    """Returns the EDM noise level sigma/alpha = exp(-log_snr/2), elementwise."""
     return jnp.exp(-schedule.log_snr(t) / 2)
 
 
 def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
-    """Times at which sigma/alpha equals `levels`; increasing in the level, 0 at level 0, finite at infinity."""
+    """Returns the times at which sigma/alpha equals `levels`, elementwise: 0 for level 0, finite for infinity."""
     levels = jnp.asarray(levels)
     positive = levels > 0
     log_snr = -2 * jnp.log(jnp.where(positive, levels, 1))
@@ -159,8 +160,8 @@ def times_of_noise_level(schedule: Schedule, levels: Array) -> Array:
 
 
 def times_of_log_snr(schedule: Schedule, log_snr: Array) -> Array:
-    """Times at which log(alpha^2/sigma^2) equals `log_snr`; decreasing in the log-SNR, 0 at infinity.
+    """Returns the times at which log(alpha^2/sigma^2) equals `log_snr`, elementwise: 0 for infinity.
 
-    Below -LOG_SNR_MAX, where schedules clip it, the log-SNR counts as -LOG_SNR_MAX: no time of a grid is noisier.
+    A log-SNR below -LOG_SNR_MAX counts as -LOG_SNR_MAX, since schedules clip it there.
     """
     return schedule.time(jnp.maximum(jnp.asarray(log_snr), -LOG_SNR_MAX))

@@ -1,4 +1,4 @@
-"""What is done row by row: per-sample scalars beside batches, so that no rank is promoted silently; keys; norms."""
+"""Helpers for arrays [batch, ...] and scalars [batch]: broadcasting without implicit rank promotion, keys, norms."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ def like(a: Array, x: Array) -> Array:
 
 
 def as_state(x: Array) -> Array:
-    """x as a sampler keeps it from step to step: float32 or wider, so that many small steps add up; integers stay."""
+    """Casts x to float32 or wider, the dtype of a sampler's state, so that small steps add up; integers stay."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if _is_floating(x) else x
 
 
 def with_dtypes_of(new: Any, old: Any) -> Any:
-    """The leaves of `new` in the dtypes of those of `old`, as a scan needs its carry; integers are not cast."""
+    """Casts the floating leaves of `new` to the dtypes of the leaves of `old`, as the carry of a scan must be."""
     return jax.tree.map(lambda a, b: a.astype(b.dtype) if _is_floating(a) and _is_floating(b) else a, new, old)
 
 
@@ -35,25 +35,25 @@ def row_keys(key: Array, ids: Array) -> Array:
 
 
 def normal_like(keys: Array, x: Array) -> Array:
-    """Draws standard normal noise of the shape and dtype of x [batch, ...]; keys [batch], one per row."""
+    """Draws standard normal noise of the shape and dtype of `x` [batch, ...] from one key per row, keys [batch]."""
     return jax.vmap(lambda key, row: jax.random.normal(key, row.shape, row.dtype))(keys, x)
 
 
 def null_like(cond: Cond, null: Cond) -> Cond:
-    """The null condition `null` (leaves without batch axis, e.g. the int label C) repeated to the shape of `cond`."""
+    """Repeats the null condition (leaves without batch axis, e.g. the label C) to the shapes of `cond`."""
     checks.null_fits(cond, null)
     return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), cond, null)
 
 
 def row_dot(a: Array, b: Array) -> Array:
-    """Inner product per sample over all other axes: [batch, ...] x [batch, ...] -> [batch]."""
+    """Returns the inner product of each row of a and b [batch, ...], over all other axes: [batch]."""
     return jnp.sum((a * b).reshape(a.shape[0], -1), axis=-1)
 
 
 def row_norm(a: Array) -> Array:
-    """Euclidean norm per sample over all other axes, [batch, ...] -> [batch].
+    """Returns the Euclidean norm of each row of a [batch, ...], over all other axes: [batch].
 
-    Scaled by the largest entry, so that it neither overflows nor underflows; its gradient at zero is zero.
+    Dividing by the largest entry avoids overflow and underflow. The gradient at zero is zero.
     """
     flat = a.reshape(a.shape[0], -1)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(flat), axis=-1))
@@ -64,17 +64,17 @@ def row_norm(a: Array) -> Array:
 
 
 def unit(a: Array) -> Array:
-    """a/|a| per sample over all other axes; zero, with zero gradient, where a is zero."""
+    """Returns a/|a| for each row of a [batch, ...]; it is zero, with zero gradient, where the row is zero."""
     return ratio(a, like(row_norm(a), a))
 
 
 def ratio(a: Array, b: Array, otherwise=0.0) -> Array:
-    """a / b elementwise, and `otherwise`, with zero gradient, where b is zero."""
+    """Returns a / b elementwise, and `otherwise`, with zero gradient, where b is zero."""
     zero = b == 0
     return jnp.where(zero, otherwise, a / jnp.where(zero, 1, b))
 
 
 def safe_sqrt(a: Array) -> Array:
-    """sqrt(max(a, 0)) elementwise; its gradient where a <= 0 is 0, not infinite. NaN stays NaN."""
+    """Returns sqrt(max(a, 0)) elementwise. Where a <= 0 its gradient is 0, not infinite. NaN stays NaN."""
     zero = a <= 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, a)))

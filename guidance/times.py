@@ -1,19 +1,19 @@
-"""The one comparison of computed times with bounds that somebody typed. For floats, NumPy's and JAX's arrays alike."""
+"""The comparison of computed times with typed bounds, for floats, NumPy arrays and JAX arrays."""
 
-EDGE = 1e-6  # times that are no further apart are one time
+EDGE = 1e-6  # a time this close to a bound counts as equal to it
 
 
 def within(t, lo, hi):
-    """Whether lo < t <= hi, elementwise, where a time within EDGE of a bound counts as equal to it.
+    """Returns whether lo < t <= hi, elementwise. A time within EDGE of a bound counts as equal to it.
 
-    A grid computes its times, and 0.2 on 50 float32 steps is 0.19999999 or 0.20000002; a bound is typed, as 0.2. With
-    this rule a step that starts at t is inside whenever it is in exact arithmetic: on k/n uniform steps and bounds of
-    two decimals, times that differ are at least 1/(100 n) apart. Nothing above 0 counts as equal to 0, since a grid
-    may have its last start below EDGE.
+    The times of a grid are computed, so that 0.2 on 50 float32 steps is 0.19999999 or 0.20000002. A bound is typed as
+    0.2. With this tolerance t is inside if and only if it is in exact arithmetic: on n uniform steps and for bounds of
+    two decimals, a time and a bound that differ are at least 1/(100 n) apart. No time above 0 counts as equal to 0,
+    since the last step of a grid may start below EDGE.
     """
     return (t > last_equal(lo)) & (t <= last_equal(hi))
 
 
 def last_equal(bound):
-    """The largest time that counts as equal to `bound`."""
+    """Returns the largest time that counts as equal to `bound`."""
     return bound + EDGE * (bound > 0)

@@ -1,12 +1,12 @@
-"""Words for messages: a list that may be long, in one line that a person can read."""
+"""Long lists shortened for messages of one line."""
 
 from collections.abc import Iterable
 
-MOST = 8  # of a list that are named
+MOST = 8  # how many words of a list are shown
 
 
 def listed(words: Iterable, most: int = MOST, between: str = ", ") -> str:
-    """ "a, b, c and 412 more": the first `most` of the words, and how many there are beside them; "" for none."""
+    """Returns the first `most` words and how many are left, as in "a, b, c and 412 more"; "" for no words."""
     words = [str(word) for word in words]
     shown = between.join(words[:most])
     return f"{shown} and {len(words) - most} more" if len(words) > most else shown

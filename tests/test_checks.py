@@ -47,20 +47,20 @@ MISTAKES = [
     ({"grid": jnp.asarray([1.0])}, "at least two times"),
     ({"grid": jnp.asarray([[1.0, 0.0]])}, "at least two times in one dimension"),
     ({"grid": jnp.asarray([1, 0])}, "the times of a grid are floats, got int32"),
-    ({"grid": 20}, r"a grid belongs where int 20 is, as in sampling.uniform_grid\(20\)"),
-    ({"grid": [1.0, 0.5, 0.0]}, "a grid belongs where a list is.*as_grid makes one"),
-    ({"grid": sampling.uniform_grid}, r"a grid belongs where the function uniform_grid is"),
-    ({"guide": 1.5}, r"a guide belongs where float 1.5 is, as in guides.cfg\(weights.constant"),
-    ({"guide": guides.unguided}, r"a guide belongs where the function unguided is"),
-    ({"guide": weights.constant(1.0)}, "a guide belongs where a Partial is"),
-    ({"step": sampling.ddim}, r"a step or solver belongs where the function ddim is, as in sampling.ddim\(\)"),
-    ({"step": sampling.churned_ddim}, r"a step or solver belongs where the function churned_ddim is"),
-    ({"step": sampling.heun}, r"a step or solver belongs where the function heun is"),
-    ({"step": sampling.adaptive}, r"a step or solver belongs where the function adaptive is"),
-    ({"step": "ddim"}, "a step or solver belongs where str 'ddim' is"),
-    ({"schedule": schedules.cosine}, "a schedule belongs where the function cosine is"),
-    ({"schedule": "cosine"}, r"a schedule belongs where str 'cosine' is, as in schedules.rectified_flow\(\)"),
-    ({"denoise": (denoise, {})}, r"a denoiser \(x, t, cond\) -> x0 belongs where a tuple is; predictions.as_denoise"),
+    ({"grid": 20}, r"expected a grid, such as sampling.uniform_grid\(20\), .*, got int 20"),
+    ({"grid": [1.0, 0.5, 0.0]}, "expected a grid.*as_grid.*, got a list"),
+    ({"grid": sampling.uniform_grid}, r"expected a grid.*, got the function uniform_grid"),
+    ({"guide": 1.5}, r"expected a guide, such as guides.cfg\(weights.constant.*, got float 1.5"),
+    ({"guide": guides.unguided}, r"expected a guide.*, got the function unguided"),
+    ({"guide": weights.constant(1.0)}, "expected a guide.*, got a Partial"),
+    ({"step": sampling.ddim}, r"expected a step or solver, such as sampling.ddim\(\), got the function ddim"),
+    ({"step": sampling.churned_ddim}, r"expected a step or solver.*, got the function churned_ddim"),
+    ({"step": sampling.heun}, r"expected a step or solver.*, got the function heun"),
+    ({"step": sampling.adaptive}, r"expected a step or solver.*, got the function adaptive"),
+    ({"step": "ddim"}, "expected a step or solver.*, got str 'ddim'"),
+    ({"schedule": schedules.cosine}, "expected a schedule.*, got the function cosine"),
+    ({"schedule": "cosine"}, r"expected a schedule, such as schedules.rectified_flow\(\), got str 'cosine'"),
+    ({"denoise": (denoise, {})}, r"expected a denoiser \(x, t, cond\) -> x0.*as_denoise.*, got a tuple"),
     ({"denoise": lambda x, t, cond: x[:, :1]}, r"the shape of x, \(\d+, 2\), got \(\d+, 1\)"),
     ({"denoise": lambda x, t, cond: jnp.sum(x)}, r"the shape of x, \(\d+, 2\), got \(\)"),
     ({"denoise": lambda x, t, cond: (x, t)}, r"an array of the shape of x, .*, got a tuple"),
@@ -69,13 +69,13 @@ MISTAKES = [
     ({"cond": 1}, r"cond needs a batch axis, \[5, ...\].*got a scalar"),
     ({"cond": {"text": jnp.ones((4, 7))}}, r"cond\['text'\] has 4 rows, x has 5"),
     ({"x": jnp.asarray(1.0)}, "x needs a batch axis"),
-    ({"x": jnp.ones((5, 2), jnp.complex64)}, "x holds floats, or integers that are tokens, got complex64"),
-    ({"x": jnp.ones((5, 2), bool)}, "x holds floats, or integers that are tokens, got bool"),
-    ({"x": [1.0, 2.0]}, "an array .* belongs where a list is"),
+    ({"x": jnp.ones((5, 2), jnp.complex64)}, "x must hold floats, or integers that are tokens, got complex64"),
+    ({"x": jnp.ones((5, 2), bool)}, "x must hold floats, or integers that are tokens, got bool"),
+    ({"x": [1.0, 2.0]}, "expected an array .*, got a list"),
     ({"x": jnp.ones(2), "cond": jnp.asarray(1)}, "cond needs a batch axis"),
-    ({"key": 0}, r"a random key belongs where int 0 is, as in jax.random.key\(0\)"),
+    ({"key": 0}, r"expected a random key, such as jax.random.key\(0\), got int 0"),
     ({"key": KEY_ROWS}, r"one random key is needed, got keys of shape \(5,\)"),
-    ({"key": jnp.ones(2)}, r"a random key belongs where an array of float32\[2\] is"),
+    ({"key": jnp.ones(2)}, r"expected a random key.*, got an array of float32\[2\]"),
     ({"guide": guides.cfg(weights.constant(1.0), null=10.7)}, r"null = 10.7 is float.*, but cond holds int32 labels"),
     ({"guide": guides.cfg(weights.constant(1.0), null=(3, 3))}, r"null must have the structure of cond, a leaf, got"),
     ({"guide": guides.cfg(weights.constant(1.0), jnp.zeros(2, jnp.int32))}, r"null has shape \(2,\), but one"),
@@ -84,7 +84,7 @@ MISTAKES = [
     ({"guide": guides.cfg(weights.constant(jnp.ones(3)), 3)}, r"one omega for each sample, shape \(5,\), got \(3,\)"),
     ({"guide": guides.cfg(lambda t, s, cond: 1.5, 3)}, r"one omega for each sample, shape \(5,\), got \(\)"),
     ({"guide": guides.guided(lambda c, u, w: c[:1], weights.constant(1.0), 3)}, "a rule must return the shape"),
-    ({"guide": guides.guided(rules.apg, weights.constant(1.0), 3)}, "makers of rules are called, as in rules.apg()"),
+    ({"guide": guides.guided(rules.apg, weights.constant(1.0), 3)}, "call constructors of rules, as in rules.apg()"),
 ]  # fmt: skip
 
 
@@ -144,7 +144,7 @@ WEIGHTED = {
 
 @pytest.mark.parametrize("make", WEIGHTED.values(), ids=WEIGHTED)
 def test_a_guide_takes_a_weight(make):
-    with pytest.raises(TypeError, match=r"a weight belongs where float 7.5 is, as in weights.constant\(7.5\)"):
+    with pytest.raises(TypeError, match=r"expected a weight, such as weights.constant\(7.5\), got float 7.5"):
         make(7.5)
     with pytest.raises(TypeError, match=r"weight\(t=t, s=s, cond=cond\), which the function constant does not take"):
         make(weights.constant)
@@ -153,7 +153,7 @@ def test_a_guide_takes_a_weight(make):
 @pytest.mark.parametrize("rule", [rules.angle_domain, rules.stack, "cfg", 1.5, None])
 def test_a_guide_takes_a_rule(rule):
     """`angle_domain` and `stack` are makers, which were not called."""
-    with pytest.raises((TypeError, ValueError), match=r"a rule belongs where|a stack needs|makers of rules"):
+    with pytest.raises((TypeError, ValueError), match=r"expected a rule, such as|a stack needs|call constructors"):
         sampling.sample(**(GOOD | {"guide": guides.guided(rule, weights.constant(1.0), 3)}))
 
 
@@ -223,11 +223,11 @@ def network(params, x, t, cond):
 def test_a_network_is_wrapped_with_its_kind():
     with pytest.raises(ValueError, match="unknown prediction 'epsilon'; known: x0, eps, v, velocity, score"):
         predictions.as_denoise(network, 2.0, "epsilon", RF)
-    with pytest.raises(TypeError, match="a schedule belongs where str 'cosine' is"):
+    with pytest.raises(TypeError, match="expected a schedule.*, got str 'cosine'"):
         predictions.as_denoise(network, 2.0, "eps", "cosine")
-    with pytest.raises(TypeError, match=r"a network \(params, x, t, cond\) -> prediction belongs where a dict is"):
+    with pytest.raises(TypeError, match=r"expected a network \(params, x, t, cond\) -> prediction.*, got a dict"):
         predictions.as_denoise({}, network, "eps", RF)
-    with pytest.raises(TypeError, match=r"a network \(params, x, t, cond\) .* belongs where the function denoise is"):
+    with pytest.raises(TypeError, match=r"expected a network \(params, x, t, cond\) .*, got the function denoise"):
         predictions.as_denoise(denoise, 2.0, "eps", RF)
     with pytest.raises(ValueError, match=r"the network must return the shape of x, \(5, 1\), got \(5, 4\)"):
         predictions.as_denoise(network, jnp.ones((5, 4)), "eps", RF)(X[:, :1], jnp.full(5, 0.5), LABELS)
@@ -262,24 +262,24 @@ def test_the_other_samplers_refuse_the_same(run, mistake, sentence):
 
 @pytest.mark.parametrize("run", [_particles, _corrected])
 def test_the_other_samplers_take_steps(run):
-    with pytest.raises(TypeError, match="a step or solver belongs where the function churned_ddim is"):
+    with pytest.raises(TypeError, match="expected a step or solver.*, got the function churned_ddim"):
         run(step=sampling.churned_ddim)
-    with pytest.raises(TypeError, match=r"a weight belongs where float 1.5 is"):
+    with pytest.raises(TypeError, match=r"expected a weight.*, got float 1.5"):
         _corrected(weight=1.5)
 
 
 def test_ids_number_the_samples():
     for ids, sentence in (
         (jnp.arange(3), "there are 3 ids, x has 5 rows: one id for each sample"),
-        (jnp.arange(5.0), r"ids, an integer for each sample, belong where an array of float32\[5\] is"),
-        (5, "ids, an integer for each sample, belong where int 5 is"),
+        (jnp.arange(5.0), r"expected ids, one integer for each sample.*, got an array of float32\[5\]"),
+        (5, "expected ids, one integer for each sample.*, got int 5"),
     ):
         with pytest.raises((TypeError, ValueError), match=sentence):
             sampling.sample(**GOOD, ids=ids)
     for ids in (5, [0, 1], jnp.ones(2)):
-        with pytest.raises(TypeError, match="ids, an integer for each sample"):
+        with pytest.raises(TypeError, match="ids, one integer for each sample"):
             sampling.initial_noise(GOOD["key"], RF, GRID, (2,), ids)
-    with pytest.raises(TypeError, match="a schedule belongs where the function cosine is"):
+    with pytest.raises(TypeError, match="expected a schedule.*, got the function cosine"):
         sampling.initial_noise(GOOD["key"], schedules.cosine, GRID, (2,), jnp.arange(2))
 
 
@@ -295,7 +295,7 @@ STEPS = (
 def test_pictures_of_integers_are_no_tokens_for_a_step_of_floats(step, guide):
     """uint8 pictures are easily passed as they are: one sentence, not an error about None or about dtypes."""
     given = GOOD | {"step": step(), "guide": guide}
-    with pytest.raises(TypeError, match="x of floats is needed here; integer x holds tokens"):
+    with pytest.raises(TypeError, match="needs x of floats; integer x holds tokens"):
         jax.eval_shape(lambda x: sampling.sample(**(given | {"x": x})), jnp.ones((5, 2), jnp.uint8))
 
 
@@ -313,7 +313,7 @@ def test_shapes_over_steps_need_a_grid():
         lambda grid: weights.step_up(grid, 3.0),
         lambda grid: weights.interval_of_steps(grid, 3.0, 0, 1),
     ):
-        with pytest.raises(TypeError, match="a grid belongs where int 20 is"):
+        with pytest.raises(TypeError, match="expected a grid.*, got int 20"):
             make(20)
     with pytest.raises(ValueError, match="interval: hi = 0.2.*: allowed: above lo = 0.8"):
         weights.interval(1.0, np.float32(0.8), np.float32(0.2))

@@ -82,7 +82,7 @@ def test_a_table_finds_the_column_of_a_condition():
     half = cond | {"angle": ANGLES[:3]}  # equal in one leaf is not equal
     with pytest.raises(ValueError, match="the condition of row 0 has no weight"):
         weight_of(BY_TREE[2])(t=t, s=s, cond=half)
-    with pytest.raises(ValueError, match="what is listed must have the structure of cond"):
+    with pytest.raises(ValueError, match="the list of conditions must have the structure of cond"):
         weight_of(BY_TREE[2])(t=t, s=s, cond=cond["class"])
 
 

@@ -144,7 +144,7 @@ def mean_reward(reward: Reward, x0: Array, cond: Cond) -> Array:
     """Returns the mean of `reward` over the particles x0 [groups, m, ...], with cond leaves [groups, ...]."""
     flat = x0.reshape(-1, *x0.shape[2:])
     values = reward(flat, repeated(cond, x0.shape[1]))
-    checks.is_worth(values, flat)
+    checks.is_reward(values, flat)
     return jnp.mean(values)
 
 

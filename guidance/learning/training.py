@@ -87,7 +87,7 @@ class Recipe(NamedTuple):
 def check(recipe: Recipe) -> None:
     """Raises TypeError for what is no Recipe, and ValueError, in one line that names the field, for a wrong value."""
     if not isinstance(recipe, Recipe):
-        raise TypeError(f"a Recipe belongs where {checks.words(recipe)} is, as in guidance.Recipe(steps=10)")
+        raise TypeError(f"expected a Recipe, such as guidance.Recipe(steps=10), got {checks.words(recipe)}")
     for name in (*_COUNTS, "particles", "groups"):
         if not isinstance(getattr(recipe, name), numbers.Integral):
             raise ValueError(f"Recipe: {name} = {getattr(recipe, name)!r}; allowed: an integer")
@@ -137,7 +137,7 @@ def with_denoiser(model: Model) -> Model:
     Raises TypeError for what is no model.
     """
     if not isinstance(model, Model):
-        raise TypeError(f"a Model(denoise, schedule, null) belongs where {checks.words(model)} is")
+        raise TypeError(f"expected a Model(denoise, schedule, null), got {checks.words(model)}")
     checks.is_schedule(model.schedule)
     if isinstance(model.denoise, tuple) and len(model.denoise) == 3:
         model = model._replace(denoise=as_denoise(*model.denoise, model.schedule))

@@ -110,7 +110,7 @@ def gain(factor: Array, branches: Branches) -> Branches:
 def _combine(rule, branches, at):
     del at
     x0 = rule(branches.positive, branches.reference, branches.omega)
-    checks.is_opinion(x0, rule, branches.positive)
+    checks.is_guided(x0, rule, branches.positive)
     return branches._replace(x0=x0, eps=None)
 
 
