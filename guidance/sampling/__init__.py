@@ -1,11 +1,11 @@
-"""Sampling: grids of times, steps and solvers between them, and `sample`, which knows no rule.
+"""Sampling: grids of times, steps and solvers, and `sample`, which runs them with a guide.
 
-Evaluations over N steps of a grid that ends at sigma = 0 (each of them 1 or 2 branches, as the guide needs):
+Evaluations of the guide over N steps of a grid that ends at sigma = 0 (each costs 1 or 2 branches of the network):
 
     order 1, N        euler, ddim, churned_ddim, ddpm
     order 2, N        dpmpp_2m, dpmpp_2m_sde, unipc (3 between finite lambdas)
     order 2, 2N - 1   heun, edm, edm_stochastic, dpmpp_2s, dpmpp_2s_sde (2N - 2 from alpha = 0 but for heun)
-    reference         adaptive (as many as its tolerance needs), exact_reverse (none: mixtures only)
+    reference         adaptive (as many as its tolerance needs), exact_reverse (none; for mixtures only)
 """
 
 from guidance.sampling.adaptive import adaptive

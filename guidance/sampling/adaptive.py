@@ -1,7 +1,7 @@
-"""An adaptive Runge-Kutta solver of the guided probability-flow ODE: reference truth, not a fast sampler.
+"""An adaptive Runge-Kutta solver of the guided probability-flow ODE. It serves as a reference; it is not fast.
 
-The ODE is integrated in the angle theta = atan2(sigma, alpha) for u = x/sqrt(alpha^2 + sigma^2), where it is the same,
-and bounded, for every schedule:
+It integrates u = x/sqrt(alpha^2 + sigma^2) over the angle theta = atan2(sigma, alpha). In these variables the ODE is
+the same for every schedule, and bounded:
 
     u = cos(theta) x_0 + sin(theta) eps,    du/dtheta = cos(theta) eps - sin(theta) x_0   (the v-prediction)
 """
@@ -19,8 +19,8 @@ from guidance.sampling.steps import ddim
 from guidance.shapes import like
 from guidance.types import Array, Guided, Schedule, Solver, State
 
-# Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980), RK5(4)7M. The last row is the 5th-order
-# solution, and the first stage of the next step.
+# Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980), RK5(4)7M. The last row gives the 5th-order
+# solution, at which the first stage of the next step is evaluated.
 _NODES = np.array([1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1])
 _STAGES = np.array(
     [
@@ -37,7 +37,7 @@ _ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 
 
 
 class _Flow(NamedTuple):
-    """Where each sample is: the guide's carry, angle and next step [batch], state, its rate, attempts so far."""
+    """The state of the integration: carry, angle, next step, u, its rate du/dtheta, and the number of attempts."""
 
     carry: State
     angle: Array
@@ -50,15 +50,17 @@ class _Flow(NamedTuple):
 @not_by_name("its evaluations are counted for a batch, not for a sample")
 @ranged
 def adaptive(rtol: NonNegative = 1e-6, atol: NonNegative = 1e-6, max_attempts: Count = 10_000) -> Solver:
-    """Dormand-Prince 5(4) with step control per sample: integrates from t to s to the given tolerances.
+    """Builds the Dormand-Prince 5(4) solver, which integrates from t to s to the given tolerances.
 
-    A step is accepted when the root mean square over the sample of error/(atol + rtol |u|) is at most 1; so a sample
-    does not depend on its batch. Works as any solver, also on grids of one step, with any guide; a weight is asked for
-    steps of no length, omega(t, t). A target sigma_s = 0 is approached to the angle sqrt(machine epsilon), the rest is
-    one DDIM step, of relative error machine epsilon. Samples that have not arrived after `max_attempts`, or met a NaN,
-    are NaN.
-    Evaluations: 1 + 6 an attempt (rejected ones included, until the last sample has arrived) and 1 for the last step,
-    counted for the batch. Guides with state see rejected evaluations too. Forward-mode derivatives only.
+    Each sample controls its own step size, so that it does not depend on its batch. An attempt is accepted if the root
+    mean square over the sample of error/(atol + rtol |u|) is at most 1. The solver works with any guide and on any
+    grid, even of one step. Weights are evaluated for steps of length zero, omega(t, t). A target sigma_s = 0 is
+    approached to the angle sqrt(machine epsilon), and one DDIM step covers the rest with a relative error of machine
+    epsilon. A sample is NaN if it meets a NaN or has not arrived after `max_attempts`.
+
+    Costs 1 + 6 evaluations per attempt, and 1 for a last step to sigma_s = 0. Attempts are counted for the whole
+    batch, rejected ones included, until its last sample has arrived. The state of a guide advances on rejected
+    attempts, too. Only forward-mode derivatives are possible.
     Source: Dormand and Prince 1980, doi 10.1016/0771-050X(80)90013-3; the variable and the controller are our choice.
     """
     return Solver(Partial(no_memory), Partial(_adaptive, rtol, atol, max_attempts))
@@ -79,19 +81,19 @@ def _time(schedule: Schedule, angle: Array) -> Array:
     return jnp.clip(schedule.time(-2 * log_tangent), 0, 1).astype(angle.dtype)
 
 
-def _ask(carry, evaluate, schedule, u, angle) -> tuple[State, Guided, Array]:
+def _evaluate_at_angle(carry, evaluate, schedule, u, angle) -> tuple[State, Guided, Array]:
     t = _time(schedule, angle)
     carry, guided = evaluate(carry, u * like(_length(schedule, t), u), t=t, s=t)
     return carry, guided, t
 
 
 def _rate(carry, evaluate, schedule, u, angle) -> tuple[State, Array]:
-    carry, guided, _ = _ask(carry, evaluate, schedule, u, angle)
+    carry, guided, _ = _evaluate_at_angle(carry, evaluate, schedule, u, angle)
     return carry, (like(jnp.cos(angle), u) * guided.eps - like(jnp.sin(angle), u) * guided.x0).astype(u.dtype)
 
 
 def _attempt(rtol, atol, evaluate, schedule, end, flow: _Flow) -> _Flow:
-    """One trial step of every sample that has not arrived."""
+    """Tries one step of every sample that has not arrived."""
     carry, angle, step, u, rate, attempts = flow
     step = jnp.minimum(step, angle - end)
 
@@ -112,7 +114,7 @@ def _attempt(rtol, atol, evaluate, schedule, end, flow: _Flow) -> _Flow:
     accept = norm <= 1
     last = step >= angle - end
     landed = jnp.where(last, end, angle - step)
-    # the usual controller: the error is of fifth order in the step; safety .9, changes by at most 5
+    # the usual controller for an error of fifth order in the step: a safety factor of 0.9, changes by at most 5
     factor = jnp.clip(0.9 * jnp.maximum(norm, 1e-10) ** -0.2, 0.2, 5.0)
     return _Flow(
         carry,
@@ -130,18 +132,18 @@ def _adaptive(rtol, atol, max_attempts, keys, memory, carry, evaluate, x, *, t, 
     end = jnp.minimum(jnp.maximum(target, epsilon**0.5), start)
     u = x / like(_length(schedule, t), x)
     carry, rate = _rate(carry, evaluate, schedule, u, start)
-    # a tenth of the way: the controller corrects a bad first guess in a few attempts
+    # the first step is a tenth of the way: the controller corrects a bad guess in a few attempts
     flow = _Flow(carry, start, 0.1 * (start - end), u, rate, jnp.zeros((), jnp.int32))
 
     def unfinished(flow):
-        # a step that is NaN, where the network is, cannot be controlled any more
+        # where the network returns NaN the step size becomes NaN, too, and that sample is given up
         return jnp.any((flow.angle > end) & (flow.step > 0)) & (flow.attempts < max_attempts)
 
     flow = jax.lax.while_loop(unfinished, lambda flow: _attempt(rtol, atol, evaluate, schedule, end, flow), flow)
     u = jnp.where(like(flow.angle > end, x), jnp.nan, flow.u)
 
     def finish(carry):
-        carry, guided, at = _ask(carry, evaluate, schedule, u, end)
+        carry, guided, at = _evaluate_at_angle(carry, evaluate, schedule, u, end)
         return carry, ddim()(keys, u, guided, t=at, s=s, schedule=schedule)
 
     carry, x_s = where_needed(target < end, finish, flow.carry, (u * like(_length(schedule, s), u)).astype(x.dtype))

@@ -1,14 +1,15 @@
 """DPM-Solver++: exponential integrators of the x_0-prediction in lambda = log(alpha/sigma), half the log-SNR.
 
-With D the x_0-prediction along the path and h = lambda_s - lambda_t, one linear equation has both ODE and SDE:
+Let D(l) be the x_0-prediction along the path and h = lambda_s - lambda_t. One linear equation covers ODE and SDE:
 
     x_s = (sigma_s/sigma_t) e^(-eta h) x_t + alpha_s int (1 + eta) e^((1 + eta)(l - lambda_s)) D(l) dl
           + sigma_s sqrt(1 - e^(-2 eta h)) z
 
-eta = 0 is the probability-flow ODE, eta = 1 the reverse SDE of the diffusion. A constant D gives the first-order step,
-x_s = alpha_s D + sigma_s (e^(-eta h) eps + sqrt(1 - e^(-2 eta h)) z): DDIM (eta 0) and DDPM (eta 1), exact if D is.
-The second-order members add alpha_s (1 - e^(-(1 + eta) h))/2 times an estimate of h dD/dlambda. All are written in
-e^-h = alpha_t sigma_s / (alpha_s sigma_t), finite at both ends; see `guidance.sampling.solvers` for the conventions.
+eta = 0 is the probability-flow ODE and eta = 1 the reverse SDE of the diffusion. If D is constant the integral gives
+the first-order step, x_s = alpha_s D + sigma_s (e^(-eta h) eps + sqrt(1 - e^(-2 eta h)) z): DDIM for eta = 0, DDPM for
+eta = 1. The second-order solvers add alpha_s (1 - e^(-(1 + eta) h))/2 times an estimate of h dD/dlambda. All of them
+compute with e^-h = alpha_t sigma_s / (alpha_s sigma_t), which is finite at both ends. The conventions are those of
+`guidance.sampling.solvers`.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -28,12 +29,12 @@ Fraction = Annotated[Any, Number(0, 1, "(]")]
 
 
 def half_log_snr(schedule: Schedule, t: Array) -> Array:
-    """lambda = log(alpha/sigma), clipped as log_snr is."""
+    """Returns lambda = log(alpha/sigma), elementwise; it is clipped as log_snr is."""
     return 0.5 * schedule.log_snr(t)
 
 
 class _Previous(NamedTuple):
-    """The evaluation of the step before: x0 [batch, ...], lambda [batch], and whether there was one [batch]."""
+    """The previous step's evaluation: x0 [batch, ...], lambda [batch]; known [batch]: whether there was one."""
 
     x0: Array
     lam: Array
@@ -45,7 +46,7 @@ def _no_previous(x: Array) -> _Previous:
 
 
 def _first_order(schedule, guided: Guided, s, kept, noise=None):
-    """alpha_s x_0 + sigma_s (kept eps + sqrt(1 - kept^2) z), without noise where z is None; kept = e^(-eta h)."""
+    """Returns alpha_s x_0 + sigma_s (kept eps + sqrt(1 - kept^2) noise) with kept = e^(-eta h); noise may be None."""
     checks.has_noise(guided.eps)
     x_s = like(schedule.alpha(s), guided.x0) * guided.x0 + like(schedule.sigma(s) * kept, guided.x0) * guided.eps
     if noise is None:
@@ -54,7 +55,7 @@ def _first_order(schedule, guided: Guided, s, kept, noise=None):
 
 
 def _power(r: Array, exponent) -> Array:
-    """r^exponent for r >= 0; its gradient in r at r = 0, where it is infinite for exponents below 1, is 0."""
+    """Returns r^exponent for r >= 0. The gradient in r at r = 0, infinite for an exponent below 1, is set to 0."""
     positive = r > 0
     return jnp.where(positive, jnp.where(positive, r, 1) ** exponent, 0.0**exponent)
 
@@ -63,12 +64,12 @@ def _power(r: Array, exponent) -> Array:
 
 
 def dpmpp_2m() -> Solver:
-    """DPM-Solver++(2M): the slope of D from the previous evaluation; order 2 at one evaluation a step.
+    """Builds DPM-Solver++(2M), which takes the slope of D from the previous step's evaluation. Order 2.
 
         x_s = (DDIM step) + alpha_s (1 - e^-h)/2 (h/h_prev) (D_t - D_prev)
 
-    The first step, and a last one to sigma_s = 0, are of first order. A last step to sigma_s > 0 stays of second
-    order, however long (diffusers lowers it below 15 steps).
+    The first step and a step to sigma_s = 0 are of first order. A last step to sigma_s > 0 is of second order;
+    diffusers lowers its order if there are fewer than 15 steps. Costs 1 evaluation per step.
     Source: DPM-Solver++, arXiv 2211.01095, algorithm 2.
     """
     return Solver(Partial(_no_previous), Partial(_2m))
@@ -76,11 +77,11 @@ def dpmpp_2m() -> Solver:
 
 @ranged
 def dpmpp_2m_sde(eta: NonNegative = 1.0) -> Solver:
-    """SDE-DPM-Solver++(2M): the same slope for the reverse SDE; `eta` (a leaf) scales the noise, 0 is `dpmpp_2m`.
+    """Builds SDE-DPM-Solver++(2M): `dpmpp_2m` for the reverse SDE. The leaf `eta` scales the noise; 0 is `dpmpp_2m`.
 
-        x_s = (first-order step with noise) + alpha_s (1 - e^-(1 + eta) h)/2 (h/h_prev) (D_t - D_prev)
+        x_s = (first-order step with noise) + alpha_s (1 - e^(-(1 + eta) h))/2 (h/h_prev) (D_t - D_prev)
 
-    Marginals are exact where D is constant; for Gaussian data their error has order 2. One evaluation a step.
+    Marginals are exact where D is constant; for Gaussian data their error has order 2. Costs 1 evaluation per step.
     Source: DPM-Solver++, arXiv 2211.01095, section 5 and appendix (SDE-DPM-Solver++(2M), eta = 1).
     """
     return Solver(Partial(_no_previous), Partial(_2m_sde, eta))
@@ -101,7 +102,7 @@ def _2m_sde(eta, keys, memory, carry, evaluate, x, *, t, s, schedule):
 
 
 def _extrapolated(previous, carry, guided, base, weight, *, t, s, schedule):
-    """base + alpha_s weight/2 (h/h_prev) (D_t - D_prev), where there is a previous step and lambda_s is finite."""
+    """Adds alpha_s weight/2 (h/h_prev) (D_t - D_prev) to base, where there is a previous step and sigma_s > 0."""
     lam, lam_s = half_log_snr(schedule, t), half_log_snr(schedule, s)
     width = lam - previous.lam
     usable = previous.known & (schedule.sigma(s) > 0) & (width != 0)
@@ -116,12 +117,14 @@ def _extrapolated(previous, carry, guided, base, weight, *, t, s, schedule):
 
 @ranged
 def dpmpp_2s(fraction: Fraction = 0.5) -> Solver:
-    """DPM-Solver++(2S): the slope of D from an evaluation at lambda_m = lambda_t + r h, r = `fraction` in (0, 1].
+    """Builds DPM-Solver++(2S), which takes the slope of D from an evaluation inside the step. Order 2.
 
-        x_m = (DDIM step to t_m),  x_s = (DDIM step) + alpha_s (1 - e^-h)/(2 r) (D_m - D_t)
+        lambda_m = lambda_t + r h,   x_m = (DDIM step to t_m),   x_s = (DDIM step) + alpha_s (1 - e^-h)/(2 r) (D_m -
+        D_t)
 
-    Order 2; 2 evaluations a step, 1 on a step to sigma_s = 0 or from alpha_t = 0, where lambda is infinite.
-    diffusers' single-step solver takes t_m from its grid, so that N of its steps are N/2 of these.
+    r = `fraction` in (0, 1]. Costs 2 evaluations per step, but 1 on a step to sigma_s = 0 or from alpha_t = 0, where
+    lambda is infinite and the step is of first order. The single-step solver of diffusers takes t_m from its grid: N
+    of its steps are N/2 of these.
     Source: DPM-Solver++, arXiv 2211.01095, algorithm 1.
     """
     return Solver(Partial(no_memory), Partial(_2s, fraction))
@@ -129,16 +132,17 @@ def dpmpp_2s(fraction: Fraction = 0.5) -> Solver:
 
 @ranged
 def dpmpp_2s_sde(eta: NonNegative = 1.0, fraction: Fraction = 0.5) -> Solver:
-    """DPM-Solver++(2S) for the reverse SDE; eta (a leaf) scales the noise, 0 is `dpmpp_2s`.
+    """Builds `dpmpp_2s` for the reverse SDE. The leaf `eta` scales the noise; 0 is `dpmpp_2s`.
 
-    The midpoint lies on the noise path of the whole step. With r_m = e^(-eta r h) and r_s = e^(-eta (1 - r) h),
+    The noise of the midpoint is part of the noise of the step. With r_m = e^(-eta r h) and r_s = e^(-eta (1 - r) h),
 
         noise of x_m:  sigma_m sqrt(1 - r_m^2) z_1
         noise of x_s:  sigma_s (r_s sqrt(1 - r_m^2) z_1 + sqrt(1 - r_s^2) z_2),  variance sigma_s^2 (1 - e^(-2 eta h))
 
-    Marginals are exact where D is constant; for Gaussian data their error has order 2. Evaluations as `dpmpp_2s`.
-    Source: our choice, from the linear SDE above (DPM-Solver++, arXiv 2211.01095, has the multistep SDE only); the
-    sampler known as "DPM++ SDE" couples the two noises by a Brownian path, too.
+    Marginals are exact where D is constant; for Gaussian data their error has order 2. Costs as many evaluations as
+    `dpmpp_2s`.
+    Source: our choice, derived from the linear SDE of this module (DPM-Solver++, arXiv 2211.01095, has the multistep
+    SDE only). The sampler known as "DPM++ SDE" couples the two noises by a Brownian path, too.
     """
     return Solver(Partial(no_memory), Partial(_2s_sde, eta, fraction))
 

@@ -1,9 +1,8 @@
-"""Grids: the decreasing arrays of times [steps + 1] that a sampler visits, from t_max down to data.
+"""Grids: decreasing arrays of times [steps + 1] that a sampler visits.
 
-Spacings that are defined by noise levels sigma/alpha are mapped to times by the schedule's inverse log-SNR, so each
-serves every schedule. Noise levels above that of t = 1 become t = 1.
-
-Every constructor raises ValueError where its finished array, in its own dtype, is not a grid: `checked`.
+Some grids are defined by noise levels sigma/alpha. The inverse log-SNR of the schedule turns these into times, so that
+such a grid works with every schedule. A noise level above that of t = 1 becomes t = 1. Every constructor raises
+ValueError if its times, in their dtype, do not decrease strictly within [0, 1].
 """
 
 import math
@@ -21,10 +20,10 @@ Start = Annotated[Time, Above("t_min")]
 
 
 def checked(times: Array, change: str) -> Array:
-    """The same times, once it is sure that they are a grid: [steps + 1], steps >= 1, decreasing, within [0, 1].
+    """Returns the times unchanged if they are a grid: [steps + 1], steps >= 1, decreasing, within [0, 1].
 
-    Raises ValueError otherwise: it names the first two times that repeat or rise, and `change` says what to do. Times
-    that are traced (all that are made under jit) cannot be looked at and pass.
+    Raises ValueError otherwise. The message names the first two times that repeat or rise and ends with `change`, the
+    advice to the user. Traced times, such as all times made under jit, pass unchecked.
     """
     checks.is_grid(times, change)
     return times
@@ -32,13 +31,16 @@ def checked(times: Array, change: str) -> Array:
 
 @ranged
 def uniform_grid(steps: Count, t_max: Start = 1.0, t_min: Time = 0.0) -> Array:
-    """Uniform in t: t_i = t_max + (t_min - t_max) i/steps, i = 0..steps. Raises ValueError on bad arguments."""
+    """Returns times that are uniform in t: t_i = t_max + (t_min - t_max) i/steps for i = 0 .. steps.
+
+    Raises ValueError for arguments outside their ranges.
+    """
     return checked(jnp.linspace(t_max, t_min, steps + 1), "take fewer steps, or t_max and t_min further apart")
 
 
 @ranged
 def log_snr_grid(schedule: Schedule, steps: Count, t_max: Start = 0.999, t_min: Time = 0.001) -> Array:
-    """Uniform in log-SNR from t_max to t_min in steps - 1 steps, then one step to t = 0 (data)."""
+    """Returns times that are uniform in log-SNR from t_max to t_min, steps of them, and then t = 0."""
     ends = schedule.log_snr(jnp.asarray([t_max, t_min]))
     times = schedule.time(jnp.linspace(ends[0], ends[1], steps))
     return checked(jnp.append(times, 0), "lower t_max, raise t_min or take fewer steps")
@@ -52,9 +54,9 @@ def edm_grid(
     noise_min: Positive = 0.002,
     rho: Positive = 7.0,
 ) -> Array:
-    """EDM's (Karras) noise levels, mapped to times: sigma_i^(1/rho) linear from noise_max to noise_min, then 0.
+    """Returns the times of EDM's (Karras') noise levels: level^(1/rho) is linear from noise_max to noise_min; then 0.
 
-    Noise level means sigma/alpha. noise_max is lowered to the level of t = 1 where the schedule ends below it.
+    Noise levels are sigma/alpha. If the level of t = 1 is below noise_max, the grid starts at t = 1.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, eq. 5.
     """
     highest = noise_level(schedule, jnp.ones(()))
@@ -66,10 +68,10 @@ def edm_grid(
 
 @ranged
 def cosine_grid(schedule: Schedule, steps: Count, t_max: Start = 1.0, t_min: Time = 0.0) -> Array:
-    """Uniform in the angle atan(sigma/alpha): the noise levels that uniform times of the cosine schedule visit.
+    """Returns times that are uniform in the angle theta = atan(sigma/alpha), from t_max to t_min.
 
-    sigma/alpha = tan(theta_i), theta_i linear between the angles of t_max and t_min; `uniform_grid` for the cosine
-    schedule itself.
+    Their noise levels are those of uniform times of the cosine schedule. For that schedule itself this is
+    `uniform_grid`.
     Source: Improved DDPM, arXiv 2102.09672 (without its offset); as a spacing for other schedules it is our choice.
     """
     ends = jnp.asarray([t_max, t_min])
@@ -81,15 +83,17 @@ def cosine_grid(schedule: Schedule, steps: Count, t_max: Start = 1.0, t_min: Tim
 
 @ranged
 def shifted(schedule: Schedule, grid: Array, shift: Positive) -> Array:
-    """`grid` with its noise levels rho = sigma/alpha multiplied by m = `shift`; more than 1 spends more on high noise.
+    """Returns the grid with its noise levels rho = sigma/alpha multiplied by m = `shift`.
+
+    m > 1 puts more steps at high noise. Precisely,
 
         1/rho' - 1/rho_1 = (1/rho - 1/rho_1)/m,   rho_1 the level of t = 1
 
-    Where t = 1 is pure noise, rho_1 is infinite and rho' = m rho: t -> m t/(1 + (m - 1) t) for rectified flow, as in
-    SD3. A schedule that ends at a finite level (linear_vp at 152, edm at 80) has no time for m rho above it. There the
-    shift is the only map of that kind that keeps both ends: rho' = m rho/(1 + (m - 1) rho/rho_1) is m rho at low
-    levels, approaches rho_1 with rho, and shifts by m and then n are one by m n; times stay apart (our choice).
-    Raises ValueError for shift <= 0, and where times coincide in the grid's dtype.
+    Where t = 1 is pure noise, rho_1 is infinite and rho' = m rho. For rectified flow this is t -> m t/(1 + (m - 1) t),
+    as in SD3. A schedule that ends at a finite level (linear_vp at 152, edm at 80) has no time for levels above it.
+    There rho' = m rho/(1 + (m - 1) rho/rho_1), our choice: it is m rho at low levels and rho_1 at rho_1, times do not
+    merge, and a shift by m and one by n together are one by m n. Raises ValueError for shift <= 0, and if times
+    coincide in the dtype of the grid.
     Source: Scaling Rectified Flow Transformers (SD3), arXiv 2403.03206, eq. 23. (FLUX's mu is log(shift).)
     """
     one = jnp.ones((), grid.dtype)
@@ -101,10 +105,11 @@ def shifted(schedule: Schedule, grid: Array, shift: Positive) -> Array:
 
 
 def resolution_shift(size: int, base: int) -> float:
-    """sqrt(m/n) for samples of `size` m values where the unshifted grid was made for `base` n values.
+    """Returns the shift sqrt(size/base) for samples of `size` pixels, for a grid that was made for `base` pixels.
 
-    The uncertainty about a constant image of n noisy pixels is sigma/(alpha sqrt(n)); multiplying the noise levels by
-    this shift keeps it at every step. Count pixels, latent positions or tokens, the same in both.
+    From n noisy pixels a constant image is known up to sigma/(alpha sqrt(n)). With this shift every step has the same
+    uncertainty at both sizes. Count pixels, latent positions or tokens, but the same in both. Raises ValueError for
+    sizes below 1.
     Source: Scaling Rectified Flow Transformers (SD3), arXiv 2403.03206, eq. 23.
     """
     if size < 1 or base < 1:
@@ -113,15 +118,15 @@ def resolution_shift(size: int, base: int) -> float:
 
 
 def as_grid(times) -> Array:
-    """Your own times as a grid. Raises ValueError unless they are at least two, decreasing, within [0, 1]."""
+    """Returns your own times as a grid. Raises ValueError unless they are at least two, decreasing, within [0, 1]."""
     return checked(jnp.asarray(times, float), "give times that differ in that precision, the noisiest first")
 
 
 def noise_level_grid(schedule: Schedule, levels) -> Array:
-    """Your own noise levels sigma/alpha as a grid; a last level of 0 is t = 0.
+    """Returns the times of your own noise levels sigma/alpha; level 0 is t = 0.
 
-    Raises ValueError unless they are at least two, decreasing and non-negative, and their times differ: at most one
-    may be at or above the level of t = 1.
+    Raises ValueError unless the levels are at least two, decreasing and non-negative, and their times differ: only the
+    first may be at or above the level of t = 1.
     """
     levels = np.asarray(levels, np.float64)
     if levels.ndim != 1 or len(levels) < 2 or not (np.all(np.diff(levels) < 0) and levels[-1] >= 0):

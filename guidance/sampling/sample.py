@@ -1,4 +1,4 @@
-"""`sample`: a scan of guide and solver over a grid. It never mentions a rule."""
+"""`sample`, which scans a guide and a solver over a grid. It knows no rule."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ from guidance.types import Array, Cond, Denoise, Guide, Schedule, Solver, State,
 
 
 class Sampled(NamedTuple):
-    """x0 [batch, ...]; nfe: network evaluations per sample by branch; trajectory [steps + 1, batch, ...] or None."""
+    """Samples x0 [batch, ...], network evaluations per sample by branch, and the trajectory if it was asked for."""
 
     x0: Array
     nfe: dict[str, Array]
-    trajectory: Array | None
+    trajectory: Array | None  # [steps + 1, batch, ...], from noise to x0
 
 
 class Running(NamedTuple):
-    """What a sampler hands from step to step beside x: the guide's state, the evaluations so far, the memory."""
+    """The state of a sampler beside x: the guide's state, the evaluations so far by branch, the solver's memory."""
 
     guide: State
     nfe: dict[str, Array]
@@ -28,10 +28,10 @@ class Running(NamedTuple):
 
 
 def initial_noise(key: Array, schedule: Schedule, grid: Array, shape: tuple[int, ...], ids: Array) -> Array:
-    """Draws x_T = sigma(grid[0]) z, one key per sample id: [len(ids), *shape].
+    """Draws the initial state sigma(grid[0]) z, z ~ N(0, I), [len(ids), *shape]. A row depends on the key and its id.
 
-    The mean alpha(grid[0]) E x_0 is neglected, as every published sampler does; it is 0 for rectified flow and cosine
-    at grid[0] = 1.
+    The mean alpha(grid[0]) E x_0 is neglected, as in all published samplers. It is 0 for rectified flow and cosine at
+    grid[0] = 1.
     """
     checks.one_key(key)
     checks.is_schedule(schedule)
@@ -53,15 +53,15 @@ def sample(
     ids: Array | None = None,
     trajectory: bool = False,
 ) -> Sampled:
-    """Runs `x` at time grid[0] down to grid[-1]: x_{i+1} = step(guide(x_i, t_i, t_{i+1})).
+    """Samples by running x from time grid[0] down to grid[-1]: x_{i+1} = step(guide(x_i, t_i, t_{i+1})).
 
-    `step` is any member of `guidance.sampling`, or your own Step or Solver. A sample depends on its id (default: its
-    row number), not on the batch it is in: its keys are fold_in(fold_in(key, id), step). x [batch, ...]; cond leaves
-    [batch, ...]; grid [steps + 1], decreasing. The counts in `nfe` are of evaluations that took place: second
-    evaluations of a step count, branches and corrections that were skipped do not. Times keep the grid's dtype. x is
-    kept in float32 or wider, whatever the network's dtype: a bfloat16 x is raised on entry, and a network of bfloat16
-    casts what it is given. Integer x (tokens) stays as it is. Raises TypeError or ValueError for what cannot be
-    sampled; see `guidance.checks`.
+    x [batch, ...] at grid[0], as from `initial_noise`; cond leaves [batch, ...]; grid [steps + 1], decreasing. step: a
+    step or solver of `guidance.sampling`, or your own. ids [batch], default the row numbers: a sample depends on its
+    id and not on its batch, since its keys are fold_in(fold_in(key, id), step number).
+
+    `nfe` counts the evaluations that took place, so that skipped branches and corrections do not count. Times keep the
+    dtype of the grid. x is kept in float32 or wider, whatever the dtype of the network; integer x (tokens) is not
+    cast. Raises TypeError or ValueError for arguments that do not fit (see `guidance.checks`).
     """
     checks.inputs(key, guide, schedule, grid, x, cond)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
@@ -81,12 +81,12 @@ def sample(
 
 
 def step_inputs(grid: Array) -> tuple[Array, Array, Array]:
-    """What a scan over the steps of a grid reads: (i, t_i, t_{i+1}), each [steps]."""
+    """Returns the inputs of a scan over the steps of a grid: (i, t_i, t_{i+1}), each [steps]."""
     return jnp.arange(grid.shape[0] - 1), grid[:-1], grid[1:]
 
 
 def begin(denoise, guide, solver, schedule, grid, x, cond) -> Running:
-    """The state before the first step: no evaluations yet, for each branch that the guide reports."""
+    """Returns the state before the first step, with a count of 0 for each branch that the guide reports."""
     state = guide.init(x)
     t = jnp.full(x.shape[:1], grid[0])
     watched = checks.watched(denoise)
@@ -95,9 +95,9 @@ def begin(denoise, guide, solver, schedule, grid, x, cond) -> Running:
 
 
 def advance(keys, inputs, denoise, guide, solver, schedule, x, running, cond) -> tuple[Array, Running]:
-    """One guided step, shared by `sample` and by the rollout objective: -> (x_s, running).
+    """Takes one guided step, for `sample` and the rollout objective; returns (x_s, running).
 
-    keys [batch], one per sample; inputs: (i, t, s), scalars, as `step_inputs` lists them.
+    keys [batch], one per sample. inputs: the scalars (i, t, s) of one step, from `step_inputs`.
     """
     i, t, s = inputs
     t, s = jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s)

@@ -1,16 +1,18 @@
-"""Solvers: steps that ask the guide more than once, or not at all.
+"""Solvers: steps that evaluate the guide more than once, or not at all.
 
-Conventions of every solver of this package.
+All solvers of this package follow these conventions.
 
-- The first evaluation is at (x_t, t) for the step to s. A second one at the end of the step, or between, is at its own
-  time and for what is left of the step: (x_s, s) to s, (x_m, t_m) to s.
-- The guide's state is advanced by every evaluation, in the order in which they take place.
-- `Guided` may name another noise than the one implied by x_0 (CFG++). Each solver starts from the DDIM step
-  alpha_s x_0 + sigma_s eps and adds corrections of higher order to it; with such a guide the first-order part is
-  what the rule asks for, but there is no ODE that the corrections could make more accurate.
-- A step to sigma_s = 0 is DDIM's, x_s = alpha_s x_0: nothing can be evaluated at the end of it (eps is 0/0, lambda
-  is infinite). A step from alpha_t = 0 is of first order where the solver's variable is infinite there. A second
-  evaluation that is not needed for any sample is skipped, and not counted.
+- The first evaluation is at (x_t, t) for the step to s. A second one, at the end of the step or inside it, is at its
+own
+  time and for the rest of the step: at (x_s, s) for a step to s, or at (x_m, t_m) for a step to s.
+- Every evaluation advances the guide's state, in the order in which the evaluations take place.
+- A rule may return another noise than the one implied by x_0 (CFG++). Each solver adds corrections of higher order to
+  the DDIM step alpha_s x_0 + sigma_s eps. With such a rule the DDIM step is what the rule asks for, but there is no
+  ODE that the corrections could make more accurate.
+- A step to sigma_s = 0 is DDIM's, x_s = alpha_s x_0, because nothing can be evaluated at its end (eps is 0/0, lambda
+is
+  infinite). A step from alpha_t = 0 is of first order if the solver's variable is infinite there.
+- A second evaluation that no sample needs is skipped and not counted.
 """
 
 import math
@@ -31,13 +33,13 @@ from guidance.types import Array, Cond, Guided, Schedule, Solver, Step
 
 
 def no_memory(x: Array) -> tuple:
-    """The init of a solver that remembers nothing."""
+    """Returns the empty memory of a solver that remembers nothing."""
     del x
     return ()
 
 
 def as_solver(step: Step | Solver) -> Solver:
-    """The solver itself, or a Step as a solver of one evaluation and no memory."""
+    """Returns a solver unchanged, and a Step as a solver of one evaluation and no memory."""
     checks.is_step(step)
     return step if isinstance(step, Solver) else Solver(Partial(no_memory), Partial(_one_evaluation, step))
 
@@ -48,9 +50,10 @@ def _one_evaluation(step, keys, memory, carry, evaluate, x, *, t, s, schedule):
 
 
 def where_needed(needed: Array, refine, carry, x_s: Array):
-    """(carry, refine(carry)'s x_s) for the samples `needed` [batch], x_s for the others; skipped where none is.
+    """Returns (carry, x_s), with x_s replaced by the result of `refine` for the samples `needed` [batch].
 
-    refine: carry -> (carry, refined x_s). Under vmap both sides are computed, and the count is still that of jit.
+    refine: carry -> (carry, refined x_s). It is skipped if no sample needs it. Under vmap it is always computed, but
+    is counted as under jit.
     """
 
     def refined(carry):
@@ -64,10 +67,11 @@ def where_needed(needed: Array, refine, carry, x_s: Array):
 
 
 def heun() -> Solver:
-    """Heun on the clock of the schedule: x_s = x_t + (s - t) (v_t + v_s')/2, v = alpha' x_0 + sigma' eps.
+    """Builds Heun's method in the time of the schedule, x_s = x_t + (s - t) (v_t + v_s)/2.
 
-    v_s' is taken at the Euler prediction (see `euler`). Order 2; 2 evaluations a step, 1 on a step to sigma_s = 0
-    (2N - 1 in all). For rectified flow the usual flow-matching Heun; for steps in the noise level see `edm`.
+    v = alpha' x_0 + sigma' eps, and v_s is evaluated at the result of an Euler step (see `euler`). Order 2. Costs 2
+    evaluations per step, but 1 on a step to sigma_s = 0. For rectified flow this is the usual Heun's method of flow
+    matching. `edm` is Heun's method in the noise level.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, algorithm 1.
     """
     return Solver(Partial(no_memory), Partial(_heun))
@@ -95,11 +99,13 @@ def _heun(keys, memory, carry, evaluate, x, *, t, s, schedule):
 
 
 def edm() -> Solver:
-    """EDM's deterministic sampler: Heun for y = x/alpha in the noise level rho = sigma/alpha, where dy/drho = eps.
+    """Builds EDM's deterministic sampler: Heun's method for y = x/alpha in rho = sigma/alpha, where dy/drho = eps.
 
-    x_s = (alpha_s x_0 + sigma_s eps_t) + alpha_s (rho_s - rho_t) (eps_s - eps_t)/2. Order 2; 2 evaluations a step, 1
-    on a step to sigma_s = 0 or from alpha_t = 0, where rho is infinite. Made for `edm_grid`: between very large noise
-    levels, as uniform times of rectified flow near t = 1, its steps in rho are long (order 1.8 measured there).
+        x_s = (alpha_s x_0 + sigma_s eps_t) + alpha_s (rho_s - rho_t) (eps_s - eps_t)/2
+
+    Order 2. Costs 2 evaluations per step, but 1 on a step to sigma_s = 0 or from alpha_t = 0, where rho is infinite.
+    It is made for `edm_grid`. Steps between very large noise levels, such as those of uniform times of rectified flow
+    near t = 1, are long in rho; we measured an order of 1.8 there.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, algorithm 1.
     """
     return Solver(Partial(no_memory), Partial(_edm))
@@ -112,14 +118,15 @@ def edm_stochastic(
     noise_min: NonNegative = 0.0,
     noise_max: Annotated[Cap, Above("noise_min")] = math.inf,
 ) -> Solver:
-    """EDM's stochastic sampler: raises the noise level by the factor 1 + gamma, then steps as `edm`.
+    """Builds EDM's stochastic sampler: it adds noise to raise the noise level rho by 1 + gamma, then steps as `edm`.
 
-        rho' = (1 + gamma) rho,  x' = (alpha'/alpha) x + alpha' sqrt(rho'^2 - rho^2) S_noise z,  Heun from rho' to s
+        rho' = (1 + gamma) rho,  x' = (alpha'/alpha) x + alpha' sqrt(rho'^2 - rho^2) s_noise z,  then Heun from rho' to
+        s
 
-    gamma: the paper's S_churn / N (N steps), clipped to [0, sqrt(2) - 1] as there. Only noise levels sigma/alpha in
-    [noise_min, noise_max] (S_tmin, S_tmax) are raised, none above that of t = 1 (our choice: networks know no higher
-    one), nor where alpha = 0. With s_noise = 1 the marginals are kept. All knobs are leaves. Evaluations as `edm`; the
-    first one is at the raised time.
+    gamma: the paper's S_churn / N for N steps, clipped to [0, sqrt(2) - 1] as there. Only noise levels sigma/alpha in
+    [noise_min, noise_max] (the paper's S_tmin, S_tmax) are raised. Our choice: none is raised above that of t = 1, the
+    highest that a network has seen, and none where alpha = 0. With s_noise = 1 the marginals are kept. All knobs are
+    leaves. Costs as many evaluations as `edm`; the first one is at the raised time.
     Source: Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364, algorithm 2.
     """
     return Solver(Partial(no_memory), Partial(_edm_stochastic, gamma, s_noise, noise_min, noise_max))
@@ -146,7 +153,7 @@ def _edm_stochastic(gamma, s_noise, noise_min, noise_max, keys, memory, carry, e
 
 
 def _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule):
-    """(x', t') at the raised noise level."""
+    """Returns x' and its time t' at the raised noise level."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     first, last = times_of_noise_level(schedule, noise_min), times_of_noise_level(schedule, noise_max)
     between = (first <= last_equal(t)) & (t <= last_equal(last))
@@ -165,10 +172,10 @@ def _raised(gamma, s_noise, noise_min, noise_max, keys, x, t, schedule):
 
 
 def exact_reverse(mixture: Mixture, cond: Cond) -> Solver:
-    """Exact draws x_s ~ p(x_s | x_t, cond) of a Gaussian mixture: the right law after steps of any size.
+    """Builds the solver that draws x_s ~ p(x_s | x_t, cond) of a Gaussian mixture exactly, for steps of any size.
 
-    cond: labels [batch] of the samples. Neither the guide nor the network is asked, and nothing is counted. The truth
-    that stochastic samplers approach; see `guidance.truth.mixtures.reverse_kernel`.
+    cond: labels [batch] of the samples. It evaluates neither the guide nor the network. Stochastic samplers approach
+    it as their steps get smaller; see `guidance.truth.mixtures.reverse_kernel`.
     """
     return Solver(Partial(no_memory), Partial(_exact_reverse, mixture, cond))
 

@@ -1,4 +1,4 @@
-"""Steps: one update x_t -> x_s given the guide's opinion. They know no rule, and no network."""
+"""Steps: updates x_t -> x_s from one guided prediction. They know no rule and no network."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -10,34 +10,34 @@ from guidance.types import Array, Guided, Schedule, Step
 
 
 def _ratios(schedule: Schedule, *, t: Array, s: Array) -> tuple[Array, Array]:
-    """alpha_t/alpha_s and sigma_s/sigma_t; finite where a divisor is 0."""
+    """Returns alpha_t/alpha_s and sigma_s/sigma_t; both are finite where the divisor is 0."""
     tiny = float(jnp.finfo(jnp.result_type(t)).tiny) ** 0.5
     ratio_alpha = schedule.alpha(t) / jnp.maximum(schedule.alpha(s), tiny)
     return ratio_alpha, schedule.sigma(s) / jnp.maximum(schedule.sigma(t), tiny)
 
 
 def decay(schedule: Schedule, *, t: Array, s: Array) -> Array:
-    """e^-h = alpha_t sigma_s / (alpha_s sigma_t), h = lambda_s - lambda_t, lambda = log(alpha/sigma) (half log-SNR).
+    """Returns e^-h = alpha_t sigma_s / (alpha_s sigma_t), elementwise, where h = lambda_s - lambda_t.
 
-    Exactly 0 for a step from alpha_t = 0 or to sigma_s = 0, where h is infinite. Elementwise, s < t.
+    lambda = log(alpha/sigma) is half the log-SNR. The result is exactly 0 for a step from alpha_t = 0 or to sigma_s =
+    0, where h is infinite. s < t.
     """
     ratio_alpha, ratio_sigma = _ratios(schedule, t=t, s=s)
     return ratio_alpha * ratio_sigma
 
 
 def transition(schedule: Schedule, *, t: Array, s: Array, churn) -> tuple[Array, Array, Array]:
-    """Coefficients (A, B, V) of the churned DDIM transition x_s = A x_t + B x_0 + sqrt(V) z.
+    """Returns the coefficients (A, B, V) of the churned DDIM transition x_s = A x_t + B x_0 + sqrt(V) z, elementwise.
 
         r_ij = (alpha_t/alpha_s)^i (sigma_s/sigma_t)^j
         A = e^2 r_12 + (1 - e^2) r_01
         B = alpha_s (1 - e^2 r_22 - (1 - e^2) r_11)
         V = sigma_s^2 (1 - (e^2 r_11 + 1 - e^2)^2)
 
-    `churn` e in [0, 1]: 0 is deterministic DDIM, 1 the exact DDPM posterior. For every e the marginals are kept:
-    A alpha_t + B = alpha_s and A^2 sigma_t^2 + V = sigma_s^2. s < t, elementwise; finite at s = 0 and t = 1.
-
-    Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eq. 23, with the exponent j on sigma_s/sigma_t (as
-    printed there and in arXiv 2502.02483, eq. 4, the ratio is squared: the second identity then fails by up to 0.13).
+    e = `churn` in [0, 1]: 0 is deterministic DDIM and 1 the exact DDPM posterior. Every e keeps the marginals, that is
+    A alpha_t + B = alpha_s and A^2 sigma_t^2 + V = sigma_s^2. s < t; the values are finite at s = 0 and t = 1.
+    Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815, eq. 23, corrected: printed there, and in arXiv
+    2502.02483, eq. 4, sigma_s/sigma_t is squared, so that the second identity fails by up to 0.13.
     """
     ratio_alpha, ratio_sigma = _ratios(schedule, t=t, s=s)
     r11 = ratio_alpha * ratio_sigma
@@ -50,11 +50,11 @@ def transition(schedule: Schedule, *, t: Array, s: Array, churn) -> tuple[Array,
 
 
 def ddim() -> Step:
-    """Deterministic DDIM: x_s = alpha_s x_0 + sigma_s eps; for rectified flow this is the Euler step.
+    """Builds the deterministic DDIM step, x_s = alpha_s x_0 + sigma_s eps. Order 1.
 
-    In general the Euler step of x/alpha in sigma/alpha, and the first-order step of DPM-Solver++ and UniPC. It uses
-    both members of `Guided`, so rules that keep another noise than the one implied by x_0 work (CFG++). Order 1, one
-    evaluation a step.
+    For rectified flow this is the Euler step. For any schedule it is the Euler step of x/alpha in sigma/alpha, and the
+    first-order step of DPM-Solver++ and UniPC. It uses x0 and eps of `Guided`, so that it works with rules that keep
+    another noise than the one implied by x_0 (CFG++). Costs 1 evaluation per step.
     Source: Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with zero variance.
     """
     return Partial(_ddim)
@@ -68,10 +68,11 @@ def _ddim(keys: Array, x: Array, guided: Guided, *, t: Array, s: Array, schedule
 
 @ranged
 def churned_ddim(churn: Share) -> Step:
-    """Churned DDIM with e = `churn` in [0, 1]; see `transition`. The knob is a leaf of the returned pytree.
+    """Builds the churned DDIM step: 0 is DDIM, 1 is DDPM. The knob e = `churn` in [0, 1] is a leaf.
 
-    Written through eps, x_s = alpha_s x_0 + sigma_s ((1 - e^2 (1 - r_11)) eps + sqrt(1 - (..)^2) z), which equals
-    A x_t + B x_0 + sqrt(V) z when eps is the noise implied by x_0.
+        x_s = alpha_s x_0 + sigma_s (k eps + sqrt(1 - k^2) z),   k = 1 - e^2 (1 - r_11)
+
+    If eps is the noise implied by x_0 this is A x_t + B x_0 + sqrt(V) z of `transition`. Costs 1 evaluation per step.
     Source: arXiv 2510.00815, eq. 23.
     """
     return Partial(_churned_ddim, churn)
@@ -83,10 +84,10 @@ def _churned_ddim(churn, keys, x, guided, *, t, s, schedule):
 
 
 def churned(schedule: Schedule, x0: Array, eps: Array, z: Array, *, t: Array, s: Array, churn) -> Array:
-    """The churned DDIM step from x0 and eps with the noise z [batch, ...]; see `churned_ddim`."""
+    """Returns x_s of the churned DDIM step from x0, eps and the noise z, all [batch, ...]; see `churned_ddim`."""
     r11 = decay(schedule, t=t, s=s)
-    # 1 - e^2 (1 - r_11) and the root of 1 - kept^2, both without cancellation; the churn stands outside of the root,
-    # where its derivative at 0 is finite
+    # k and sqrt(1 - k^2), both without cancellation; the churn is a factor outside of the root, so that its derivative
+    # at 0 is finite
     kept = (1 - churn) * (1 + churn) + churn**2 * r11
     added = churn * safe_sqrt((1 - r11) * (1 + kept))
     sigma = schedule.sigma(s)
@@ -94,22 +95,25 @@ def churned(schedule: Schedule, x0: Array, eps: Array, z: Array, *, t: Array, s:
 
 
 def ddpm() -> Step:
-    """DDPM ancestral sampling: a draw of p(x_s | x_t, x_0) at the predicted x_0, with its own (the smaller) variance.
+    """Builds DDPM's ancestral step, which draws from p(x_s | x_t, x_0) at the predicted x_0.
 
-    x_s = alpha_s x_0 + sigma_s (e^-h eps + sqrt(1 - e^-2h) z): churned DDIM with e = 1, DDIM's eta = 1, the Euler
-    ancestral step of variance-exploding samplers and the first-order step of SDE-DPM-Solver++. One evaluation a step.
+        x_s = alpha_s x_0 + sigma_s (e^-h eps + sqrt(1 - e^-2h) z)
+
+    The variance is that of the posterior, the smaller one of the paper's two. The same step is known as churned DDIM
+    with e = 1, as DDIM with eta = 1, as the Euler ancestral step of variance-exploding samplers, and as the
+    first-order step of SDE-DPM-Solver++. Costs 1 evaluation per step.
     Source: Denoising Diffusion Probabilistic Models, arXiv 2006.11239, eq. 6-7.
     """
     return churned_ddim(1.0)
 
 
 def euler() -> Step:
-    """Euler on the clock of the schedule: x_s = x_t + (s - t) (alpha'_t x_0 + sigma'_t eps).
+    """Builds Euler's method in the time of the schedule, x_s = x_t + (s - t) (alpha'_t x_0 + sigma'_t eps). Order 1.
 
-    Written as x_s = (alpha_t + (s - t) alpha'_t) x_0 + (sigma_t + (s - t) sigma'_t) eps, the same where eps is the
-    noise implied by x_0; it is DDIM with the schedule replaced by its tangent, and DDIM itself for rectified flow. The
-    last step, to sigma_s = 0, is DDIM's (our choice: sigma' is infinite there for linear_vp and zero for edm, so the
-    tangent would leave noise in the sample). Order 1, one evaluation a step.
+    It is computed as x_s = (alpha_t + (s - t) alpha'_t) x_0 + (sigma_t + (s - t) sigma'_t) eps, which is equal if eps
+    is the noise implied by x_0. This is DDIM with the schedule replaced by its tangent at t; for rectified flow it is
+    DDIM. A step to sigma_s = 0 is DDIM's, our choice: for linear_vp and edm the tangent would leave noise in the
+    sample. Costs 1 evaluation per step.
     Source: Flow Straight and Fast (rectified flow), arXiv 2209.03003, algorithm 1, for any schedule.
     """
     return Partial(_euler)

@@ -1,12 +1,12 @@
-"""UniPC: a predictor of order p, and a corrector that reuses the next step's evaluation and so costs none.
+"""UniPC: a predictor of order p, and a corrector that reuses the next step's evaluation and so costs no evaluation.
 
-In the notation of `guidance.sampling.dpm` (x_0-prediction D, lambda, h), with z = -h and B(h) = z (bh1) or e^z - 1
-(bh2), a step from t to s with older evaluations D_k at lambda_k, r_k = (lambda_k - lambda_t)/h < 0, is
+The notation is that of `guidance.sampling.dpm` (x_0-prediction D, lambda, h), with z = -h and B(h) = z (bh1) or e^z -
+1 (bh2). Earlier steps evaluated D_k at lambda_k; let r_k = (lambda_k - lambda_t)/h < 0. A step from t to s is
 
     x_s = (DDIM step) - alpha_s B sum_k rho_k (D_k - D_t)/r_k
 
-where the rho_k solve sum_k rho_k r_k^(n-1) = n! phi_(n+1)(z) / B, n = 1, 2, .., which makes the integral exact for
-polynomials in lambda. The corrector adds D_s with r = 1 to the list. phi_n(z) = sum_(j>=1) z^j/(j + n - 1)!.
+The rho_k solve sum_k rho_k r_k^(n-1) = n! phi_(n+1)(z) / B for n = 1, 2, .., with phi_n(z) = sum_(j>=1) z^j/(j + n -
+1)!, so that the integral over D is exact for polynomials in lambda. The corrector adds D_s, with r = 1, to the sum.
 """
 
 import dataclasses
@@ -22,29 +22,29 @@ from guidance.sampling.dpm import half_log_snr
 from guidance.shapes import like
 from guidance.types import Array, Schedule, Solver
 
-_SERIES = 12  # terms of phi_n below |z| = 1/2: the remainder is under 1e-12 of phi_n
+_SERIES = 12  # terms of the series of phi_n for |z| < 1/2: the relative error is below 1e-12
 
 
 class _Memory(NamedTuple):
-    """Evaluations up to the last step, newest first, and that step's DDIM prediction of where we are now."""
+    """The latest evaluations, newest first, and the DDIM step from the last of them to the current time."""
 
     x0: tuple[Array, ...]  # order times [batch, ...]
     lam: tuple[Array, ...]  # order times [batch]
     base: Array  # [batch, ...]
-    finite: Array  # [batch]: whether that step started at a finite lambda
-    seen: Array  # [batch]: evaluations so far, int32
+    finite: Array  # [batch]: whether the last step started at a finite lambda
+    seen: Array  # [batch]: the number of evaluations so far, int32
 
 
 @ranged
 def unipc(order: Annotated[int, Whole(1, 3)] = 2, variant: Annotated[str, OneOf(("bh1", "bh2"))] = "bh2") -> Solver:
-    """UniPC of order 1, 2 or 3 (static) with B(h) = e^-h - 1 ("bh2") or -h ("bh1"); one evaluation a step.
+    """Builds UniPC of order p = 1, 2 or 3, with B(h) = e^-h - 1 ("bh2") or -h ("bh1").
 
-    UniC after UniP, in x_0-prediction; the corrected state replaces x_t once D_t is known, and eps is moved along by
-    (x_corrected - x_t)/sigma_t. The trajectory shows predictions; the corrections are inside the next step.
-    Converges with order p + 1 between finite lambdas, where each step but the last is corrected. A step that started
-    at alpha = 0 is not (our choice: bh1 diverges there). Warm-up has the orders 1, 2, .., a step to sigma_s = 0 is of
-    first order; diffusers lowers the order of the last steps in any case.
-    Raises ValueError for another order or variant.
+    Each step first corrects x_t, as soon as D_t is known, and then predicts x_s. The correction also moves eps, by
+    (x_corrected - x_t)/sigma_t. A trajectory shows the uncorrected predictions. The order of convergence is p + 1
+    between finite lambdas, where all steps but the last are corrected. A step from alpha = 0 is not corrected, our
+    choice, because bh1 diverges there. The first steps have the orders 1, 2, .., and a step to sigma_s = 0 has order
+    1; diffusers always lowers the order of the last steps. Costs 1 evaluation per step. Raises ValueError for another
+    order or variant.
     Source: UniPC, arXiv 2302.04867, algorithms 1-2 and eq. 3-9.
     """
     return Solver(Partial(_Begin(order)), Partial(_UniPC(variant)))
@@ -52,7 +52,7 @@ def unipc(order: Annotated[int, Whole(1, 3)] = 2, variant: Annotated[str, OneOf(
 
 @dataclasses.dataclass(frozen=True)
 class _Begin:
-    """Compared by value, as `_UniPC`, so that equal solvers do not compile twice."""
+    """The initial memory. It compares by value, as `_UniPC` does, so that equal solvers do not compile twice."""
 
     order: int
 
@@ -86,16 +86,16 @@ class _UniPC:
 
 
 def _curvature(variant: str, memory: _Memory, lam_s: Array, new: Array | None = None) -> Array:
-    """-B sum_k rho_k (D_k - D_t)/r_k of the highest order that the evaluations so far allow; `new` is D_s, if known.
+    """Returns -B sum_k rho_k (D_k - D_t)/r_k of the highest order that the evaluations so far allow.
 
-    A predictor of order p has the nodes r_1, .., r_(p-1), a corrector r_1, .., r_(p-1), 1.
+    A predictor of order p has the nodes r_1, .., r_(p-1). With new = D_s it is a corrector, which has the node 1 too.
     """
     h = lam_s - memory.lam[0]
     h = jnp.where(h == 0, 1, h)
     total = jnp.zeros_like(memory.base)
     for p in range(1, len(memory.x0) + 1):
         older = range(1, p)
-        # before there are p evaluations the sum is not used; nodes that differ keep it finite, and its gradient too
+        # with fewer than p evaluations this sum is not used; distinct nodes keep it and its gradient finite
         known = memory.seen >= p
         nodes = [jnp.where(known, (memory.lam[k] - memory.lam[0]) / h, -k) for k in older]
         nodes = [jnp.where(r == 0, -k, r) for k, r in enumerate(nodes, 1)]
@@ -112,9 +112,9 @@ def _curvature(variant: str, memory: _Memory, lam_s: Array, new: Array | None = 
 
 
 def _rates(variant: str, nodes: list[Array], h: Array) -> tuple[Array, list[Array]]:
-    """B(h) and the solution rho_k of sum_k rho_k r_k^(n-1) = n! phi_(n+1)/B; with one node the paper's rho = 1/2.
+    """Returns B(h) and the solution rho_k of sum_k rho_k r_k^(n-1) = n! phi_(n+1)/B; for one node the paper's 1/2.
 
-    The right side is a linear functional of polynomials, X^(n-1) -> n! phi_(n+1)/B, and rho_k is its value at the
+    The right side defines a linear functional on polynomials, X^(n-1) -> n! phi_(n+1)/B. rho_k is its value at the
     Lagrange polynomial of node k.
     """
     b = -h if variant == "bh1" else jnp.expm1(-h)
@@ -133,9 +133,10 @@ def _rates(variant: str, nodes: list[Array], h: Array) -> tuple[Array, list[Arra
 
 
 def _phi(n: int, z: Array) -> Array:
-    """phi_n(z) = sum_(j>=1) z^j/(j + n - 1)!, i.e. phi_1 = e^z - 1, phi_(n+1) = phi_n/z - 1/n!.
+    """Returns phi_n(z) = sum_(j>=1) z^j/(j + n - 1)!, by phi_1 = e^z - 1 and phi_(n+1) = phi_n/z - 1/n!.
 
-    The recursion loses n digits of |z| where z is small; there the series is summed.
+    For small |z| the recursion cancels, losing a factor |z| of precision each time. There the series is summed
+    instead.
     """
     small = jnp.abs(z) < 0.5
     far, near = jnp.where(small, -1.0, z), jnp.where(small, z, 0.0)
