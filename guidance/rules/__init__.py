@@ -1,4 +1,4 @@
-"""Rules: how the predictions are combined. A rule is a function (positive, reference, omega) -> x0, or a stage."""
+"""Rules: how the two predictions are combined. A rule is a function (positive, reference, omega) -> x0, or a stage."""
 
 from guidance.rules.angle import angle_domain
 from guidance.rules.annealed import annealed

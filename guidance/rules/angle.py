@@ -1,4 +1,4 @@
-"""Angle domain guidance: rotate the conditional prediction instead of extrapolating it."""
+"""Angle domain guidance, which rotates the conditional prediction instead of extrapolating it."""
 
 import math
 
@@ -10,19 +10,19 @@ from guidance.rules.stacking import neutral
 from guidance.shapes import like, ratio, row_dot, row_norm, unit
 from guidance.types import Array, Rule
 
-SMALL = 1e-3  # of sin(gamma): below it the rotation is the linear rule, as in the paper
+SMALL = 1e-3  # for sin(gamma) up to this the rotation is replaced by the linear rule, as in the paper
 
 
 @ranged
 def angle_domain(cap: Cap = math.pi / 3) -> Rule:
-    """Angle domain guidance (ADG): D_c turned away from D_u by the angle a, in the plane of the two.
+    """Builds angle domain guidance (ADG), which turns D_c away from D_u by an angle a, in the plane of the two.
 
         gamma = angle(D_c, D_u),   a = min(max(omega, 0) gamma, cap),   e = D_c - (<D_c, D_u>/|D_u|^2) D_u
         guided = cos(a) D_c + k e,   k = sin(a)/sin(gamma), or omega where sin(gamma) <= 1e-3
 
-    One angle per sample, over all other axes; x0 space. |guided|^2 = |D_c|^2 (1 + sin(2a) sin(gamma)), between 1 and 2
-    times |D_c|^2. omega <= 0 gives D_c. The angle is taken by atan2, so that parallel and anti-parallel branches are
-    safe; where one of them is zero there is no angle, and D_c is kept. Two evaluations a step.
+    Angles are in radians, one per sample over all other axes, in x0 space. |guided|^2 = |D_c|^2 (1 + sin(2a)
+    sin(gamma)), for a cap of at most pi/2 between 1 and 2 times |D_c|^2. omega <= 0 gives D_c. If D_c or D_u is zero
+    there is no angle, and D_c is returned. Costs 2 evaluations per step.
     Source: Angle Domain Guidance, arXiv 2506.11039, Algorithm 1 (its w - 1 is our omega, its cap is pi/3).
     """
     return Partial(_angle_domain, cap)

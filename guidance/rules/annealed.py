@@ -1,4 +1,4 @@
-"""The annealing guidance scale: CFG++ whose lambda a network finds from the time and the gap between the branches."""
+"""The annealing guidance scale: CFG++ whose lambda a network computes from the time and the gap of the branches."""
 
 from jax.tree_util import Partial
 
@@ -9,12 +9,13 @@ from guidance.types import Rule
 
 
 def annealed(network) -> Rule:
-    """x0 = D_u + w (D_c - D_u) and eps = eps_u, where w = network(t, |eps_c - eps_u|, lambda), all [batch].
+    """Builds the rule x0 = D_u + w (D_c - D_u) and eps = eps_u, where w = network(t, |eps_c - eps_u|, lambda).
 
-    lambda in [0, 1] is the value of the weight (the paper samples with 0.4): 0 asks for a faithful prediction, 1 for
-    branches that agree afterwards. A constant network is CFG++ with that constant. network: a function, or a Partial
-    such as `weights.annealing(net, params)`, whose leaves become the stage's. The size of the gap in eps is
-    alpha |D_c - D_u|/sigma. Two evaluations, always. Its training loss is `learning_annealing.annealing_loss`.
+    t, w, lambda and |eps_c - eps_u| = alpha |D_c - D_u|/sigma are [batch]. lambda in [0, 1] is the value of the weight
+    (the paper samples with 0.4). The network is trained by `learning.annealing.annealing_loss`: at lambda = 0 for an
+    accurate guided noise, at lambda = 1 for branches that agree after the step. A constant network gives CFG++.
+    network: a function, or a Partial such as `weights.annealing(net, params)`, whose leaves the rule takes over. Costs
+    2 evaluations on every step.
     Source: Navigating with Annealing Guidance Scale in Diffusion Space, arXiv 2506.24108.
     """
     network = network if isinstance(network, Partial) else Partial(network)

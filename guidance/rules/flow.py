@@ -1,4 +1,4 @@
-"""CFG-Zero*: an optimised scale for the reference velocity, and steps of zero velocity at the start."""
+"""CFG-Zero*: it scales the reference velocity optimally, and starts with steps of zero velocity."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -14,17 +14,18 @@ from guidance.types import Rule, Stage
 
 @ranged
 def cfg_zero_star(steps: Index = 1) -> Rule:
-    """CFG-Zero*: `optimized_scale`, CFG, then `zero_init(steps)`. Two evaluations a step, the first ones included.
+    """Builds CFG-Zero*: `optimized_scale`, then CFG, then `zero_init(steps)`.
 
+    Costs 2 evaluations per step, also on the first steps, whose velocity is set to zero.
     Source: CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models, arXiv 2503.18886, Algorithm 1.
     """
     return stack(optimized_scale(), cfg, zero_init(steps))
 
 
 def optimized_scale() -> Stage:
-    """A gap stage in velocity space: v_c + omega (v_c - s v_u) with s = <v_c, v_u>/|v_u|^2 per sample.
+    """Builds a gap stage in velocity space: CFG becomes v_c + omega (v_c - s v_u) with s = <v_c, v_u>/|v_u|^2.
 
-    With D_c - D_u = (v_c - v_u)/a, where velocity = a x0 + b x, the gap becomes (v_c - s v_u)/a.
+    There is one s per sample. With velocity = a x0 + b x, the gap D_c - D_u = (v_c - v_u)/a becomes (v_c - s v_u)/a.
     Source: arXiv 2503.18886, eqs. 7-8. Its bound, eq. 9, does not hold in general; the minimiser s is right.
     """
     return stateless(_optimized_scale)
@@ -39,10 +40,11 @@ def _optimized_scale(branches, at):
 
 @ranged
 def zero_init(steps: Index = 1) -> Stage:
-    """An outcome stage: on the first `steps` steps of a run the velocity is zero; x0 = -(b/a) x, and x for flows.
+    """Builds an outcome stage that sets the velocity to zero on the first `steps` steps of a run.
 
-    The networks are evaluated all the same. Exact models have no zero velocity at t = 1 (it is x - E x_0 for rectified
-    flow): this helps only where a network is worse than nothing there. Source: arXiv 2503.18886, section 3.3.
+    With velocity = a x0 + b x it returns x0 = -(b/a) x; for rectified flow this is x. The network is evaluated all the
+    same. The velocity of an exact model at t = 1 is not zero (for rectified flow it is x - E x_0), so this helps only
+    if a network's velocity there is worse than zero. Source: arXiv 2503.18886, section 3.3.
     """
     return Stage(Partial(_count_from_zero), Partial(_zero_init, steps), None)
 

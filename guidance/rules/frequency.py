@@ -1,4 +1,4 @@
-"""Frequency-decoupled guidance: another weight for each band of a Laplacian pyramid."""
+"""Frequency-decoupled guidance, which guides each band of a Laplacian pyramid with a weight of its own."""
 
 from typing import Annotated, Any
 
@@ -15,13 +15,14 @@ from guidance.types import Array, Rule
 
 @ranged
 def frequency_decoupled(factors: Annotated[Any, Each(Number())] = (0.25, 1.0), parallel: Finite = 1.0) -> Rule:
-    """Frequency-decoupled guidance (FDG): band k is guided by omega factors[k], lowest band first.
+    """Builds frequency-decoupled guidance (FDG), which guides band k with the weight omega factors[k].
 
         guided = sum_k [ P_k D_c + omega factor_k (g_perp + parallel g_par) ],   g = P_k (D_c - D_u)
 
-    P_k: the bands of a Laplacian pyramid of images [batch, H, W, C], with len(factors) levels; vectors [batch, d] have
-    two bands, mean and residual. g_par is the part of a band's gap along P_k D_c. Equal factors of 1 and parallel = 1
-    give CFG. Two evaluations a step. Raises ValueError for vectors with another number of factors than two.
+    P_k is band k of a Laplacian pyramid of images [batch, H, W, C] with len(factors) bands, the lowest frequencies
+    first. Vectors [batch, d] have two bands, mean and residual. g_par is the part of the gap g along P_k D_c. If all
+    factors and `parallel` are 1 this is CFG. Costs 2 evaluations per step. Raises ValueError for vectors unless there
+    are two factors.
     Source: Guidance in the Frequency Domain Enables High-Fidelity Sampling at Low CFG Scales, arXiv 2506.19713 (its
     w_k - 1 is our omega factor_k).
     """
@@ -32,16 +33,17 @@ def frequency_decoupled(factors: Annotated[Any, Each(Number())] = (0.25, 1.0), p
 def _frequency_decoupled(factors, parallel, positive: Array, reference: Array, omega: Array) -> Array:
     added = []
     levels = zip(factors, bands(positive, len(factors)), bands(positive - reference, len(factors)), strict=True)
-    for factor, own, gap in levels:
-        shared = along(gap, own)
-        added.append(like(omega * factor, own) * (gap - shared + parallel * shared))
+    for factor, band, gap in levels:
+        shared = along(gap, band)
+        added.append(like(omega * factor, band) * (gap - shared + parallel * shared))
     return positive + assemble(added)
 
 
 def bands(x: Array, levels: int) -> list[Array]:
-    """The bands of x, lowest first; `assemble` adds them up to x again.
+    """Splits x into bands, the lowest frequencies first; `assemble` puts them together again.
 
-    Images: x_{k+1} is x_k at half the size, and each band is x_k minus the enlarged x_{k+1}. Vectors: mean, residual.
+    Images are halved in size again and again. Each halving gives one band: the image minus its half enlarged again.
+    The lowest band is the smallest image. Vectors have two bands, mean and residual.
     """
     if x.ndim == 2:
         if levels != 2:
@@ -57,7 +59,7 @@ def bands(x: Array, levels: int) -> list[Array]:
 
 
 def assemble(parts: list[Array]) -> Array:
-    """The array whose bands are `parts`, lowest first."""
+    """Returns the array whose bands are `parts`, the lowest frequencies first; the inverse of `bands`."""
     x = parts[0]
     for part in parts[1:]:
         x = part + _resize(x, part.shape[1:-1])

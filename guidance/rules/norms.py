@@ -1,4 +1,4 @@
-"""Rules that look at the size of the outcome: rescale, energy-preserving, MaHiRo."""
+"""Rules that limit the size of the guided prediction: rescale, energy-preserving, MaHiRo."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from guidance.types import Array, Rule, Stage
 
 @ranged
 def cfg_rescale(phi: Share = 0.7) -> Rule:
-    """CFG, then `rescale(phi)`; the paper uses omega = 6.5. Two evaluations a step.
+    """Builds CFG followed by `rescale(phi)`. The paper uses omega = 6.5. Costs 2 evaluations per step.
 
     Source: Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eqs. 15-16.
     """
@@ -21,10 +21,11 @@ def cfg_rescale(phi: Share = 0.7) -> Rule:
 
 @ranged
 def rescale(phi: Share = 0.7) -> Stage:
-    """An outcome stage: x0 <- phi x0 std(D_c)/std(x0) + (1 - phi) x0, std over all axes of one sample.
+    """Builds an outcome stage that replaces x0 by phi x0 std(D_c)/std(x0) + (1 - phi) x0.
 
-    phi = 0 changes nothing, phi = 1 gives the result the standard deviation of D_c; where std(x0) = 0 the result is
-    unchanged. Source: Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eqs. 15-16.
+    std runs over all axes of one sample. phi = 0 changes nothing, and phi = 1 gives x0 the standard deviation of D_c.
+    If std(x0) = 0 then x0 is unchanged. Source: Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv
+    2305.08891, eqs. 15-16.
     """
     return stateless(_rescale, phi)
 
@@ -37,7 +38,7 @@ def _rescale(phi, branches, at):
 
 
 def ep_cfg() -> Rule:
-    """Energy-preserving CFG: CFG, then `energy`. Two evaluations a step.
+    """Builds energy-preserving CFG, which is CFG followed by `energy`. Costs 2 evaluations per step.
 
     Source: EP-CFG: Energy-Preserving Classifier-Free Guidance, arXiv 2412.09966.
     """
@@ -45,10 +46,10 @@ def ep_cfg() -> Rule:
 
 
 def energy() -> Stage:
-    """An outcome stage: x0 <- x0 |D_c|/|x0|: the energy of the conditional prediction, kept per sample.
+    """Builds an outcome stage that replaces x0 by x0 |D_c|/|x0|, which has the norm of D_c in each sample.
 
-    Source: EP-CFG: Energy-Preserving Classifier-Free Guidance, arXiv 2412.09966; its plain form, without the optional
-    percentile-based energy.
+    Source: EP-CFG: Energy-Preserving Classifier-Free Guidance, arXiv 2412.09966, without its optional energy by
+    percentiles.
     """
     return stateless(_energy)
 
@@ -61,13 +62,14 @@ def _energy(branches, at):
 
 @neutral
 def mahiro(positive: Array, reference: Array, omega: Array) -> Array:
-    """MaHiRo: between CFG and w D_c, by the likeness of their signed roots; w = 1 + omega.
+    """Returns MaHiRo's prediction, which lies between g of CFG and L = w D_c, w = 1 + omega.
 
-        L = w D_c,  g = w D_c - omega D_u,  M = (L + g)/2,  r(a) = sign(a) sqrt|a|,
-        sim = mean of cos(r(w D_u), r(M)) along channels,  q = 2 (sim + 1),  guided = (q g + (4 - q) L)/4
+        g = w D_c - omega D_u,   M = (L + g)/2,   r(a) = sign(a) sqrt|a|,   sim = mean of cos(r(w D_u), r(M))
+        q = 2 (sim + 1),   guided = (q g + (4 - q) L)/4
 
-    The mean runs over the sample's own pixels. At omega = 0 both ends are D_c. Two evaluations a step.
-    Source: a community node without a paper; `mahiro_batch` has its exact mean.
+    The cosine is along the last axis, the channels, and the mean runs over the pixels of a sample. The more alike the
+    two are, the nearer the result is to CFG. omega = 0 gives D_c. Costs 2 evaluations per step.
+    Source: a community node without a paper. A mean per sample is our choice; the node's is that of `mahiro_batch`.
     """
     return _mahiro(positive, reference, omega, per_sample=True)
 
@@ -75,7 +77,7 @@ def mahiro(positive: Array, reference: Array, omega: Array) -> Array:
 @not_by_name("a sample depends on the batch that it is in")
 @neutral
 def mahiro_batch(positive: Array, reference: Array, omega: Array) -> Array:
-    """MaHiRo as published: the mean of the cosine also runs over the batch, which couples the samples."""
+    """Returns MaHiRo's prediction as published: the mean of the cosine also runs over the batch, coupling samples."""
     return _mahiro(positive, reference, omega, per_sample=False)
 
 
@@ -96,7 +98,7 @@ def _signed_root(a):
 
 
 def _cosine(a, b):
-    """Cosine of the angle between a and b along the last axis; 0 where one is zero."""
+    """Returns the cosine of the angle between a and b along the last axis; 0 where one of them is zero."""
     size = lambda u: jax.lax.stop_gradient(jnp.max(jnp.abs(u), axis=-1, keepdims=True))  # noqa: E731
     a, b = ratio(a, size(a)), ratio(b, size(b))
     dot = lambda u, v: jnp.sum(u * v, axis=-1)  # noqa: E731

@@ -1,4 +1,4 @@
-"""CFG++: the guided clean prediction with the noise of the reference branch."""
+"""CFG++, which combines a guided x0-prediction with the noise of the reference branch."""
 
 from typing import Annotated
 
@@ -10,15 +10,16 @@ from guidance.types import Rule
 
 
 def cfg_plus_plus() -> Annotated[Rule, WeightIs("lambda", Number(0, 1, "[]"))]:
-    """CFG++: x0 = D_u + lambda (D_c - D_u) and eps = eps_u, where lambda is the value of the weight.
+    """Builds CFG++: x0 = D_u + lambda (D_c - D_u) and eps = eps_u, where lambda is the value of the weight.
 
-    The one rule whose knob is not our omega: lambda lies in [0, 1] (the paper's default is 0.6), 0 is unconditional,
-    1 goes to D_c with the noise of D_u. A DDIM step with it is CFG with
+    The weight is not omega here: lambda lies in [0, 1] (the paper's default is 0.6). 0 is unconditional, and 1 is D_c
+    with the noise of D_u. A DDIM step of this rule equals one of CFG with
 
         1 + omega = lambda alpha_s / (alpha_s - (sigma_s/sigma_t) alpha_t)
 
-    (lambda t (1 - s)/(t - s) for rectified flow; the paper's appendix has lambda t/(t - s)), so a fixed lambda has no
-    limit for many steps. Steps that do not keep `Guided.eps` see plain interpolation. Two evaluations, always.
+    For rectified flow this is lambda t (1 - s)/(t - s); the paper's appendix has lambda t/(t - s). It grows with the
+    number of steps, so that a fixed lambda has no limit. A step that does not read `Guided.eps` gets the plain
+    interpolation x0. Costs 2 evaluations on every step.
     Source: CFG++: Manifold-constrained Classifier Free Guidance, arXiv 2406.08070, Algorithm 2.
     """
     return stateless(_cfg_plus_plus, neutral=False)

@@ -1,15 +1,15 @@
-"""Stages and stacks: how rules that need more than two predictions and omega are written and put in a row.
+"""Stages and stacks: how to write rules that need more than two predictions and omega, and how to combine rules.
 
-A stack runs its members from left to right on one `Branches` record:
+A stack applies its rules from left to right to one `Branches` record:
 
-    gap stages      change the reference, hence the gap D_c - D_u that is still to be added (momentum, cap, projection)
-    gain stages     change omega for each sample (power law, magnitude)
-    a combination   sets the opinion x0 from the two predictions and omega (cfg, angle_domain, or any plain function)
-    outcome stages  change the opinion (rescale, energy, channels)
+    gap stages      change the reference, and so the gap D_c - D_u (momentum, norm_cap, project)
+    gain stages     change omega for each sample (power_law, magnitude_aware)
+    a combination   computes the guided x0 from the two predictions and omega (cfg, angle_domain, any plain function)
+    outcome stages  change the guided x0 (rescale, energy, channels)
 
-so gap and gain stages stand to the left of the combination and outcome stages to its right; a combination to the
-right of another one starts again from the two predictions. The order among gap stages matters: APG is momentum, then
-cap, then projection.
+Gap and gain stages therefore stand to the left of the combination, and outcome stages to its right. A second
+combination starts again from the two predictions. The order of gap stages matters: APG is momentum, then cap, then
+projection.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ _NEUTRAL = "neutral_at_zero"
 
 
 def stack(*rules: Rule) -> Stage:
-    """The rule that applies `rules` from left to right; plain functions combine, stages do what they do.
+    """Builds the rule that applies `rules` from left to right. A plain function combines the two predictions.
 
-    The reference branch may be skipped at omega = 0 if every member allows it. Raises ValueError for an empty stack.
+    Guides skip the reference branch at omega = 0 only if every member allows it. Raises ValueError for no rules.
     """
     if not rules:
         raise ValueError("a stack needs at least one rule")
@@ -40,9 +40,9 @@ def stack(*rules: Rule) -> Stage:
 
 
 def as_stage(rule: Rule) -> Stage:
-    """A plain rule (positive, reference, omega) -> x0 as a stage that combines; stages pass unchanged.
+    """Returns a plain rule (positive, reference, omega) -> x0 as a stage, and a stage unchanged.
 
-    Its reference is skipped at omega = 0 only if it was declared `neutral`.
+    Guides skip the reference of a plain rule at omega = 0 only if it was declared `neutral`.
     """
     if isinstance(rule, Stage):
         return rule
@@ -52,46 +52,45 @@ def as_stage(rule: Rule) -> Stage:
 
 
 def neutral(function: Function) -> Function:
-    """Declares that a plain rule answers D_c at omega = 0, so that guides may skip the reference there; a decorator.
+    """Decorates a plain rule to declare that it returns D_c at omega = 0, so that guides may skip the reference there.
 
-    A rule of knobs and branches, given as a Partial, is declared by its function. Nobody can see from a function what
-    it answers, and a rule that is no identity at omega = 0 must not be skipped in silence: what is not declared is
-    asked on every step.
+    To declare a rule with knobs, which is a Partial, decorate its function. A rule that is not declared is evaluated
+    on every step, because no guide can know what it returns at omega = 0.
     """
     setattr(function, _NEUTRAL, True)
     return function
 
 
 def stateless(function, *knobs, neutral: bool = True) -> Stage:
-    """The stage (Branches, At) -> Branches given by `function(*knobs, branches, at)`; knobs are its leaves.
+    """Builds the stage without memory that applies `function(*knobs, branches, at)` -> Branches; knobs are its leaves.
 
-    neutral: at omega = 0 the answer is D_c, so that the reference branch may be skipped.
+    neutral: the stage returns D_c at omega = 0, so that guides may skip the reference branch there.
     """
     return Stage(Partial(no_state), Partial(_Stateless(function), *knobs), Partial(_same) if neutral else None)
 
 
 def once(rule: Rule, positive: Array, reference: Array, omega: Array, at: At) -> Branches:
-    """One application of a rule with a fresh state: its opinion on a single step, as learning needs it."""
+    """Applies a rule once, with a fresh state, as the one-step objectives do."""
     stage = as_stage(rule)
     return stage.apply(stage.init(at.x), start(positive, reference, omega), at)[1]
 
 
 def start(positive: Array, reference: Array, omega: Array) -> Branches:
-    """The record that a stack begins with: the opinion is D_c and the noise is the one that it implies."""
+    """Returns the record on which a rule starts: x0 is D_c, and the noise is the one that x0 implies."""
     return Branches(positive, reference, omega, positive, None)
 
 
 def with_gap(branches: Branches, gap: Array) -> Branches:
-    """The branches with another gap D_c - D_u."""
+    """Returns the branches with the gap D_c - D_u replaced: the reference becomes D_c - gap."""
     return branches._replace(reference=branches.positive - gap)
 
 
 @ranged
 def channels(mask: Annotated[Any, Each(Whole(0, 1))]) -> Stage:
-    """Guides only the channels where `mask` [channels] is true; the others keep D_c. An outcome stage.
+    """Builds an outcome stage that guides only the channels where `mask` [channels] is true; the others keep D_c.
 
-    DiT's habit of guiding three of its four latent channels is `channels(jnp.arange(4) < 3)`. Source: our choice; the
-    habit is in the sampling code published with arXiv 2212.09748.
+    DiT guides three of its four latent channels, which is `channels(jnp.arange(4) < 3)`. Source: our choice, after the
+    sampling code published with arXiv 2212.09748.
     """
     return stateless(_channels, jnp.asarray(mask))
 
@@ -103,7 +102,7 @@ def _channels(mask, branches, at):
 
 
 def gain(factor: Array, branches: Branches) -> Branches:
-    """The branches with omega times `factor` [batch]."""
+    """Returns the branches with omega multiplied by `factor` [batch]."""
     return branches._replace(omega=branches.omega * factor)
 
 
@@ -116,7 +115,7 @@ def _combine(rule, branches, at):
 
 @dataclasses.dataclass(frozen=True)
 class _Stateless:
-    """A stage without memory; compared by its function, so that building it twice does not compile twice."""
+    """A stage without memory. It compares by its function, so that building it twice does not compile twice."""
 
     function: Callable
 
@@ -142,7 +141,7 @@ def _idle_stack(stages, states):
 
 
 def no_state(x: Array) -> tuple:
-    """The init of what remembers nothing."""
+    """Returns the empty state of a stage or guide that remembers nothing."""
     del x
     return ()
 

@@ -1,4 +1,4 @@
-"""Weights: functions (*, t, s, cond) -> omega [batch], fixed shapes and the learned network."""
+"""Weights: functions (*, t, s, cond) -> omega [batch], with a fixed shape or learned."""
 
 from guidance.schedules import times_of_log_snr, times_of_noise_level
 from guidance.weights.annealing import AnnealingNet, annealing

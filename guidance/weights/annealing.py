@@ -1,4 +1,4 @@
-"""The annealing network: a guidance scale that depends on time and on how far the branches are apart."""
+"""The annealing network: a guidance scale that depends on time and on the distance between the two predictions."""
 
 import dataclasses
 
@@ -10,12 +10,13 @@ from guidance.types import Array
 
 
 class AnnealingNet(nn.Module):
-    """scale(t, |eps_c - eps_u|, lambda) = scale MLP(emb(t), emb(|d|/gap_unit), emb(lambda)) + bias; all [batch].
+    """The network scale(t, d, lambda) = MLP(emb(t), emb(d/gap_unit), emb(lambda)), d = |eps_c - eps_u|; all [batch].
 
         emb(v) = [v, cos v, cos 2v, cos 3v]
 
-    gap_unit = 5 is the paper's, for its latents: choose about the size of the gap at hand. Depth, width (about 52k
-    parameters, as there), activation and the start at a constant `initial_scale` are our choice.
+    gap_unit: about the usual size of d; 5 is the paper's, for its latents. The untrained network returns
+    `initial_scale`. That, the depth, the width (about 52k parameters, as in the paper) and the activation are our
+    choice.
     Source: Navigating with Annealing Guidance Scale in Diffusion Space, arXiv 2506.24108.
     """
 
@@ -34,13 +35,13 @@ class AnnealingNet(nn.Module):
 
 
 def annealing(net: AnnealingNet, params) -> Partial:
-    """The function (t, gap_size, lambda) -> scale, all [batch], for `rules.annealed`; its leaves are `params`."""
+    """Returns the function (t, gap_size, lambda) -> scale, all [batch], for `rules.annealed`; `params` are leaves."""
     return Partial(_Applied(net), params)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Applied:
-    """Compared by the network, so that building it twice does not compile twice."""
+    """The application of a network. It compares by the network, so that building it twice does not compile twice."""
 
     net: AnnealingNet
 
@@ -49,5 +50,5 @@ class _Applied:
 
 
 def _embed(v: Array) -> Array:
-    """[v, cos v, cos 2v, cos 3v]: [batch] -> [batch, 4]."""
+    """Returns [v, cos v, cos 2v, cos 3v] [batch, 4] for v [batch]."""
     return jnp.stack([v, jnp.cos(v), jnp.cos(2 * v), jnp.cos(3 * v)], axis=-1)

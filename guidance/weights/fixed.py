@@ -1,7 +1,7 @@
-"""Fixed weights: constant, limited interval in every unit, and a table over the steps of a grid.
+"""Fixed weights: a constant, an interval in several units, and a table over the steps of a grid.
 
-Knobs are leaves of the returned pytree, so a sweep over them compiles once. Papers mostly print the scale 1 + omega;
-every function here takes omega, which is 0 where nothing is guided.
+Knobs are leaves of the returned pytree, so that a sweep over them compiles once. Every function here takes omega,
+where 0 is unguided; papers mostly print the scale 1 + omega.
 """
 
 from typing import Annotated
@@ -20,7 +20,7 @@ from guidance.types import Array, Cond, Schedule, Weight
 
 @ranged
 def constant(omega: Finite) -> Weight:
-    """omega(s, t, c) = omega: plain classifier-free guidance."""
+    """Builds the weight that is omega on every step, as in plain classifier-free guidance."""
     return Partial(_constant, omega)
 
 
@@ -37,11 +37,11 @@ def _constant(omega, *, t, s, cond):
 
 @ranged
 def interval(omega: Finite, lo: Time, hi: Annotated[Time, Above("lo")]) -> Weight:
-    """omega where lo < t <= hi, else 0; t is the time at which the step starts.
+    """Builds the weight that is omega on steps that start at a time t with lo < t <= hi, and 0 on the others.
 
     A time within 1e-6 of a bound counts as equal to it (see `guidance.times.within`), so that rounding moves no step.
-    Bounds in time; `interval_of_noise_levels`, `interval_of_log_snr` and `interval_of_steps` take other units. To move
-    bounds to the nearest boundaries of steps: `interval(omega, *snap(grid, [lo, hi]))`.
+    `interval_of_noise_levels`, `interval_of_log_snr` and `interval_of_steps` take bounds in other units. To move
+    bounds to the nearest step boundaries of a grid, use `interval(omega, *snap(grid, [lo, hi]))`.
     Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, eq. 6 (half-open in the noise level, as there;
     its scale is 1 outside, which is omega = 0).
     """
@@ -57,10 +57,10 @@ def _interval(omega, lo, hi, *, t, s, cond):
 def interval_of_noise_levels(
     schedule: Schedule, omega: Finite, lo: NonNegative, hi: Annotated[Cap, Above("lo")], grid: Array | None = None
 ) -> Weight:
-    """omega where lo < sigma/alpha <= hi, else 0; 0 <= lo < hi <= inf.
+    """Builds the weight that is omega on steps that start at a noise level lo < sigma/alpha <= hi, and 0 on others.
 
-    With a `grid` the bounds are snapped to the nearest boundaries of its steps (see `snap`): published bounds are
-    rounded, and a bound that misses its grid time by rounding would move the interval by a whole step.
+    0 <= lo < hi <= inf. Published bounds are rounded, which can move an interval by a whole step. With a `grid` the
+    bounds are therefore moved to the nearest step boundaries (see `snap`).
     Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, eq. 6.
     """
     return _between(times_of_noise_level(schedule, jnp.stack([jnp.asarray(lo), jnp.asarray(hi)])), omega, grid)
@@ -70,9 +70,10 @@ def interval_of_noise_levels(
 def interval_of_log_snr(
     schedule: Schedule, omega: Finite, lo: Extended, hi: Annotated[Extended, Above("lo")], grid: Array | None = None
 ) -> Weight:
-    """omega where lo <= log(alpha^2/sigma^2) < hi, else 0: half-open as in time; `grid` snaps the bounds.
+    """Builds the weight that is omega on steps that start at lo <= log(alpha^2/sigma^2) < hi, and 0 on the others.
 
-    Source: as `interval_of_noise_levels`, with log-SNR = -2 log(sigma/alpha).
+    With a `grid` the bounds are moved to the nearest step boundaries (see `snap`). Source: as
+    `interval_of_noise_levels`, with log-SNR = -2 log(sigma/alpha).
     """
     return _between(times_of_log_snr(schedule, jnp.stack([jnp.asarray(hi), jnp.asarray(lo)])), omega, grid)
 
@@ -81,9 +82,10 @@ def interval_of_log_snr(
 def interval_of_steps(
     grid: Array, omega: Finite, first: Index, last: Annotated[Index, Above("first", equal=True)]
 ) -> Weight:
-    """omega on the steps first..last (both included, 0 is the step that starts at grid[0]), else 0.
+    """Builds the weight that is omega on the steps first .. last, both included, and 0 on the others.
 
-    As the official code of the paper counts: [17, 22] of its 32 steps are the noise levels (0.19, 1.61].
+    Step 0 starts at grid[0], as in the official code of the paper: its [17, 22] of 32 steps are the noise levels
+    (0.19, 1.61]. Raises ValueError if the grid has no step `last`.
     Source: Applying Guidance in a Limited Interval, arXiv 2404.07724, official code.
     """
     checks.is_grid(grid)
@@ -100,7 +102,7 @@ def _between(bounds: Array, omega, grid: Array | None) -> Weight:
 
 
 def snap(grid: Array, times: Array) -> Array:
-    """The times [k] moved to the nearest boundaries of the steps of `grid` [steps + 1]; exact entries of the grid."""
+    """Returns for each time [k] the nearest entry of `grid` [steps + 1]."""
     times = jnp.asarray(times)
     return grid[jnp.argmin(jnp.abs(times[:, None] - grid[None, :]), axis=-1)]
 
@@ -109,12 +111,12 @@ def snap(grid: Array, times: Array) -> Array:
 
 
 def table(grid: Array, omegas: Array, conditions: Cond = None) -> Weight:
-    """A free omega for each step of a grid and each condition: omega(s, t, c) = omegas[i, c] for the step from t.
+    """Builds the weight with a free omega for each step of a grid and, if wanted, each condition.
 
-    grid [steps + 1] decreasing; omegas [steps] or [steps, G], for the labels 0 .. G - 1 or for `conditions`, leaves
-    [G, ...]: then a condition gets the column of the one that equals it. Other times get the omega of the nearest
-    start of a step. The most flexible weight that sees neither x nor the sample. A condition without a column is
-    refused where it is known, and has NaN inside jit. Raises ValueError for another number of rows.
+    grid [steps + 1]; omegas [steps], or [steps, G] with one column for each of the labels 0 .. G - 1. If `conditions`,
+    leaves [G, ...], are given, column i is for conditions equal to the i-th of them. A step from t gets the row of the
+    step of the grid that starts nearest to t. A condition without a column raises ValueError if its value is known,
+    and gets NaN inside jit. Raises ValueError unless there is one row per step.
     """
     omegas = jnp.asarray(omegas)
     checks.is_table(grid, omegas)
@@ -123,7 +125,7 @@ def table(grid: Array, omegas: Array, conditions: Cond = None) -> Weight:
 
 def _table(grid, omegas, conditions, *, t, s, cond):
     del s
-    # the step that starts nearest to t: robust to the rounding of t
+    # the nearest start of a step, since t may be rounded
     i = jnp.argmin(jnp.abs(t[:, None] - grid[None, :-1]), axis=-1)
     omegas = omegas.astype(t.dtype)
     if omegas.ndim == 1:
@@ -137,12 +139,11 @@ def _table(grid, omegas, conditions, *, t, s, cond):
 
 
 def tabulated(weight: Weight, grid: Array, conditions: Cond) -> Array:
-    """The values omega[i, c] that `weight` takes on the steps of a grid for G conditions, [steps, G].
+    """Returns the values [steps, G] of `weight` on the steps of a grid for a list of G conditions, leaves [G, ...].
 
-    A weight sees neither x nor the sample, so on a grid it is this table: `table(grid, tabulated(w, grid,
-    arange(G)))` is w on that grid for the labels 0 .. G - 1, and `table(grid, tabulated(w, grid, c), c)` for any
-    conditions c, leaves [G, ...]. A learned weight costs steps * G rows of its network this way, instead of
-    steps * batch; gradients are the same.
+    A weight does not depend on x, so that on this grid it equals the table of its values: `table(grid, tabulated(w,
+    grid, arange(G)))` for the labels 0 .. G - 1, and `table(grid, tabulated(w, grid, c), c)` for any conditions c. A
+    learned weight then evaluates its network on steps * G rows instead of steps * batch. Gradients are the same.
     """
     groups = size(conditions)
 

@@ -1,4 +1,4 @@
-"""The learned weight: a small network omega_phi(s, t, c) that never sees x.
+"""The learned weight: a small network omega_phi(s, t, c), which does not depend on x.
 
     omega = head(MLP_6(embed(log_snr(s), log_snr(t)), embed(c)))
 
@@ -18,19 +18,19 @@ from guidance.conditions import flat_features
 from guidance.types import Array, Cond, Schedule, Weight
 from guidance.weights.fixed import interval as limited
 
-# log-SNR runs over about [-10, 10]; this brings the network's inputs to order one
+# the log-SNR runs over about [-10, 10]; this factor brings the inputs of the network to order one
 _LOG_SNR_SCALE = 0.2
 HEADS = ("nonnegative", "signed")
 
 
 @jax.custom_vjp
 def nonnegative(a: Array) -> Array:
-    """max(a, 0) with the gradient of projected descent: zero weights are exact, and none of them is dead.
+    """Returns max(a, 0), with a gradient that lets a weight leave zero again.
 
-    Where a > 0 the gradient g passes. Where a <= 0 it passes only if descent would raise a (g < 0), and is stopped if
-    it would push a further below zero. A plain ReLU is dead there in both directions, softplus never reaches zero (no
-    branch could be skipped) and dies as well once a is far below. Our choice (the paper: ReLU; its follow-up, arXiv
-    2608.14038: softplus).
+    Where a > 0 the gradient g passes. Where a <= 0 it passes only if descent raises a (g < 0), as in projected
+    gradient descent. The gradient of a ReLU is zero there, so that a weight could not leave zero. Softplus is never
+    exactly zero, so that no branch could be skipped, and its gradient vanishes far below zero. Our choice; the paper
+    has a ReLU, and its follow-up, arXiv 2608.14038, softplus.
     """
     return jnp.maximum(a, 0)
 
@@ -47,15 +47,14 @@ nonnegative.defvjp(_nonnegative_forward, _nonnegative_backward)
 
 
 class GuidanceNet(nn.Module):
-    """omega(*, log_snr_t, log_snr_s, cond) [batch].
+    """The guidance network (*, log_snr_t, log_snr_s, cond) -> omega [batch].
 
-    condition: "label" embeds int labels (num_classes of them), "features" projects the numbers in the leaves of
-    any condition (`conditions.flat_features`), "none" ignores the condition. initial_omega is the constant that the
-    untrained network returns.
-
-    head: "nonnegative" is the paper's, max(a, 0) of the last layer's output a, with the gradient of `nonnegative`;
-    its initial_omega must be positive so that learning starts with a gradient. "signed" is a itself and may start at
-    0; below 0 the model moves towards the reference, at -1 all the way.
+    condition: "label" embeds int labels 0 .. num_classes - 1. "features" projects all numbers in the leaves of a
+        condition (`conditions.flat_features`). "none" ignores the condition.
+    initial_omega: the constant that the untrained network returns.
+    head: "nonnegative" is the paper's: `nonnegative` of the last layer's output. It needs initial_omega > 0, so that
+        training starts with a gradient. "signed" is the output itself. A negative omega moves the prediction towards
+        the reference, and -1 all the way.
     """
 
     condition: str = "label"
@@ -95,14 +94,14 @@ def learned(
     gap_min: float = 0.0,
     interval: tuple[float, float] | None = None,
 ) -> Weight:
-    """The weight that a trained `net` defines; a pytree whose leaves are `params`.
+    """Builds the weight of a trained network `net`; its leaves are `params`.
 
-    Inputs are clamped to where the network was trained: s >= s_min, t <= t_max, t - s >= gap_min. A query for a
-    smaller step (training never sees t - s < delta, a 100-step sampler asks for 0.01) is answered by the weight at
-    (max(t - gap_min, s_min), t), the nearest trained gap; a network left to extrapolate there keeps its initial value.
+    Times are clamped to those of training: s >= s_min, t <= t_max and t - s >= gap_min. Training may never see a small
+    step: with delta = 0.1 it never sees the steps of 0.01 of a 100-step sampler. Such a step gets the weight of the
+    nearest trained one, from t to max(t - gap_min, s_min), since the network has learned nothing beyond.
 
-    interval = (lo, hi): the weight is 0 unless lo < t <= hi (t as asked, before it is clamped), so that the steps that
-    start outside cost one network evaluation. The steps inside are those of `weights.interval` with the same bounds.
+    interval = (lo, hi): the weight is 0 unless lo < t <= hi, as with `weights.interval`, so that a step outside costs
+    one evaluation. t is compared before it is clamped.
     """
     return Partial(_Learned(net, schedule, s_min, t_max, gap_min, interval), params)
 

@@ -1,10 +1,9 @@
 """Smooth weights: functions of time alone, after published schedules of the guidance scale.
 
-tau = 1 - t is the progress of sampling: 0 at noise, 1 at data (the papers' step index divided by the number of steps,
-on a grid that is uniform in time). Sources print the scale w = 1 + omega; here every strength is an omega, and
-`ramp(..., of="scale")` multiplies w = 1 + omega by the ramp, as the sources do, then subtracts 1.
-
-Power-law guidance, whose strength depends on |D_c - D_u|, is a rule: `rules.power_law`.
+tau = 1 - t is the progress of sampling, from 0 at noise to 1 at data. On a uniform grid it is the papers' step number
+divided by the number of steps. The papers print the scale w = 1 + omega. Here every argument is an omega; with
+of="scale" the scale 1 + omega follows the ramp, as in the papers. Power-law guidance, whose strength depends on
+|D_c - D_u|, is a rule: `rules.power_law`.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from jax.tree_util import Partial
 from guidance.ranges import Finite, Floor, Number, OneOf, Positive, ranged
 from guidance.types import Array, Weight
 
-# progress tau -> a profile of mean 1 over [0, 1]
+# profiles: functions of the progress tau whose mean over [0, 1] is 1
 RAMPS = {
     "linear": lambda tau: 2 * tau,
     "cosine": lambda tau: 1 - jnp.cos(jnp.pi * tau),
@@ -38,7 +37,7 @@ def ramp(
     floor: Floor = -math.inf,
     of: Annotated[str, OneOf(_OF)] = "scale",
 ) -> Weight:
-    """A ramp r(tau) of mean 1, tau = 1 - t, so that the time average over [0, 1] is that of the constant omega.
+    """Builds a weight that follows a ramp r(tau) of mean 1, tau = 1 - t; its time average is the constant omega.
 
         linear 2 tau | cosine 1 - cos(pi tau) | inverse_linear 2 (1 - tau) | sine 1 + cos(pi tau)
         v 2 |1 - 2 tau| | lambda 2 (1 - |1 - 2 tau|)
@@ -46,9 +45,9 @@ def ramp(
         of="scale":  1 + omega(t) = max(floor, (1 + omega) r(tau))      (the paper)
         of="omega":  1 + omega(t) = max(floor, 1 + omega r(tau))        (never less than unguided for omega >= 0)
 
-    `floor` is a scale (the paper's c_0; 1 means at least unguided); a floor that is reached raises the mean. "lambda"
-    of omega is the triangle of arXiv 2509.22007 as its text states it; `triangle` is the one of its code. omega, floor
-    are leaves. Raises ValueError for an unknown shape or `of`.
+    floor: the smallest scale (the paper's c_0; 1 means at least unguided). Where it applies it raises the average.
+    `ramp("lambda", omega, of="omega")` is the triangle in the text of arXiv 2509.22007; `triangle` is that of its
+    code. omega and floor are leaves. Raises ValueError for an unknown shape or `of`.
     Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040 (of="omega": our choice).
     """
     return Partial(_Ramp(shape, of), omega, floor)
@@ -56,7 +55,7 @@ def ramp(
 
 @dataclasses.dataclass(frozen=True)
 class _Ramp:
-    """The static half of a ramp; compared by value, so that building it again does not compile again."""
+    """The static part of a ramp. It compares by value, so that building it twice does not compile twice."""
 
     shape: str
     of: str
@@ -68,7 +67,7 @@ class _Ramp:
 
 @ranged
 def clamp_linear(omega: Finite, floor: Floor) -> Weight:
-    """scale = max(floor, 2 (1 + omega) (1 - t)): `ramp("linear", omega, floor)`, the clamped linear ramp."""
+    """Builds the clamped linear ramp, scale = max(floor, 2 (1 + omega) (1 - t)), which is `ramp("linear", ..)`."""
     return ramp("linear", omega, floor)
 
 
@@ -76,10 +75,10 @@ def clamp_linear(omega: Finite, floor: Floor) -> Weight:
 def powered_cosine(
     omega: Finite, power: Positive, floor: Floor = -math.inf, of: Annotated[str, OneOf(_OF)] = "scale"
 ) -> Weight:
-    """The profile (1 - cos(pi tau^power)) / 2 rises from 0 at noise to 1 at data, later for a larger power > 0.
+    """Builds a weight that follows the profile (1 - cos(pi tau^power)) / 2, tau = 1 - t, from 0 at noise to 1 at data.
 
-    It is not normalised: omega is the weight at data, t = 0. `of` and `floor` as in `ramp`; omega, power and floor
-    are leaves. Raises ValueError for an unknown `of`.
+    A larger power > 0 makes it rise later. The profile is not normalised: omega is the weight at data, t = 0. `of` and
+    `floor` are those of `ramp`. omega, power and floor are leaves. Raises ValueError for an unknown `of`.
     Source: Analysis of Classifier-Free Guidance Weight Schedulers, arXiv 2404.13040, powered cosine; of="omega" is the
     form of the code of Masked Diffusion Transformer, arXiv 2303.14389.
     """
@@ -92,7 +91,7 @@ class _PoweredCosine:
 
     def __call__(self, omega, power, floor, *, t, s, cond):
         del s, cond
-        # tau = 0 is taken out before the power: the derivatives of 0^power are not finite
+        # tau = 0 is replaced before the power is taken, since the derivatives of 0^power are not finite
         started = t < 1
         powered = jnp.where(started, jnp.where(started, 1 - t, 1) ** power, 0)
         return _applied(self.of, omega, floor, (1 - jnp.cos(jnp.pi * powered)) / 2)
@@ -100,11 +99,13 @@ class _PoweredCosine:
 
 @ranged
 def beta(omega: Finite, a: Exponent, b: Exponent) -> Weight:
-    """scale = (1 + omega) Beta(tau; a, b), the density tau^(a-1) (1 - tau)^(b-1) / B(a, b): mean scale 1 + omega.
+    """Builds the weight whose scale is (1 + omega) p(tau), tau = 1 - t, with the Beta density p of mean 1.
 
-    Where the density vanishes (both ends, for a, b > 1) the prediction is the purely unconditional one, omega = -1.
-    Defaults of the source: a = b = 2 (paper), a = 2, b = 3 (code). The source divides the gap by |D_c - D_u|^gamma as
-    well: that part is a rule. a, b >= 1: below, the density has poles at the ends, which are cut off at finite values.
+        p(tau) = tau^(a-1) (1 - tau)^(b-1) / B(a, b)
+
+    The mean scale is 1 + omega. Where p is 0 (at both ends, for a, b > 1) omega is -1: the prediction is
+    unconditional. a, b >= 1, so that p has no poles. The paper has a = b = 2, its code a = 2, b = 3. The paper also
+    divides the gap by a power of its norm; that part is the rule `rules.gap_normalised`.
     Source: Classifier-free Guidance with Adaptive Scaling, arXiv 2502.10574 (its progress is step / (steps - 1)).
     """
     return Partial(_beta, omega, a, b)
@@ -114,16 +115,16 @@ def _beta(omega, a, b, *, t, s, cond):
     del s, cond
     tiny = float(jnp.finfo(t.dtype).tiny)
     log_tau, log_rest = jnp.log(jnp.maximum(1 - t, tiny)), jnp.log(jnp.maximum(t, tiny))
-    # the finite floor of the logarithms keeps values and gradients finite at both ends
+    # the floor of the logarithms keeps values and gradients finite at both ends
     exponent = (a - 1) * log_tau + (b - 1) * log_rest - betaln(jnp.asarray(a, t.dtype), jnp.asarray(b, t.dtype))
     return (1 + omega) * jnp.exp(exponent) - 1
 
 
 @ranged
 def exponential(omega: Finite, rate: Finite) -> Weight:
-    """scale = (1 + omega) exp(rate (1 - t)): 1 + omega at noise, e^rate times as much at data.
+    """Builds the weight with the scale (1 + omega) exp(rate (1 - t)): 1 + omega at noise, e^rate times that at data.
 
-    Its mean scale is (1 + omega) (e^rate - 1) / rate. A published rate: not found.
+    Its mean scale is (1 + omega) (e^rate - 1) / rate. We found no published rate.
     Source: C2FG: Control Classifier-Free Guidance via Score Discrepancy Analysis, arXiv 2603.08155 (its t/T is our t,
     its omega is our scale).
     """
@@ -136,6 +137,6 @@ def _exponential(omega, rate, *, t, s, cond):
 
 
 def _applied(of: str, omega, floor, profile: Array) -> Array:
-    """The weight whose scale, or whose omega, follows the profile, at a scale of at least `floor`."""
+    """Returns omega with the scale (1 + omega) profile, or for of="omega" 1 + omega profile, but at least `floor`."""
     scale = (1 + omega) * profile if of == "scale" else 1 + omega * profile
     return jnp.maximum(floor, scale) - 1
