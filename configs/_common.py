@@ -1,72 +1,13 @@
-"""What experiments share: groups of fields with their usual values; each experiment names what it has of its own."""
+"""What experiments share. A config names what its experiment sets; all other fields have the defaults of --help."""
 
 from ml_collections import config_dict
 
 
-def chain(seeds: int) -> config_dict.ConfigDict:
-    """What every experiment that trains, learns and evaluates starts from."""
-    return config_dict.ConfigDict({"job": "all", "seed": 0, "seeds": seeds, "figures": True})
-
-
-def training(**own) -> config_dict.ConfigDict:
-    """The group `base`: a base denoiser that is trained in the job."""
-    common = {
-        "learning_rate": 1e-3,
-        "condition_dropout": 0.1,
-        "guidance_matched": 0.0,
-        "accumulate": 1,
-        "weighting": "prediction",
-        "averages": (),
-        "keep": (),
-        "pictures": 0,
-    }
-    return config_dict.ConfigDict(common | own)
-
-
-def learning(**own) -> config_dict.ConfigDict:
-    """The group `learn`. particles, beta, lambda_ and churn are the paper's (arXiv 2510.00815); the rest is ours."""
-    common = {
-        "objectives": ("self_consistency", "l2", "rollout"),
-        "rules": ("cfg",),
-        "particles": 4,
-        "beta": 1.75,
-        "lambda_": 1.0,
-        "delta": 0.1,
-        "s_min": 0.01,
-        "zeta": 0.01,
-        "churn": 1.0,
-        "learning_rate": 1e-3,
-        "width": 64,
-        "depth": 6,
-        "embedding": 32,
-        "gammas": (0.0,),
-        "remat": "none",
-        "rollout_learning_rate": 5e-3,
-        "checkpoint_every": 200,
-    }
-    return config_dict.ConfigDict(common | own)
-
-
-def evaluation(**own) -> config_dict.ConfigDict:
-    """The group `eval`."""
-    common = {
-        "sweep_seeds": 5, "samples": 2000, "clamp": (1.0,), "others": (), "weak": 0, "sampler": "ddim"
-    }  # fmt: skip
-    return config_dict.ConfigDict(common | own)
-
-
-def large_images(**own) -> config_dict.ConfigDict:
-    """The group `problem` of the paper's sets of 64 x 64 pixels."""
-    common = {
-        "name": "labelled",
-        "split": "train",
-        "size": 64,
-        "images": 100_000,
-        "instrument": "weights/inception.safetensors",
-        "schedule": "rectified_flow",
-        "classifier_steps": 2000,
-    }
-    return config_dict.ConfigDict(common | own)
+def config(preset, **groups) -> config_dict.ConfigDict:
+    """Returns the config of these fields and groups of fields, with what a preset changes by dotted name."""
+    made = config_dict.ConfigDict(groups)
+    made.update_from_flattened_dict(preset)
+    return made
 
 
 # the paper's settings on images, at its own size; what it does not print is our choice
@@ -86,9 +27,25 @@ PAPER = {
     "rollout_conditions": 16,
 }
 PAPER_SAMPLES = {"steps": (100,), "samples": 50_000, "sweep_seeds": 1}
-# on latents of 256 x 256 pixels: what hand-made weights are tuned over, and how many samples fit a card at a time
+# latents of ImageNet's images of 256 x 256 pixels
+LATENTS = {
+    "latents": "latents/imagenet256",
+    "images": 100_000,
+    "vae": "weights/sd-vae-ft-mse.safetensors",
+    "instrument": "weights/inception.safetensors",
+    "reference": "references/VIRTUAL_imagenet256_labeled.npz",
+}
+# what hand-made weights are tuned over, and how many samples fit a card at a time
 LATENT_SAMPLES = PAPER_SAMPLES | {"batch": 128, "omegas": (0.0, 0.25, 0.5, 0.95), "intervals": ((0.2, 0.8),)}
 LATENT_SAMPLE = {"batch": 128, "steps": 100, "seeds": "0-49999"}
+# the paper's sets of images of 64 x 64 pixels
+LARGE_IMAGES = {
+    "name": "labelled",
+    "size": 64,
+    "images": 100_000,
+    "instrument": "weights/inception.safetensors",
+    "schedule": "rectified_flow",
+}
 # ADM's U-Net for images of 64 x 64: 296 million parameters
 LARGE_UNET = {
     "network": "adm",

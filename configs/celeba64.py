@@ -14,30 +14,18 @@ choice. Preset smoke: the whole chain with a small U-Net on random pictures of t
 CPU time with an empty compilation cache.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {"smoke": common.SMOKE | common.SMOKE_TRAINED}
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=1)
-
-    config.problem = common.large_images(
-        source="celeb_a/Male",
-        reference="",
-        train_fraction=0.5,
-        classifier_fraction=0.25,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=1,
+        problem=common.LARGE_IMAGES
+        | {"source": "celeb_a/Male", "reference": "", "train_fraction": 0.5, "classifier_fraction": 0.25},
+        base=common.LARGE_UNET | {"steps": 300_000, "batch": 256},
+        learn=common.PAPER,
+        eval=common.PAPER_SAMPLES | {"batch": 500, "omegas": (0.0, 0.25, 0.7), "intervals": ((0.0, 0.8), (0.2, 0.8))},
     )
-    config.base = common.training(**common.LARGE_UNET, steps=300_000, batch=256)
-    config.learn = common.learning(**common.PAPER)
-    config.eval = common.evaluation(
-        **common.PAPER_SAMPLES,
-        batch=500,
-        omegas=(0.0, 0.25, 0.7),
-        intervals=((0.0, 0.8), (0.2, 0.8)),
-    )
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config

@@ -8,42 +8,26 @@ the floor. Expect a feature-space Frechet distance of 1.23, 1.08 and 1.02 for th
 1.29, 1.11 and 1.04 for the best interval; of 0.70 for true digits.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {}
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=3)
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "digits"
-    problem.schedule = "rectified_flow"
-    problem.train_fraction = 0.5
-    problem.classifier_fraction = 0.25
-    problem.classifier_steps = 2000
-
-    config.base = common.training(
-        steps=3000,
-        batch=256,
-        width=256,
-        depth=4,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=3,
+        problem={
+            "name": "digits",
+            "schedule": "rectified_flow",
+            "train_fraction": 0.5,
+            "classifier_fraction": 0.25,
+        },
+        base={"steps": 3000, "batch": 256, "width": 256, "depth": 4},
+        learn={"iterations": 500, "batch": 128, "rollout_iterations": 200, "rollout_batch": 32, "rollout_real": 128},
+        eval={
+            "steps": (10, 20, 50),
+            "omegas": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
+            "intervals": ((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0)),
+        },
     )
-
-    config.learn = common.learning(
-        iterations=500,
-        batch=128,
-        rollout_iterations=200,
-        rollout_batch=32,
-        rollout_real=128,
-    )
-
-    config.eval = common.evaluation(
-        steps=(10, 20, 50),
-        omegas=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0),
-        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8), (0.4, 1.0)),
-    )
-
-    return config

@@ -9,7 +9,7 @@ Writes the law of the latents (mean and standard deviation) of every image and o
 preset encodes random pictures with a tiny random autoencoder: about ten seconds on two cores.
 """
 
-from ml_collections import config_dict
+from configs import _common as common
 
 PRESETS = {
     "smoke": {
@@ -24,20 +24,16 @@ PRESETS = {
 }
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "encode"
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "latents"
-    problem.source = "imagenet256"
-    problem.split = "train"
-    problem.size = 256
-    problem.images = 0
-    problem.vae = "weights/sd-vae-ft-mse.safetensors"
-    config.encode = encode = config_dict.ConfigDict()
-    encode.batch = 64
-    encode.shard = 4096
-    encode.mirrored = True
-    encode.precision = "float32"
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        problem={
+            "name": "latents",
+            "source": "imagenet256",
+            "split": "train",
+            "size": 256,
+            "images": 0,
+            "vae": "weights/sd-vae-ft-mse.safetensors",
+        },
+        encode={"batch": 64, "shard": 4096, "mirrored": True, "precision": "float32"},
+    )

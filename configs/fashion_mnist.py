@@ -8,8 +8,6 @@ the four idx files, or fashion_mnist after `python -m experiments.tools.prepare 
 stops the training after a tenth of its updates, `unet` does the same with a small U-Net.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 APG = "apg(cap=2.5)"  # for a model of this size
@@ -31,57 +29,51 @@ PRESETS = {
 }  # fmt: skip
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=5)
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "labelled"
-    problem.source = "../shared/data/fashion_mnist"
-    problem.split = "train"
-    problem.size = 28
-    problem.images = 0
-    problem.schedule = "rectified_flow"
-    problem.train_fraction = 0.6
-    problem.classifier_fraction = 0.25
-    problem.classifier_steps = 2000
-
-    config.base = common.training(
-        network="dit",
-        steps=15000,
-        batch=128,
-        width=64,
-        depth=4,
-        heads=4,
-        patch=7,
-        precision="float32",
-        remat=False,
-        averages=(0.1,),
-        keep=(3000,),
-        pictures=4,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=5,
+        problem={
+            "name": "labelled",
+            "source": "../shared/data/fashion_mnist",
+            "size": 28,
+            "schedule": "rectified_flow",
+            "train_fraction": 0.6,
+            "classifier_fraction": 0.25,
+        },
+        base={
+            "network": "dit",
+            "steps": 15000,
+            "batch": 128,
+            "width": 64,
+            "depth": 4,
+            "heads": 4,
+            "patch": 7,
+            "precision": "float32",
+            "remat": False,
+            "averages": (0.1,),
+            "keep": (3000,),
+            "pictures": 4,
+        },
+        learn={
+            "objectives": ("self_consistency", "rollout"),
+            "rules": ("cfg", "angle_domain", APG, "autoguided"),
+            "iterations": 1000,
+            "batch": 64,
+            "rollout_iterations": 40,
+            "rollout_batch": 16,
+            "rollout_real": 128,
+            "rollout_learning_rate": 1e-2,
+            "remat": "steps",
+            "checkpoint_every": 20,
+        },
+        eval={
+            "steps": (10, 25, 50),
+            "sweep_seeds": 1,
+            "samples": 500,
+            "omegas": (0.0, 0.1, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0),
+            "intervals": ((0.0, 0.5), (0.0, 0.8), (0.2, 0.8)),
+            "others": ("unguided_twice", "autoguided", "triangle", "angle_domain", APG),
+            "weak": 3000,
+        },
     )
-
-    config.learn = common.learning(
-        objectives=("self_consistency", "rollout"),
-        rules=("cfg", "angle_domain", APG, "autoguided"),
-        iterations=1000,
-        batch=64,
-        rollout_iterations=40,
-        rollout_batch=16,
-        rollout_real=128,
-        rollout_learning_rate=1e-2,
-        remat="steps",
-        checkpoint_every=20,
-    )
-
-    config.eval = common.evaluation(
-        steps=(10, 25, 50),
-        sweep_seeds=1,
-        samples=500,
-        omegas=(0.0, 0.1, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0),
-        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.8)),
-        others=("unguided_twice", "autoguided", "triangle", "angle_domain", APG),
-        weak=3000,
-    )
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config

@@ -13,8 +13,6 @@ images, with labels: --config.problem.latents; another network: --config.base.ne
 Presets: smoke, the whole chain on a tiny network and random latents of the same shape, ten classes.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {
@@ -27,36 +25,26 @@ PRESETS = {
 }  # fmt: skip
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=1)
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "trained_latents"
-    problem.latents = "latents/imagenet256"
-    problem.images = 100_000
-    problem.vae = "weights/sd-vae-ft-mse.safetensors"
-    problem.vae_groups = 32
-    problem.schedule = "rectified_flow"
-    problem.instrument = "weights/inception.safetensors"
-    problem.reference = "references/VIRTUAL_imagenet256_labeled.npz"
-
-    config.base = common.training(
-        network="dit",
-        steps=400_000,
-        batch=256,
-        learning_rate=1e-4,
-        width=768,
-        depth=12,
-        heads=12,
-        patch=2,
-        precision="bfloat16",
-        remat=True,
-        averages=(0.05,),
-        pictures=20,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=1,
+        problem=common.LATENTS | {"name": "trained_latents", "schedule": "rectified_flow"},
+        base={
+            "network": "dit",
+            "steps": 400_000,
+            "batch": 256,
+            "learning_rate": 1e-4,
+            "width": 768,
+            "depth": 12,
+            "heads": 12,
+            "patch": 2,
+            "precision": "bfloat16",
+            "remat": True,
+            "averages": (0.05,),
+            "pictures": 20,
+        },
+        learn=common.PAPER,
+        eval=common.LATENT_SAMPLES,
+        sample=common.LATENT_SAMPLE,
     )
-    config.learn = common.learning(**common.PAPER)
-    config.eval = common.evaluation(**common.LATENT_SAMPLES)
-    config.sample = config_dict.ConfigDict(common.LATENT_SAMPLE)
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config

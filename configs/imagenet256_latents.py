@@ -15,8 +15,6 @@ Presets: dit_xl; sit_xl; smoke, the whole chain on tiny random networks and rand
 classes: a minute on two cores with an empty compilation cache.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {
@@ -32,26 +30,18 @@ PRESETS = {
 }
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=1)
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "imported_latents"
-    problem.network = "dit"
-    problem.weights = "weights/dit-xl-2-256.safetensors"
-    problem.vae = "weights/sd-vae-ft-mse.safetensors"
-    problem.latents = "latents/imagenet256"
-    problem.images = 100_000
-    problem.instrument = "weights/inception.safetensors"
-    problem.reference = "references/VIRTUAL_imagenet256_labeled.npz"
-    problem.heads = 0
-    problem.side = 0
-    problem.vae_groups = 32
-    problem.dtype = "bfloat16"
-
-    config.learn = common.learning(**common.PAPER)
-    config.eval = common.evaluation(**common.LATENT_SAMPLES)
-    config.sample = config_dict.ConfigDict(common.LATENT_SAMPLE)
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=1,
+        problem=common.LATENTS
+        | {
+            "name": "imported_latents",
+            "network": "dit",
+            "weights": "weights/dit-xl-2-256.safetensors",
+            "dtype": "bfloat16",
+        },
+        learn=common.PAPER,
+        eval=common.LATENT_SAMPLES,
+        sample=common.LATENT_SAMPLE,
+    )

@@ -20,30 +20,23 @@ it costs. Preset smoke: the whole chain with a small U-Net on random pictures of
 CPU time with an empty compilation cache.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {"smoke": common.SMOKE | common.SMOKE_TRAINED}
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=1)
-
-    config.problem = common.large_images(
-        source="imagenet64",
-        reference="references/VIRTUAL_imagenet64_labeled.npz",
-        train_fraction=0.9,
-        classifier_fraction=0.05,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=1,
+        problem=common.LARGE_IMAGES
+        | {
+            "source": "imagenet64",
+            "reference": "references/VIRTUAL_imagenet64_labeled.npz",
+            "train_fraction": 0.9,
+            "classifier_fraction": 0.05,
+        },
+        base=common.LARGE_UNET | {"steps": 500_000, "batch": 1024},
+        learn=common.PAPER,
+        eval=common.PAPER_SAMPLES | {"batch": 500, "omegas": (0.0, 0.25, 0.5, 0.95), "intervals": ((0.2, 0.8),)},
     )
-    config.base = common.training(**common.LARGE_UNET, steps=500_000, batch=1024)
-    config.learn = common.learning(**common.PAPER)
-    config.eval = common.evaluation(
-        **common.PAPER_SAMPLES,
-        batch=500,
-        omegas=(0.0, 0.25, 0.5, 0.95),
-        intervals=((0.2, 0.8),),
-    )
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config

@@ -6,8 +6,7 @@ Writes leaderboard.md, leaderboard.csv and pictures; docs/leaderboard.md is such
 to gain more than any rule, and learned weights to lead where no constant repairs the model. 13 minutes on 2 cores.
 """
 
-from ml_collections import config_dict
-
+from configs import _common as common
 from experiments.config.expressions import COMBINATIONS
 
 # rules that compete with other knobs than the library's: those for models of this size
@@ -23,30 +22,29 @@ PRESETS = {
 }
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "leaderboard"
-    config.columns = ("mixtures",)
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "leaderboard"
-    problem.model = "../shared/data/weights/mnist_cfg_flow_vit.npz"
-    problem.classifier = "../shared/data/weights/mnist_lenet5.npz"
-    problem.data = "../shared/data/mnist"
-    problem.epochs = "../shared/data/weights"
-    config.seed = 0
-    config.seeds = 4
-    config.tuning_seeds = 2
-    config.samples = 256
-    config.nfe = (10, 20, 50)
-    config.image_nfe = (10, 20)
-    config.omegas = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0)
-    config.rules = tuple(KNOBS.get(name, name) for name in COMBINATIONS)
-    config.weights = (
-        "interval(0.3, 0.8)", "interval(0, 0.6)", "clamp_linear(1)", "triangle", "ramp(cosine)",
-        "ramp(inverse_linear)", "step_up", "exponential(-2)",
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        columns=("mixtures",),
+        problem={
+            "name": "leaderboard",
+            "model": "../shared/data/weights/mnist_cfg_flow_vit.npz",
+            "classifier": "../shared/data/weights/mnist_lenet5.npz",
+            "data": "../shared/data/mnist",
+            "epochs": "../shared/data/weights",
+        },
+        seeds=4,
+        tuning_seeds=2,
+        samples=256,
+        nfe=(10, 20, 50),
+        image_nfe=(10, 20),
+        omegas=(0.0, 0.15, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0),
+        rules=tuple(KNOBS.get(name, name) for name in COMBINATIONS),
+        weights=(
+            "interval(0.3, 0.8)", "interval(0, 0.6)", "clamp_linear(1)", "triangle", "ramp(cosine)",
+            "ramp(inverse_linear)", "step_up", "exponential(-2)",
+        ),
+        learned=("cfg", "angle_domain", KNOBS["apg"], "cfg_plus_plus"),
+        updates=300,
+        base_steps=(300, 5000),
     )  # fmt: skip
-    config.learned = ("cfg", "angle_domain", KNOBS["apg"], "cfg_plus_plus")
-    config.updates = 300
-    config.base_steps = (300, 5000)
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config

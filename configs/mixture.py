@@ -13,8 +13,6 @@ Presets, and what to expect of the learned weights:
   high_dimensional  64 dimensions, 10 classes, under-trained
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {
@@ -83,43 +81,27 @@ PRESETS = {
 }
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=3)
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "mixture"
-    problem.dimension = 2
-    problem.classes = 4
-    problem.modes = 2
-    problem.layout = "ring"
-    problem.radius = 3.0
-    problem.deviation = 0.5
-    problem.schedule = "rectified_flow"
-    problem.error = "under"
-    problem.attenuation = 0.6
-    problem.reward = ""
-    problem.temperature = 1.0
-
-    config.base = common.training(
-        steps=200,
-        batch=256,
-        width=64,
-        depth=3,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=3,
+        problem={
+            "name": "mixture",
+            "dimension": 2,
+            "classes": 4,
+            "modes": 2,
+            "layout": "ring",
+            "radius": 3.0,
+            "deviation": 0.5,
+            "schedule": "rectified_flow",
+            "error": "under",
+            "attenuation": 0.6,
+        },
+        base={"steps": 200, "batch": 256, "width": 64, "depth": 3},
+        learn={"iterations": 300, "batch": 256, "rollout_iterations": 120, "rollout_batch": 128, "rollout_real": 512},
+        eval={
+            "steps": (10, 20),
+            "omegas": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5),
+            "intervals": ((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.4, 0.7)),
+        },
     )
-
-    config.learn = common.learning(
-        iterations=300,
-        batch=256,
-        rollout_iterations=120,
-        rollout_batch=128,
-        rollout_real=512,
-    )
-
-    config.eval = common.evaluation(
-        steps=(10, 20),
-        omegas=(0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5),
-        intervals=((0.0, 0.5), (0.0, 0.8), (0.2, 0.6), (0.4, 0.7)),
-    )
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config

@@ -10,37 +10,34 @@ reproduced by tests/experiments/problems/test_mnist.py. Expect 0.23
 constant, 0.17 for true data. An hour and a half on 2 cores, half of it at 50 steps.
 """
 
-from ml_collections import config_dict
-
 from configs import _common as common
 
 PRESETS = {}
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = common.chain(seeds=5)
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "mnist"
-    problem.model = "../shared/data/weights/mnist_cfg_flow_vit.npz"
-    problem.classifier = "../shared/data/weights/mnist_lenet5.npz"
-    problem.data = "../shared/data/mnist"
-
-    config.learn = common.learning(
-        iterations=200,
-        batch=64,
-        rollout_iterations=150,
-        rollout_batch=16,
-        rollout_real=256,
-        remat="steps",
-        checkpoint_every=20,
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        seeds=5,
+        problem={
+            "name": "mnist",
+            "model": "../shared/data/weights/mnist_cfg_flow_vit.npz",
+            "classifier": "../shared/data/weights/mnist_lenet5.npz",
+            "data": "../shared/data/mnist",
+        },
+        learn={
+            "iterations": 200,
+            "batch": 64,
+            "rollout_iterations": 150,
+            "rollout_batch": 16,
+            "rollout_real": 256,
+            "remat": "steps",
+            "checkpoint_every": 20,
+        },
+        eval={
+            "steps": (10, 20, 50),
+            "sweep_seeds": 1,
+            "omegas": (0.0, 0.1, 0.2, 0.35, 0.6),
+            "intervals": ((0.0, 0.5), (0.0, 0.7), (0.2, 0.6), (0.3, 0.8)),
+        },
     )
-
-    config.eval = common.evaluation(
-        steps=(10, 20, 50),
-        sweep_seeds=1,
-        omegas=(0.0, 0.1, 0.2, 0.35, 0.6),
-        intervals=((0.0, 0.5), (0.0, 0.7), (0.2, 0.6), (0.3, 0.8)),
-    )
-
-    return config

@@ -13,7 +13,7 @@ images with their labels and seeds as the ADM suite reads them, and grid.png. Th
 Presets: sit, the flow transformer; smoke, eight samples in four steps from whatever small files it is given.
 """
 
-from ml_collections import config_dict
+from configs import _common as common
 
 PRESETS = {
     "sit": {"problem.network": "sit", "problem.weights": "weights/sit-xl-2-256.safetensors"},
@@ -28,26 +28,16 @@ PRESETS = {
 }
 
 
-def get_config(preset: str = "") -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "sample"
-
-    config.problem = problem = config_dict.ConfigDict()
-    problem.name = "imported"
-    problem.network = "dit"
-    problem.weights = "weights/dit-xl-2-256.safetensors"
-    problem.vae = "weights/sd-vae-ft-mse.safetensors"
-    problem.heads = 0
-    problem.side = 0
-    problem.vae_groups = 32
-    problem.dtype = "float32"
-
-    config.sample = sample = config_dict.ConfigDict()
-    sample.seeds = "0-63"
-    sample.batch = 32
-    sample.steps = 50
-    sample.weight = "0.5"
-    sample.output = ("npz", "grid")
-
-    config.update_from_flattened_dict(PRESETS.get(preset, {}))
-    return config
+def get_config(preset: str = ""):
+    return common.config(
+        PRESETS.get(preset, {}),
+        job="sample",
+        problem={
+            "name": "imported",
+            "network": "dit",
+            "weights": "weights/dit-xl-2-256.safetensors",
+            "vae": "weights/sd-vae-ft-mse.safetensors",
+            "dtype": "float32",
+        },
+        sample={"seeds": "0-63", "batch": 32, "steps": 50, "weight": "0.5", "output": ("npz", "grid")},
+    )

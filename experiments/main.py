@@ -23,13 +23,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def parse(arguments: list[str]) -> config.Request:
-    """The checked request of a command line; see `config.parse`."""
+    """Returns the checked request of a command line; see `config.parse`."""
     return config.parse(arguments, FORMS)
 
 
-def load(source: str, overrides: dict[str, str] | None = None, known: config.Known = config.NEW):
-    """The checked config of "FILE.py[:PRESET]"; see `config.load`."""
-    return config.load(source, FORMS, overrides, known)
+def load(source: str, overrides: dict[str, str] | None = None):
+    """Returns the checked config of "FILE.py[:PRESET]"; see `config.load`."""
+    return config.load(source, FORMS, overrides)
 
 
 def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:

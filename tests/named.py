@@ -1,9 +1,10 @@
 """Values inside the range of a knob, for tests that run over everything that has a name."""
 
 import math
+from inspect import Parameter
 from typing import Any
 
-from experiments.config.registry import Knob, Member
+from experiments.config.registry import Member
 from guidance import ranges
 
 
@@ -11,12 +12,12 @@ def needed(member: Member) -> dict[str, Any]:
     """Every knob without a default at a value that its range allows."""
     found: dict[str, Any] = {}
     for knob in member.knobs:
-        if knob.needed:
+        if knob.default is knob.empty:
             found[knob.name] = inside(knob, found)
     return found
 
 
-def inside(knob: Knob, others: dict[str, Any]) -> Any:
+def inside(knob: Parameter, others: dict[str, Any]) -> Any:
     """A value that the range of a knob allows, above the `others` that it must be above."""
     kind, above = ranges.of(knob.annotation)
     low = max((others[bound.knob] for bound in above), default=0)
@@ -30,7 +31,7 @@ def inside(knob: Knob, others: dict[str, Any]) -> Any:
     return tuple(kind.names)[1]
 
 
-def outside(knob: Knob) -> list:
+def outside(knob: Parameter) -> list:
     """Values that the range of a knob does not allow."""
     kind, _ = ranges.of(knob.annotation)
     if isinstance(kind, ranges.Number):

@@ -1,21 +1,6 @@
 """From the command line to a checked, locked config, before anything heavy is imported."""
 
-from experiments.config.loading import (
-    NEW,
-    RESUMABLE,
-    USAGE,
-    ConfigError,
-    Known,
-    Request,
-    flat,
-    load,
-    nested,
-    parse,
-    stored,
-    usage,
-)
+from experiments.config.command_line import Request, parse, usage
+from experiments.config.loading import RESUMABLE, ConfigError, flat, load, nested, stored
 
-__all__ = [
-    "NEW", "RESUMABLE", "USAGE", "ConfigError", "Known", "Request", "flat", "load", "nested", "parse", "stored",
-    "usage",
-]  # fmt: skip
+__all__ = ["RESUMABLE", "ConfigError", "Request", "flat", "load", "nested", "parse", "stored", "usage"]

@@ -1,12 +1,11 @@
 """What the library offers, read from its docstrings: `--list` prints it, docs/rules.md is written from it."""
 
+import inspect
 import pathlib
 from typing import NamedTuple
 
 from experiments.config import registry
-from experiments.config.expressions import written
 from experiments.config.references import FILE, Reference, cited
-from experiments.config.registry import ROOT, Knob
 from guidance import ranges
 
 FAMILIES = {
@@ -30,36 +29,30 @@ class Entry(NamedTuple):
     knobs: str  # each with its range
 
 
-def entries(package: str, root: pathlib.Path = ROOT) -> list[Entry]:
+def entries(package: str, root: pathlib.Path = registry.ROOT) -> list[Entry]:
     """Returns the public functions of a package of guidance that name a source, in alphabetical order."""
-    found = [_entry(*function) for function in sorted(registry.functions(package, root))]
+    found = [_entry(name, stub) for name, stub in sorted(registry.functions(package, root).items())]
     return [entry for entry in found if entry.source]
 
 
-def _entry(name: str, parameters: tuple[Knob, ...], doc: str) -> Entry:
-    summary, _, rest = doc.partition("\n")
-    body, _, source = rest.strip().partition("Source:")
-    if not source and "Source:" in summary:
-        summary, _, source = summary.partition("Source:")
-    shown = ", ".join(map(_parameter, parameters))
-    ranged = [f"`{p.name}` {ranges.words(p.annotation)}" for p in parameters if p.annotation is not None]
-    source = " ".join(source.split())
-    return Entry(name, f"{name}({shown})", summary.strip(), body.strip(), source, cited(source), "; ".join(ranged))
-
-
-def _parameter(knob: Knob) -> str:
-    if knob.needed:
-        return knob.name
-    default = knob.default
-    return f"{knob.name}={f'{default:.4g}' if isinstance(default, float) else written(default)}"
+def _entry(name: str, stub) -> Entry:
+    parameters = inspect.signature(stub).parameters.values()
+    text, _, source = (inspect.getdoc(stub) or "").partition("Source:")
+    summary, _, body = text.partition("\n")
+    ranged = [f"`{p.name}` {ranges.words(p.annotation)}" for p in parameters if ranges.of(p.annotation)[0] is not None]
+    signature, source = registry.usage(name, parameters), " ".join(source.split())
+    return Entry(name, signature, summary.strip(), body.strip(), source, cited(source), "; ".join(ranged))
 
 
 def listing() -> str:
-    """Returns the text of --list: every name with its first line, its source and the BibTeX keys of the source."""
+    """Returns the text of --list: the names that configs use; every function, its first line, its source with keys."""
     lines = []
-    for title, meaning in FAMILIES.items():
-        lines += [f"guidance.{title}: {meaning}"]
-        for entry in entries(title):
+    for package, meaning in FAMILIES.items():
+        lines += [f"guidance.{package}: {meaning}"]
+        for kind, shelf in registry.SHELVES.items():
+            if shelf.package == package and registry.named(kind):
+                lines += [f"  as a {kind} of a config: {', '.join(registry.named(kind))}"]
+        for entry in entries(package):
             keys = "".join(f" [{reference.key}]" for reference in entry.references)
             lines += [f"  {entry.signature}", f"      {entry.summary}", f"      {entry.source}{keys}"]
     lines += [f"[keys]: BibTeX entries in {FILE}"]

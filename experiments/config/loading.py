@@ -1,32 +1,26 @@
-"""From the command line to a checked, locked config, before anything heavy is imported.
+"""From a config file, or the config.json of a folder, to a checked, locked config. Imports nothing heavy.
 
-What each field may hold is data, in `experiments.config.fields`. Whatever is wrong becomes one ConfigError with a
-one-line message that names the field and what is allowed.
+Each value is checked where it enters, by the `Kind` of its field. Whatever is wrong becomes one ConfigError: one line
+that names the field, and what is allowed there.
 """
 
-import importlib.util
 import json
 import os
 import pathlib
 import reprlib
+import runpy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import config_dict
 
-from experiments.config.values import REQUIRED, Field, Form, Refused, choice, hint
+from experiments.config.values import REQUIRED, Field, Form, Refused, choice, literal, nearest
 
-USAGE = (
-    "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER "
-    "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]; where FOLDER has a run, its config.json stands in "
-    "for --config, and for all that job=sample is not told"
-)
-Forms = Mapping[str, Form]  # by the names of problems
-FLAGS = ("config", "workdir", "mesh")
-LONGEST = 10_000  # characters of a value
+Forms = Mapping[str, Form]  # what a config may hold, by the name of its problem
 # fields, and groups of them, that may change between two commands on one folder; samples keep their own settings
 RESUMABLE = ("job", "figures", "sample.")
-SHORT = reprlib.Repr()  # of a list its beginning, of a path all
+A_CONFIG_FILE = "a Python file that defines get_config(preset) and PRESETS, as configs/*.py do"
+SHORT = reprlib.Repr()  # shows the beginning of a list, and all of a path
 SHORT.maxstring = SHORT.maxother = 4096
 
 
@@ -37,41 +31,125 @@ class ConfigError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-class Request(NamedTuple):
-    """What the command line asks for."""
+class Config(config_dict.ConfigDict):
+    """A config. Printed, it is one line for each field, as on the command line."""
 
-    config: config_dict.ConfigDict  # complete, checked, locked
-    workdir: pathlib.Path
-    mesh: Mapping[
-        str, Any
-    ]  # the arguments of experiments.runtime.mesh.use; not part of the config: a run may change machines
+    def __repr__(self) -> str:
+        return "\n".join(f"--config.{name}={shown(value)}" for name, value in flat(self).items())
 
-
-def parse(arguments: list[str], forms: Forms) -> Request:
-    """The checked request of a command line (without the program's name). Raises ConfigError."""
-    flags = _flags(arguments)
-    known = _known(flags)
-    for name in ("config", "workdir"):
-        if not flags.get(name) and not (name == "config" and known.values):
-            raise ConfigError(f"--{name} is missing; {USAGE}")
-    overrides = {name.removeprefix("config."): value for name, value in flags.items() if name.startswith("config.")}
-    config = load(flags.get("config", ""), forms, overrides, known)
-    return Request(config, pathlib.Path(flags["workdir"]), _mesh(flags.get("mesh", "")))
+    __str__ = __repr__
 
 
-class Known(NamedTuple):
-    """The config of the run that a folder has, by dotted name; empty where it has none."""
+def load(source: str, forms: Forms, overrides: Mapping[str, Any] | None = None, workdir: str | os.PathLike = ""):
+    """Returns the checked, locked config of "FILE.py[:PRESET]", with overrides by dotted name.
 
-    folder: str = ""
-    values: Mapping[str, Any] = {}
+    Where `workdir` has a run, its config stands in for an empty `source`; and for job sample it stands in for whatever
+    neither an override nor the preset sets, because samples are of that run. Raises ConfigError.
+    """
+    values, fields, _ = read(source, forms, workdir)
+    chosen = _checked(overrides or {}, fields, "")
+    if source and (values | chosen)["job"] == "sample" and stored(workdir):
+        values = _of_the_run(source, forms, workdir, chosen)
+    values |= chosen
+    config = nested(values)
+    missing = [(n, f.kind.allowed) for n, f in fields.items() if f.used(config) and not f.kind.exists(values[n])]
+    broken = [(n, allowed) for n, allowed, holds in forms[values["problem.name"]].conditions if not holds(config)]
+    if missing or broken:
+        raise ConfigError(
+            "; ".join(f"{n} = {_word(values[n])}: allowed: {allowed}" for n, allowed in missing + broken)
+        )
+    return config.lock()
 
 
-NEW = Known()
+def read(source: str, forms: Forms, workdir: str | os.PathLike) -> tuple[dict[str, Any], Mapping[str, Field], str]:
+    """Returns (values, fields, presets) of a config file or, without one, of the run in a folder.
+
+    Values and fields are by dotted name; the names of the presets are a text. Raises ConfigError.
+    """
+    if source:
+        path, values, presets = _of_file(source)
+    else:
+        path, presets = os.path.join(workdir, "config.json"), "those of its config file"
+        values = stored(workdir)
+    problem = values.get("problem.name")
+    if not isinstance(problem, str) or problem not in forms:
+        raise ConfigError(f"{path}: problem.name = {_word(problem)}: allowed: {' or '.join(forms)}")
+    another = choice(problem, why=" (another problem has its own config file)")
+    fields = {"problem.name": Field(another, "the problem; each config file has its own"), **forms[problem].fields}
+    values = {name: field.default for name, field in fields.items()} | values
+    for name in [name for name, value in values.items() if value is REQUIRED]:
+        raise ConfigError(f"{path}: {name} is missing; allowed: {fields[name].kind.allowed}")
+    if not source:  # what this version does not know is refused where the folder is claimed
+        values = {name: values[name] for name in fields}
+    return _checked(values, fields, f"{path}: "), fields, presets
+
+
+def _checked(values: Mapping[str, Any], fields: Mapping[str, Field], origin: str) -> dict[str, Any]:
+    """Returns the values in their final types. Raises one ConfigError that names all that are wrong."""
+    checked, refusals = {}, []
+    for name, value in values.items():
+        try:
+            if name not in fields:
+                raise Refused(_unknown(name, fields))
+            checked[name] = fields[name].kind.read(value)
+        except Refused as error:
+            refusals.append(f"{origin}{name} = {_word(literal(value))}: {error}")
+    if refusals:
+        raise ConfigError("; ".join(refusals))
+    return checked
+
+
+def _unknown(name: str, fields: Mapping[str, Field]) -> str:
+    """Returns what is wrong with a name that is no field, and the field that is closest to it."""
+    inside = [field for field in fields if field.startswith(f"{name}.")]
+    if inside:
+        return f"a group of fields, such as {inside[0]}; --help lists them"
+    group, dot, last = name.rpartition(".")
+    siblings = [f.removeprefix(group + dot) for f in fields if f.rpartition(".")[0] == group]
+    close = nearest(last, siblings, prefix=group + dot) if siblings else nearest(name, fields)
+    return f"no such field{close or '; --help lists the fields'}"
+
+
+def _of_file(source: str) -> tuple[pathlib.Path, dict[str, Any], str]:
+    """Runs the config file of "FILE.py[:PRESET]"; returns its path, its values and its presets. Raises ConfigError."""
+    name, found, preset = source.partition(".py:")
+    path = pathlib.Path(name + ".py" if found else name)
+    if not path.is_file():
+        nearby = sorted(map(str, path.parent.glob("[!_]*.py"))) if path.parent.is_dir() else []
+        raise ConfigError(f"--config={path}: no such file{nearest(str(path), nearby, f'; allowed: {A_CONFIG_FILE}')}")
+    try:
+        module = runpy.run_path(str(path)) if path.suffix == ".py" else {}
+        presets = module.get("PRESETS")
+        if not (callable(module.get("get_config")) and isinstance(presets, Mapping)):
+            raise ConfigError(f"--config={path}: allowed: {A_CONFIG_FILE}")
+        if preset and preset not in presets:
+            known = f"{nearest(preset, presets)}; allowed: {', '.join(presets) or 'none'}"
+            raise ConfigError(f"--config={source}: no such preset {preset!r}{known}")
+        return path, flat(module["get_config"](preset)), ", ".join(presets) or "none"
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a person's file raises is theirs to read, in one line
+        raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
+
+
+def _of_the_run(source: str, forms: Forms, workdir, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of the run in a folder, but for what the preset of `source` sets of the group `sample`.
+
+    Raises ConfigError for the config of another problem, and for a preset that contradicts the run.
+    """
+    file, found, _ = source.partition(".py")
+    values, usual, run = (read(config, forms, workdir)[0] for config in (source, file + found, ""))
+    preset = [name for name in values if values[name] != usual[name] and name not in chosen]
+    for name in ("problem.name", *sorted(preset)):
+        if not name.startswith(RESUMABLE) and values[name] != run.get(name):
+            differ = f"{name} = {_word(values[name])} there, {_word(run.get(name))} in {workdir}/config.json"
+            raise ConfigError(f"--config={source}: {differ}; allowed: no preset, no --config, or a new folder")
+    return run | {name: values[name] for name in preset if name.startswith("sample.")} | {"job": "sample"}
 
 
 def stored(folder: str | os.PathLike) -> dict[str, Any]:
-    """The config.json of a folder by dotted name, {} without one. Raises ConfigError for one that cannot be read."""
-    path = os.path.join(folder, "config.json")
+    """Returns the config.json of a folder by dotted name, {} without one. Raises ConfigError if it is damaged."""
+    path = os.path.join(folder, "config.json") if folder else ""
     if not os.path.exists(path):
         return {}
     try:
@@ -80,65 +158,8 @@ def stored(folder: str | os.PathLike) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error}); allowed: a new folder") from error
 
 
-def _known(flags: Mapping[str, str]) -> Known:
-    folder = flags.get("workdir", "")
-    return Known(folder, stored(folder) if folder else {})
-
-
-def load(
-    source: str, forms: Forms, overrides: Mapping[str, str] | None = None, known: Known = NEW
-) -> config_dict.ConfigDict:
-    """The config of "FILE.py[:PRESET]" with textual overrides by dotted name, checked, locked.
-
-    Where the folder has a run, its config stands in for an empty `source`, and for job sample for whatever neither an
-    override nor the preset says: samples are of that run. Raises ConfigError.
-    """
-    values, fields = _defaults(source, forms) if source else _of_folder(known, forms)
-    if source and known.values and str((overrides or {}).get("job", values["job"])).strip("'\"") == "sample":
-        values = _of_this_run(source, forms, values, fields, overrides or {}, known)
-    for name, raw in (overrides or {}).items():
-        if name not in fields:
-            raise ConfigError(f"--config.{name}: {_unknown(name, fields)}")
-        if name == "problem.name" and raw != values[name]:
-            raise ConfigError(
-                f"problem.name = {_word(raw)}: allowed: {values[name]} (another problem has its own config file)"
-            )
-        values[name] = _parsed(name, fields[name], raw)
-    config = nested(_checked(values, fields))
-    failures = [c for c in forms[config.problem.name].constraints if not c.holds(config)]
-    if failures:
-        raise ConfigError("; ".join(_refusal(c.field, flat(config)[c.field], c.allowed) for c in failures))
-    return config.lock()
-
-
-def _parsed(name: str, field: Field, raw: str) -> Any:
-    """What `field.kind.read` takes, from the text of a command line; a text that cannot be taken apart stays text."""
-    if len(raw) > LONGEST:
-        raise ConfigError(f"{name}: a text of {len(raw)} characters; allowed: {field.kind.allowed}")
-    try:
-        return field.kind.parse(raw)
-    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError):
-        return raw
-
-
-def usage(arguments: list[str], forms: Forms) -> str:
-    """The text of --help: the fields of the chosen config with their defaults, what is allowed and what they mean."""
-    flags = _flags([a for a in arguments if a not in ("-h", "--help")])
-    source, known = flags.get("config"), _known(flags)
-    if not source and not known.values:
-        return f"{USAGE}\nwith a --config, --help lists its fields; configs: configs/*.py"
-    values, fields = _defaults(source, forms) if source else _of_folder(known, forms)
-    presets = ", ".join(_module(_split(source)[0]).PRESETS) or "none" if source else "those of its config file"
-    source = source or known.folder
-    lines = [
-        f"  --config.{name}={_shown(values[name])}\n      {field.meaning}; allowed: {field.kind.allowed}"
-        for name, field in fields.items()
-    ]
-    return "\n".join([USAGE, f"presets: {presets}", f"fields of {source} with their values:", *lines])
-
-
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as one dict with dotted names."""
+    """Returns nested groups as one dict with dotted names."""
     fields = {}
     for name, value in config.items():
         group = isinstance(value, Mapping | config_dict.ConfigDict)
@@ -146,167 +167,16 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def _flags(arguments: list[str]) -> dict[str, str]:
-    """--name=value and --name value; the last of equal names wins."""
-    flags, rest = {}, list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if any("\ud800" <= character <= "\udfff" for character in argument):
-            raise ConfigError(f"{argument!r} is not text in UTF-8; {USAGE}")
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--"):
-            raise ConfigError(f"{argument!r} is not a flag; {USAGE}")
-        if name not in FLAGS and not name.startswith("config."):
-            raise ConfigError(f"--{name}: no such flag{hint(name, (*FLAGS, 'help'), '--')}; {USAGE}")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
-            value = rest.pop(0)
-        flags[name] = value
-    return flags
+def nested(values: Mapping[str, Any]) -> Config:
+    """Returns values by dotted name as nested groups."""
+    config = Config({name.partition(".")[0]: {} for name in values if "." in name})
+    config.update_from_flattened_dict(dict(values))
+    return config
 
 
-def _mesh(text: str) -> dict[str, Any]:
-    """ "data:4,model:2,fsdp", each part optional -> {"data": 4, "model": 2, "fsdp": True}."""
-    chosen: dict[str, Any] = {}
-    for word in filter(None, text.split(",")):
-        axis, _, length = word.partition(":")
-        if word == "fsdp":
-            chosen["fsdp"] = True
-        elif axis in ("data", "model") and length.isdecimal() and int(length) > 0:
-            chosen[axis] = int(length)
-        else:
-            raise ConfigError(f"--mesh={text}: {word}: allowed: data:N, model:N, fsdp, separated by commas")
-    return chosen
-
-
-def _split(source: str) -> tuple[pathlib.Path, str]:
-    path, found, preset = source.partition(".py:")
-    return pathlib.Path(path + ".py" if found else path), preset
-
-
-def _module(path: pathlib.Path):
-    """Runs a config file; it must define get_config(preset) and PRESETS, the known presets."""
-    if not os.path.isfile(path):
-        folder = path if os.path.isdir(path) else path.parent
-        nearby = sorted(str(p) for p in folder.glob("[!_]*.py")) if os.path.isdir(folder) else []
-        meant = "" if folder == path else hint(str(path), nearby)
-        raise ConfigError(f"--config={path}: no such file{meant or (_listing(nearby) if nearby else '')}")
-    if path.suffix != ".py":
-        raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
-    spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever a person's file raises is theirs to read, in one line
-        raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
-    if not (callable(getattr(module, "get_config", None)) and isinstance(getattr(module, "PRESETS", None), Mapping)):
-        raise ConfigError(f"--config={path}: allowed: a Python file that defines get_config(preset) and PRESETS")
-    return module
-
-
-def _defaults(source: str, forms: Forms) -> tuple[dict[str, Any], dict[str, Field]]:
-    """The values of a config file and preset, not yet checked, and the fields that they must fill exactly."""
-    path, preset = _split(source)
-    module = _module(path)
-    if preset and preset not in module.PRESETS:
-        known = ", ".join(module.PRESETS) or "none"
-        raise ConfigError(
-            f"--config={source}: unknown preset {preset!r}; allowed: {known}{hint(preset, module.PRESETS)}"
-        )
-    try:
-        values = flat(module.get_config(preset))
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"--config={source}: {type(error).__name__}: {error}") from error
-    fields = _fields(_problem_of(source, values, forms), forms)
-    for field in values.keys() - fields.keys():
-        raise ConfigError(f"{path}: {field}: {_unknown(field, fields)}")
-    for name in [name for name in fields if name not in values]:
-        if fields[name].default is REQUIRED:
-            raise ConfigError(f"{path}: {name} is missing; allowed: {fields[name].kind.allowed}")
-        values[name] = fields[name].default
-    return values, fields
-
-
-def _fields(problem: str, forms: Forms) -> dict[str, Field]:
-    return {
-        "problem.name": Field(choice(problem), "the problem; each config file has its own"),
-        **forms[problem].fields,
-    }
-
-
-def _of_folder(known: Known, forms: Forms) -> tuple[dict[str, Any], dict[str, Field]]:
-    """The values of the run that a folder has, and their fields; fields that are younger have their defaults."""
-    path = os.path.join(known.folder, "config.json")
-    fields = _fields(_problem_of(path, known.values, forms), forms)
-    values = {name: known.values.get(name, field.default) for name, field in fields.items()}
-    for name, value in values.items():
-        if value is REQUIRED:
-            raise ConfigError(f"{path}: {name} is missing; allowed: {fields[name].kind.allowed}")
-    return values, fields
-
-
-def _of_this_run(source: str, forms: Forms, values, fields, overrides, known: Known) -> dict[str, Any]:
-    """The values of the run that is sampled, but for what the preset of `source` says of samples.
-
-    Raises ConfigError for the config of another problem, and for a preset that contradicts the run.
-    """
-    path, preset = _split(source)
-    usual = _defaults(str(path), forms)[0] if preset else values
-    said = {name for name in fields if values[name] != usual[name]} - overrides.keys()
-    mine, _ = _of_folder(known, forms)
-    for name in ("problem.name", *sorted(said)):
-        here, there = values[name], mine.get(name)
-        if not name.startswith(RESUMABLE) and _final(fields[name], here) != _final(fields[name], there):
-            held = f"{name} = {_word(here)} there, {_word(there)} in {os.path.join(known.folder, 'config.json')}"
-            raise ConfigError(f"--config={source}: {held}; allowed: no preset, no --config, or a new folder")
-    kept = {name: values[name] for name in said if name.startswith("sample.")}
-    return mine | kept | {"job": "sample"}
-
-
-def _final(field: Field, value: Any) -> Any:
-    """The value in its final type, where it has one."""
-    try:
-        return field.kind.read(value)
-    except (ValueError, TypeError, OverflowError):
-        return value
-
-
-def _problem_of(source: str, values: Mapping[str, Any], forms: Forms) -> str:
-    problem = values.get("problem.name")
-    if not isinstance(problem, str) or problem not in forms:
-        raise ConfigError(f"{source}: {_refusal('problem.name', problem, ' or '.join(forms))}")
-    return problem
-
-
-def _checked(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The values in their final types. Raises one ConfigError that names every field that is wrong."""
-    checked, refusals = {}, []
-    for name, field in fields.items():
-        try:
-            checked[name] = field.kind.read(values[name])
-        except Refused as error:
-            refusals.append(f"{name} = {_word(values[name])}: {error}")
-        except (ValueError, TypeError, OverflowError):
-            refusals.append(_refusal(name, values[name], field.kind.allowed))
-    if refusals:
-        raise ConfigError("; ".join(refusals))
-    return checked
-
-
-def nested(values: Mapping[str, Any]) -> config_dict.ConfigDict:
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        *groups, last = name.split(".")
-        group = nested
-        for key in groups:
-            group = group.setdefault(key, {})
-        group[last] = value
-    return config_dict.ConfigDict(nested)
-
-
-def _refusal(name: str, value: Any, allowed: str) -> str:
-    return f"{name} = {_word(value)}: allowed: {allowed}"
+def shown(value: Any) -> str:
+    """Returns a value as the command line takes it."""
+    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
 def _word(value: Any) -> str:
@@ -314,23 +184,3 @@ def _word(value: Any) -> str:
         return SHORT.repr(value)
     except ValueError:  # python does not print such integers
         return "an integer of thousands of digits"
-
-
-def _unknown(name: str, fields: Mapping[str, Field]) -> str:
-    inside = [field for field in fields if field.startswith(f"{name}.")]
-    if inside:
-        return f"is a group, not a field; its fields: {', '.join(inside)}"
-    group, _, last = name.rpartition(".")
-    siblings = [field.rpartition(".")[2] for field in fields if field.rpartition(".")[0] == group]
-    if not siblings:
-        return f"no such field{hint(name, fields) or _listing(fields)}"
-    prefix = f"{group}." if group else ""
-    return f"no such field{hint(last, siblings, prefix) or _listing(prefix + sibling for sibling in siblings)}"
-
-
-def _listing(known) -> str:
-    return f"; allowed: {', '.join(known)}"
-
-
-def _shown(value: Any) -> str:
-    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)

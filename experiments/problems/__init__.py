@@ -10,27 +10,21 @@ from experiments.problems.images import fields as images
 from experiments.problems.latents import fields as latents
 from experiments.problems.mixtures import fields as mixtures
 
-FORMS = {
-    "mixture": mixtures.MIXTURE,
-    "digits": images.DIGITS,
-    "labelled": images.LABELLED,
-    "mnist": images.MNIST_MODEL,
-    "imported": latents.IMPORTED_NETWORK,
-    "imported_latents": latents.IMPORTED_LATENTS,
-    "trained_latents": latents.TRAINED_LATENTS,
-    "latents": latents.ENCODED,
+# name: (what a config may hold, the module that builds the problem; "" for job encode, which needs none)
+PROBLEMS = {
+    "mixture": (mixtures.MIXTURE, "mixtures.mixture"),
+    "digits": (images.DIGITS, "images.digits"),
+    "labelled": (images.LABELLED, "images.labelled"),
+    "mnist": (images.MNIST_MODEL, "images.mnist"),
+    "imported": (latents.IMPORTED_NETWORK, "latents.imported"),
+    "imported_latents": (latents.IMPORTED_LATENTS, "latents.imported_latents"),
+    "trained_latents": (latents.TRAINED_LATENTS, "latents.trained_latents"),
+    "latents": (latents.ENCODED, ""),
 }
-MODULES = {
-    "mixture": "mixtures.mixture",
-    "digits": "images.digits",
-    "labelled": "images.labelled",
-    "mnist": "images.mnist",
-    "imported": "latents.imported",
-    "imported_latents": "latents.imported_latents",
-    "trained_latents": "latents.trained_latents",
-}
+FORMS = {name: form for name, (form, _) in PROBLEMS.items()}
 
 
 def build(config, folder: pathlib.Path | None = None):
-    """Builds the `interface.Problem` that the config names, with the classifier that it trains in `folder`."""
-    return importlib.import_module(f"experiments.problems.{MODULES[config.problem.name]}").build(config, folder)
+    """Returns the `interface.Problem` that a config names; the classifier that it trains is kept in `folder`."""
+    _, module = PROBLEMS[config.problem.name]
+    return importlib.import_module(f"experiments.problems.{module}").build(config, folder)

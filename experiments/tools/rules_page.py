@@ -3,6 +3,7 @@
 python -m experiments.tools.rules_page docs/rules.md
 """
 
+import inspect
 import pathlib
 import re
 import sys
@@ -10,6 +11,7 @@ import sys
 from experiments.config import catalogue, references, registry
 from experiments.leaderboard import pictures
 from experiments.main import load
+from guidance.rules import stacking
 
 INTRODUCTION = """# Rules and guides
 
@@ -29,7 +31,7 @@ exactly. The titles show which share of the samples each mode got. The knobs are
 
 def page() -> str:
     """Returns the text of docs/rules.md."""
-    parts = [INTRODUCTION, registry.words_of("rules.stacking")]
+    parts = [INTRODUCTION, inspect.getdoc(stacking)]
     for title in ("rules", "guides"):
         parts += [f"## guidance.{title}", catalogue.FAMILIES[title]]
         for entry in catalogue.entries(title):

@@ -2,106 +2,72 @@
 
 from os.path import isfile, join
 
-from experiments.config.values import COUNT, SIDE, WIDTH, Constraint, Field, Form, choice, flag, integer, text
-from experiments.problems.chain_fields import BASE, BASE_HOLDS, FIELDS, LEARNING, NETWORK, NETWORK_HOLDS, SCHEDULES
-from experiments.problems.images.fields import INSTRUMENT, INSTRUMENT_FOUND
-from experiments.problems.sample_fields import SAMPLE, SAMPLING
-
-# networks that were trained elsewhere, read from files of the user's
-IMPORTED = {
-    "job": Field(choice("sample"), "the part to run: there is one"),
-    "problem.network": Field(choice("dit", "sit"), "eps at the timesteps of a diffusion, or velocity of a flow"),
-    "problem.weights": Field(text("path of an existing .safetensors file"), "weights of the network"),
-    "problem.vae": Field(text("path of an existing .safetensors file"), "weights of the autoencoder of its latents"),
-    "problem.heads": Field(integer(0, 4096), "attention heads; 0: those of the published network of this width"),
-    "problem.side": Field(integer(0, SIDE), "rows of the latents; 0: what the embedding of places in the file says"),
-    "problem.vae_groups": Field(WIDTH, "groups of the autoencoder's normalisations"),
-    "problem.dtype": Field(choice("float32", "bfloat16"), "dtype that the network computes in"),
-}
-
-# for problems on the latents of images
-LATENTS = {
-    "problem.latents": Field(
-        text("a folder that job encode wrote, synthetic, or empty for job = sample", empty=True),
-        "latents of real images by the same autoencoder",
-    ),
-    "problem.images": Field(integer(0), "images whose latents are kept in memory, drawn at random; 0 for all"),
-}
+from experiments.config.values import COUNT, FLAG, SIDE, WIDTH, Field, Form, choice, group, integer, path, text
+from experiments.problems.chain_fields import BASE, CHAIN, NETWORK, SCHEDULE
+from experiments.problems.images.fields import INCEPTION, REFERENCE
+from experiments.problems.sample_fields import SAMPLE
 
 
-def _network_found(name: str) -> Constraint:
-    return Constraint(
-        f"problem.{name}",
-        "path of an existing .safetensors file, or random",
-        lambda c: c.problem[name] == "random" or isfile(c.problem[name]),
-    )
+def _evaluated(config) -> bool:
+    """Returns whether the job needs more than the network, as any but `sample` does."""
+    return config.job != "sample"
 
 
-LATENTS_FOUND = (
-    Constraint(
-        "problem.instrument",
-        "random, or path of an existing file with Inception's weights",
-        lambda c: c.problem.instrument != "classifier",
-    ),
-    Constraint(
-        "problem.latents",
-        "a folder that job encode wrote (latents.json in it), or synthetic",
-        lambda c: (
-            c.problem.latents == "synthetic" or (c.problem.latents and isfile(join(c.problem.latents, "latents.json")))
+SAFETENSORS = path("path of an existing .safetensors file, or random", "random")
+AUTOENCODER = group(
+    "problem",
+    vae=Field(SAFETENSORS, "weights of the autoencoder that decodes the latents"),
+    vae_groups=Field(WIDTH, "groups in the normalisations of the autoencoder", 32),
+)
+# a network that was trained elsewhere, read from a file
+IMPORTED = group(
+    "problem",
+    network=Field(choice("dit", "sit"), "dit predicts eps of a diffusion, sit the velocity of a flow"),
+    weights=Field(SAFETENSORS, "weights of the network"),
+    heads=Field(integer(0, 4096), "attention heads; 0: as in the published network of this width", 0),
+    side=Field(integer(0, SIDE), "rows of the latents; 0: as many as the position embedding in the file has", 0),
+    dtype=Field(choice("float32", "bfloat16"), "dtype that the network computes in"),
+)
+# real images as latents, and what measures samples
+LATENTS = group(
+    "problem",
+    latents=Field(
+        path(
+            "a folder that job encode wrote (latents.json in it), synthetic, or anything for job = sample",
+            "synthetic",
+            exists=lambda folder: isfile(join(folder, "latents.json")),
         ),
+        "latents of labelled images, by the same autoencoder",
+        used=_evaluated,
     ),
+    images=Field(integer(0), "images whose latents are kept in memory, drawn at random; 0: all are kept", 0),
+    instrument=Field(
+        INCEPTION, "network whose features are compared: a random network, or Inception", used=_evaluated
+    ),
+    reference=Field(REFERENCE, "what the FID compares with; empty: the latents, decoded", "", used=_evaluated),
 )
 
-IMPORTED_NETWORK = Form(IMPORTED | SAMPLE, (*SAMPLING, _network_found("weights"), _network_found("vae")))
-IMPORTED_LATENTS = Form(
-    IMPORTED | FIELDS | INSTRUMENT | LATENTS,
-    (
-        *LEARNING,
-        _network_found("weights"),
-        _network_found("vae"),
-        *(
-            f._replace(holds=lambda c, f=f: c.job == "sample" or f.holds(c))
-            for f in (*LATENTS_FOUND, *INSTRUMENT_FOUND)
-        ),
-    ),
-)
-TRAINED_LATENTS = Form(
-    FIELDS
-    | BASE
-    | NETWORK
-    | INSTRUMENT
-    | LATENTS
-    | {name: IMPORTED[name] for name in ("problem.vae", "problem.vae_groups")}
-    | {
-        "problem.latents": Field(
-            text("a folder that job encode wrote, or synthetic"), "latents of images with labels"
-        ),
-        "problem.schedule": Field(choice(*SCHEDULES), "noise schedule"),
-    },
-    (
-        *LEARNING,
-        *BASE_HOLDS,
-        *NETWORK_HOLDS,
-        _network_found("vae"),
-        *LATENTS_FOUND,
-        *INSTRUMENT_FOUND,
-    ),
-)
+IMPORTED_NETWORK = SAMPLE | Form({"job": Field(choice("sample"), "the only part"), **IMPORTED, **AUTOENCODER})
+IMPORTED_LATENTS = IMPORTED_NETWORK | CHAIN | Form(LATENTS)
+TRAINED_LATENTS = CHAIN | BASE | NETWORK | Form({**AUTOENCODER, **LATENTS, "problem.schedule": SCHEDULE})
 ENCODED = Form(
     {
-        "job": Field(choice("encode"), "the part to run: all of it"),
-        "problem.source": Field(text("a published set, a path of images, or synthetic"), "where the images are"),
-        "problem.split": Field(text("the name of a split of the source, or all"), "the part of it that is used"),
-        "problem.size": Field(integer(8, SIDE), "side to which images are cropped"),
-        "problem.images": Field(integer(0), "images to encode, the first of the source; 0 for all"),
-        "problem.vae": Field(text("path of an existing .safetensors file, or random"), "weights of the autoencoder"),
-        "encode.batch": Field(COUNT, "images at a time"),
-        "encode.shard": Field(COUNT, "images a file"),
-        "encode.mirrored": Field(flag(), "encode every image with left and right exchanged as well"),
-        "encode.precision": Field(choice("float32", "bfloat16"), "of the autoencoder's products"),
+        "job": Field(choice("encode"), "the only part", "encode"),
+        "problem.vae": AUTOENCODER["problem.vae"],
+        **group(
+            "problem",
+            source=Field(text("a published set, a path of images, or synthetic"), "where the images are"),
+            split=Field(text("the name of a split of the source, or all"), "the part of it that is used"),
+            size=Field(integer(8, SIDE), "side of the square to which images are cropped, in pixels"),
+            images=Field(integer(0), "images to encode, the first of the source; 0: all of them", 0),
+        ),
+        **group(
+            "encode",
+            batch=Field(COUNT, "images that are encoded at a time"),
+            shard=Field(COUNT, "images in each file"),
+            mirrored=Field(FLAG, "encode the mirror image of every image as well"),
+            precision=Field(choice("float32", "bfloat16"), "dtype of the products of the autoencoder"),
+        ),
     },
-    (
-        Constraint("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
-        _network_found("vae"),
-    ),
+    ("problem.size", "a multiple of 8", lambda c: c.problem.size % 8 == 0),
 )

@@ -17,6 +17,9 @@ from guidance import rules, sampling, schedules, weights
 from guidance.types import At
 from tests.named import needed
 
+SAMPLER = expressions.call("sampler", expressions.SAMPLERS)
+GRID = expressions.call("grid", expressions.GRIDS)
+
 
 @pytest.mark.parametrize(
     "text, known, expected",
@@ -39,35 +42,60 @@ from tests.named import needed
     }.values(),
 )
 def test_calls_are_read(text, known, expected):
-    assert expressions.parse("thing", text, known) == [expressions.Call(*call) for call in expected]
+    """Knobs that are not given have their defaults."""
+    calls = expressions.parse("thing", text, known)
+    usual = [{knob.name: knob.default for knob in known[name].knobs} for name, _ in expected]
+    assert [(call.name, call.knobs) for call in calls] == [
+        (name, all_knobs | knobs) for (name, knobs), all_knobs in zip(expected, usual, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
     "kind, text, words",
     {
         "typo": (expressions.rules(), "agp", "no such rule 'agp'; did you mean apg"),
-        "code": (expressions.weight(), "__import__('os').system('ls')", "not a weight"),
-        "a call as a knob": (expressions.weight(), "constant(open('x'))", "omega is open('x'); allowed: a number"),
-        "an attribute": (expressions.weight(), "constant(os.name)", "omega is os.name"),
-        "a starred knob": (expressions.weight(), "constant(*[1])", "allowed: a number"),
+        "code": (expressions.weight(), "__import__('os').system('ls')", "allowed: a number, one weight, as in "),
+        "a call as a knob": (
+            expressions.weight(),
+            "constant(open('x'))",
+            "constant: open('x'): allowed: numbers",
+        ),
+        "an attribute": (expressions.weight(), "constant(os.name)", "constant: os.name: allowed: numbers"),
+        "a starred knob": (expressions.weight(), "constant(*[1])", "constant: *[1]: allowed: numbers"),
         "starred keywords": (expressions.weight(), "constant(**{'omega': 1})", "no knob None"),
-        "a flag": (expressions.weight(), "constant(True)", "omega is True"),
-        "out of the brackets": (expressions.rules(), "cfg),(cfg", "not a rule"),
-        "no text": (expressions.rules(), "", "not a rule"),
-        "nothing combines": (expressions.rules(), "momentum(-0.5), rescale", "0 of these say what x0 is"),
-        "two combine": (expressions.rules(), "cfg, apg", "2 of these say what x0 is"),
-        "too many knobs": (expressions.one("sampler", expressions.SAMPLERS), "ddim(1)", "allowed: ddim without knobs"),
-        "a knob twice": (expressions.weight(), "constant(1, omega=2)", "omega is given twice"),
+        "a flag": (expressions.weight(), "constant(True)", "constant: True: allowed: numbers"),
+        "out of the brackets": (expressions.rules(), "cfg),(cfg", "allowed: exactly one rule, as in "),
+        "no text": (expressions.rules(), "", "allowed: exactly one rule, as in "),
+        "nothing combines": (expressions.rules(), "momentum(-0.5), rescale", "allowed: exactly one rule, as in "),
+        "two combine": (expressions.rules(), "cfg, apg", "allowed: exactly one rule, as in "),
+        "too many knobs": (
+            SAMPLER,
+            "ddim(1)",
+            "ddim: too many positional arguments; allowed: ddim",
+        ),
+        "a knob twice": (
+            expressions.weight(),
+            "constant(1, omega=2)",
+            "constant: multiple values for argument 'omega'; allowed: ",
+        ),
         "a wrong knob": (expressions.weight(), "interval(1, low=.2, hi=1)", "no knob 'low'; did you mean lo"),
-        "a knob missing": (expressions.weight(), "interval(1)", "lo and hi missing"),
-        "two samplers": (expressions.one("sampler", expressions.SAMPLERS), "ddim, heun", "one sampler"),
+        "a knob missing": (
+            expressions.weight(),
+            "interval(1)",
+            "missing a required argument: 'lo'",
+        ),
+        "two samplers": (
+            SAMPLER,
+            "ddim, heun",
+            "allowed: one sampler, as in ",
+        ),
         "not finite": (expressions.weight(), "nan", "no such weight 'nan'"),
-        "no seeds": (expressions.seeds(), "", "no integer or range"),
-        "negative seeds": (expressions.seeds(), "-5", "no integer or range"),
-        "backwards": (expressions.seeds(), "9-0", "runs backwards"),
-        "overlapping": (expressions.seeds(), "0-9,5-6", "seed 5 is given twice"),
-        "too large": (expressions.seeds(), "0-2147483648", "2**31 - 1"),
-        "a class by name": (expressions.labels(), "cat", "no integer or range"),
+        "no seeds": (expressions.SEEDS, "", "allowed: integers and ranges from 0"),
+        "negative seeds": (expressions.SEEDS, "-5", "allowed: integers and ranges from 0"),
+        "backwards": (expressions.SEEDS, "9-0", "runs backwards"),
+        "overlapping": (expressions.SEEDS, "0-9,5-6", "allowed: distinct integers and ranges"),
+        "too large": (expressions.SEEDS, "0-2147483648", "2**31 - 1"),
+        "a class by name": (expressions.LABELS, "cat", "allowed: integers and ranges from 0"),
         "a word for a number": (expressions.weight(), "constant(hello)", "omega = hello: allowed: a finite number"),
         "words for numbers": (expressions.weight(), "interval(1.5, a, b)", "lo = a: allowed: a number in [0, 1]"),
         "bounds exchanged": (expressions.weight(), "interval(1.5, 0.8, 0.2)", "hi = 0.2: allowed: above lo = 0.8"),
@@ -85,24 +113,28 @@ def test_calls_are_read(text, known, expected):
         "a mask of numbers": (expressions.rules(), "cfg, channels((1, 2))", "a tuple, each an integer from 0 to 1"),
         "a mask without end": (expressions.rules(), "cfg, channels(1)", "a tuple, each an integer from 0 to 1"),
         "churn below none": (
-            expressions.one("sampler", expressions.SAMPLERS),
+            SAMPLER,
             "churned_ddim(-1)",
             "a number in [0, 1]",
         ),
-        "churn above all": (expressions.one("sampler", expressions.SAMPLERS), "churned_ddim(5)", "a number in [0, 1]"),
+        "churn above all": (
+            SAMPLER,
+            "churned_ddim(5)",
+            "a number in [0, 1]",
+        ),
         "no such order": (
-            expressions.one("sampler", expressions.SAMPLERS),
+            SAMPLER,
             "unipc(7)",
             "order = 7: allowed: an integer from 1 to 3",
         ),
         "no such shape": (expressions.weight(), "ramp(circle, 1)", "shape = circle: allowed: linear or cosine"),
         "a grid from beyond": (
-            expressions.one("grid", expressions.GRIDS),
+            GRID,
             "uniform(t_max=2)",
             "t_max = 2: allowed: a number in",
         ),
         "a grid backwards": (
-            expressions.one("grid", expressions.GRIDS),
+            GRID,
             "edm(noise_min=90)",
             "noise_max = 80.0: allowed: above",
         ),
@@ -137,12 +169,9 @@ def test_what_is_wrong_is_named(kind, text, words):
 )
 def test_equal_calls_have_one_text_which_reads_back(text, same, shortest):
     call = expressions.parse("rule", text, expressions.RULES)[0]
-    assert (expressions.canonical(call, expressions.RULES), expressions.short(call, expressions.RULES)) == (
-        same,
-        shortest,
-    )
+    assert (call.text, call.short) == (same, shortest)
     for again in (same, shortest):
-        assert expressions.canonical(expressions.parse("rule", again, expressions.RULES)[0], expressions.RULES) == same
+        assert expressions.spelled("rule", again, expressions.RULES) == same
 
 
 def test_numbers_are_written_to_the_last_bit():
@@ -156,7 +185,7 @@ def test_numbers_are_written_to_the_last_bit():
 
 def test_ranges_include_both_ends():
     assert expressions.integers("0-2,7, 4-4") == [range(0, 3), range(7, 8), range(4, 5)]
-    assert expressions.labels().read("3,3,1") == "3,3,1", "a class may come twice"
+    assert expressions.LABELS.read("3,3,1") == "3,3,1", "a class may come twice"
 
 
 def text_of(member) -> str:
