@@ -1,7 +1,7 @@
-"""Guides with two branches: a rule, its weight, and where the reference prediction comes from.
+"""Guides with two branches: a rule, its weight, and the source of the reference prediction.
 
-The two branches run as one batched network call where they share a network; where omega is zero for the whole batch a
-`lax.cond` skips the reference branch, and the count of network evaluations says so.
+If the two branches share a network they are one network call on twice the batch. Where omega is 0 for the whole batch
+a `lax.cond` skips the reference branch, which is then not counted.
 """
 
 import jax
@@ -18,26 +18,27 @@ from guidance.types import Array, At, Branches, Cond, Denoise, Guide, Guided, Ru
 
 
 def guided(rule: Rule, weight: Weight, null: Cond, skip: bool = True) -> Guide:
-    """The guide that combines D(x, t, cond) and D(x, t, null) by `rule` with weight omega(s, t, cond).
+    """Builds the guide that combines D(x, t, cond) and D(x, t, null) by `rule` with the weight omega(s, t, cond).
 
-    null: the null condition, leaves without batch axis (the label C for C classes); or a negative condition. With
-    `skip`, steps on which omega is zero for the whole batch evaluate the conditional branch only, if the rule says
-    that D_c is its answer there (`rules.neutral`) and has no memory of the gap. Pass skip=False to differentiate with
-    respect to weights that are zero, or under vmap, where a cond computes both sides anyway.
+    null: the null condition, leaves without batch axis (the label C for C classes), or a negative condition. skip: on
+    a step whose omega is 0 for the whole batch, evaluate the conditional branch only. This happens only if the rule
+    returns D_c there (`rules.neutral`) and remembers no gap. Pass skip=False to differentiate with respect to weights
+    that are 0, or under vmap, where `lax.cond` computes both sides anyway. Costs 2 evaluations per step, 1 if skipped.
     """
     return _guide(rule, weight, Partial(_null_branches, null), skip)
 
 
 def cfg(weight: Weight, null: Cond, skip: bool = True) -> Guide:
-    """Classifier-free guidance with the given weight: `guided(rules.cfg, weight, null)`."""
+    """Builds classifier-free guidance with the given weight, which is `guided(rules.cfg, weight, null)`."""
     return guided(cfg_rule, weight, null, skip)
 
 
 def autoguided(rule: Rule, weight: Weight, weak: Denoise, skip: bool = True) -> Guide:
-    """Guidance away from a weaker denoiser at the same condition: D_c + omega (D_c - D_weak) for the CFG rule.
+    """Builds autoguidance, away from a weaker denoiser at the same condition: D_c + omega (D_c - D_weak) for CFG.
 
-    weak: a smaller or less trained network, an earlier checkpoint, or the same network with a part of it perturbed
-    (perturbed attention, skipped layers): anything of type `denoise`. weak = strong is the identity.
+    weak: any denoiser, such as a smaller or less trained network, an earlier checkpoint, or the same network with a
+    part of it perturbed (perturbed attention, skipped layers). If it equals the strong one, CFG's rule returns D_c.
+    Costs 1 evaluation of each denoiser per step; `skip` is that of `guided`.
     Source: Guiding a Diffusion Model with a Bad Version of Itself, arXiv 2406.02507, eq. 3 (its w - 1 is our omega).
     """
     checks.is_denoiser(weak)
@@ -45,9 +46,10 @@ def autoguided(rule: Rule, weight: Weight, weak: Denoise, skip: bool = True) -> 
 
 
 def early_stopping(rule: Rule, weight: Weight, null: Cond, threshold=0.991) -> Guide:
-    """`guided` until the two noise predictions of a sample agree, <eps_c, eps_u>/(|eps_c||eps_u|) > threshold.
+    """Builds `guided`, but stops guiding a sample once its two noise predictions agree.
 
-    From the next step on the sample is unguided; once all samples have stopped the reference branch is skipped.
+    They agree if <eps_c, eps_u>/(|eps_c||eps_u|) > threshold. From the next step on the sample is unguided. Costs 2
+    evaluations per step, and 1 as soon as all samples of the batch have stopped.
     Source: Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models, arXiv 2312.12487.
     """
     checks.is_weight(weight)
@@ -56,21 +58,20 @@ def early_stopping(rule: Rule, weight: Weight, null: Cond, threshold=0.991) -> G
 
 
 def unguided() -> Guide:
-    """The conditional branch alone: one evaluation a step."""
+    """Builds the guide that returns D_c. Costs 1 evaluation per step."""
     return stateless(_apply_unguided)
 
 
 def stateless(apply, *knobs) -> Guide:
-    """The guide without memory that applies `apply(*knobs, state, denoise, ...)`; knobs are its leaves."""
+    """Builds the guide without memory that calls `apply(*knobs, state, denoise, ...)`; knobs are its leaves."""
     return Guide(Partial(no_state), Partial(apply, *knobs))
 
 
-def asked(denoise: Denoise, x: Array, t: Array, cond: Cond) -> Array:
-    """denoise(x, t, cond) in the dtype of what follows from it: the widest of its own, that of x and that of t.
+def prediction_of(denoise: Denoise, x: Array, t: Array, cond: Cond) -> Array:
+    """Returns denoise(x, t, cond), cast to the widest dtype among the prediction, x and t.
 
-    Guides ask every denoiser through this, and nowhere else is a dtype decided: whichever branches are evaluated, the
-    results have one dtype, and rules never compute in a narrower one than float32 time. Tokens, integers that are
-    predicted for integers, stay.
+    Guides call every denoiser by this function. So all branches have one dtype, and rules never compute in a dtype
+    narrower than the float32 of time. Integers predicted for integer x (tokens) are not cast.
     """
     out = denoise(x, t, cond)
     floats = jnp.issubdtype(out.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.floating)
@@ -78,38 +79,38 @@ def asked(denoise: Denoise, x: Array, t: Array, cond: Cond) -> Array:
 
 
 def both_branches(denoise: Denoise, x: Array, t: Array, cond: Cond, null: Cond) -> tuple[Array, Array]:
-    """(D(x, t, cond), D(x, t, null)) in one network call of twice the batch."""
+    """Returns (D(x, t, cond), D(x, t, null)). Costs 2 evaluations, in one network call on twice the batch."""
     positive, reference = at_conditions(denoise, x, t, [cond, null_like(cond, null)])
     return positive, reference
 
 
 def at_conditions(denoise: Denoise, x: Array, t: Array, conds: list[Cond]) -> list[Array]:
-    """The predictions at (x, t) for several conditions, leaves [batch, ...], in one network call."""
+    """Returns the predictions at (x, t) for each of the conditions, leaves [batch, ...], by one network call."""
     n, k = x.shape[0], len(conds)
-    out = asked(denoise, jnp.concatenate([x] * k), jnp.concatenate([t] * k), joined(*conds))
+    out = prediction_of(denoise, jnp.concatenate([x] * k), jnp.concatenate([t] * k), joined(*conds))
     return [out[i * n : (i + 1) * n] for i in range(k)]
 
 
 def joined(*conds: Cond) -> Cond:
-    """Several conditions, leaves [batch, ...], one after the other along the batch axis."""
+    """Concatenates conditions, leaves [batch, ...], along the batch axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds)
 
 
 def omega_of(weight: Weight, *, t: Array, s: Array, cond: Cond) -> Array:
-    """What a weight answers, [batch], in the dtype of time."""
+    """Returns the omega [batch] of a weight, in the dtype of t. Raises ValueError for another shape."""
     omega = weight(t=t, s=s, cond=cond)
     checks.is_omega(omega, t)
     return with_dtypes_of(omega, t)
 
 
-def opinion(branches: Branches, at: At, **nfe) -> Guided:
-    """What a sampler takes: the final x0, the noise to keep, and the evaluations by branch."""
+def guided_by(branches: Branches, at: At, **nfe) -> Guided:
+    """Returns the guided prediction of a rule's final record; nfe: the evaluations by branch."""
     counts = {branch: jnp.asarray(count, jnp.int32) for branch, count in nfe.items()}
     return as_guided(at.schedule, at.x, branches.x0, at.t, counts, branches.eps)
 
 
 def as_guided(schedule: Schedule, x: Array, x0: Array, t: Array, counts, eps: Array | None = None) -> Guided:
-    """Fills in the noise that x0 implies where no other is given; tokens, which are integers, hold no noise."""
+    """Builds a guided prediction. eps: the noise to keep, by default the one that x0 implies; none if x is tokens."""
     if eps is None and jnp.issubdtype(x.dtype, jnp.floating):
         eps = eps_from_x0(schedule, x, x0, t)
     return Guided(x0, eps, counts)
@@ -127,7 +128,7 @@ def _null_branches(null, denoise, x, t, cond):
 
 
 def _weak_branches(weak, denoise, x, t, cond):
-    return asked(denoise, x, t, cond), asked(weak, x, t, cond)
+    return prediction_of(denoise, x, t, cond), prediction_of(weak, x, t, cond)
 
 
 def _init(stage, x):
@@ -138,7 +139,7 @@ def _apply_both(stage, weight, evaluate, state, denoise, schedule, x, *, t, s, c
     at = At(x, t, s, schedule)
     positive, reference = evaluate(denoise, x, t, cond)
     state, branches = stage.apply(state, start(positive, reference, omega_of(weight, t=t, s=s, cond=cond)), at)
-    return state, opinion(branches, at, positive=1, reference=1)
+    return state, guided_by(branches, at, positive=1, reference=1)
 
 
 def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, s, cond):
@@ -147,11 +148,11 @@ def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, 
 
     def with_both(x):
         after, branches = stage.apply(state, start(*evaluate(denoise, x, t, cond), omega), at._replace(x=x))
-        out = opinion(branches, at._replace(x=x))
+        out = guided_by(branches, at._replace(x=x))
         return after, out.x0, out.eps
 
     def alone(x):
-        out = as_guided(schedule, x, _as_combined(asked(denoise, x, t, cond), omega), t, {})
+        out = as_guided(schedule, x, _as_combined(prediction_of(denoise, x, t, cond), omega), t, {})
         return stage.idle(state), out.x0, out.eps
 
     state, x0, eps = jax.lax.cond(needed, with_both, alone, x)
@@ -159,7 +160,7 @@ def _apply_skipping(stage, weight, evaluate, state, denoise, schedule, x, *, t, 
 
 
 def _as_combined(positive: Array, omega: Array) -> Array:
-    """D_c in the dtype that a rule gives it, which makes floats of tokens that are predicted as integers."""
+    """Casts D_c to the dtype that a rule would return: a prediction of integers becomes floats."""
     return positive.astype(jnp.result_type(positive, omega))
 
 
@@ -174,14 +175,14 @@ def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x,
     def with_both(x):
         positive, reference = both_branches(denoise, x, t, cond, null)
         after, branches = stage.apply(inner, start(positive, reference, omega), at._replace(x=x))
-        out = opinion(branches, at._replace(x=x))
+        out = guided_by(branches, at._replace(x=x))
         checks.has_noise(out.eps)
         x0 = jnp.where(like(stopped, x), positive, out.x0)
         eps = jnp.where(like(stopped, x), eps_from_x0(schedule, x, positive, t), out.eps)
         return after, stopped | (_likeness(schedule, x, positive, reference, t) > threshold), x0, eps
 
     def alone(x):
-        out = as_guided(schedule, x, asked(denoise, x, t, cond), t, {})
+        out = as_guided(schedule, x, prediction_of(denoise, x, t, cond), t, {})
         return inner, stopped, out.x0, out.eps
 
     needed = ~jnp.all(stopped)
@@ -191,12 +192,12 @@ def _apply_stopping(stage, weight, null, threshold, state, denoise, schedule, x,
 
 
 def _likeness(schedule, x, positive, reference, t):
-    """Cosine of the angle between the two noise predictions, [batch]; 0 where one is zero."""
+    """Returns the cosine of the angle between the two noise predictions, [batch]; 0 where one of them is zero."""
     a, b = eps_from_x0(schedule, x, positive, t), eps_from_x0(schedule, x, reference, t)
     return row_dot(unit(a), unit(b))
 
 
 def _apply_unguided(state, denoise, schedule, x, *, t, s, cond):
     del s
-    x0 = asked(denoise, x, t, cond)
+    x0 = prediction_of(denoise, x, t, cond)
     return state, as_guided(schedule, x, x0, t, {"positive": jnp.asarray(1, jnp.int32)})

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from guidance import checks
 from guidance.guides import autoguided, both_branches, guided
-from guidance.guides.two import asked
+from guidance.guides.two import prediction_of
 from guidance.rules import cfg
 from guidance.types import Array, Cond, Denoise, Guide, Rule, Schedule, Weight
 
@@ -26,7 +26,8 @@ class Model(NamedTuple):
         """Returns the prediction at `cond` and the reference at (x, t), each [batch, ...]. Costs 2 evaluations."""
         if self.weak is None:
             return both_branches(checks.watched(self.denoise), x, t, cond, self.null)
-        return asked(checks.watched(self.denoise), x, t, cond), asked(checks.watched(self.weak), x, t, cond)
+        strong, weak = checks.watched(self.denoise), checks.watched(self.weak)
+        return prediction_of(strong, x, t, cond), prediction_of(weak, x, t, cond)
 
     def guide(self, weight: Weight, skip: bool = True) -> Guide:
         """Returns the guide that applies the rule with this weight; `skip` is that of `guides.guided`."""

@@ -1,4 +1,4 @@
-"""Steering: samplers of tilted laws that wrap `sample` or replace it: particles, Gibbs rounds, correctors."""
+"""Steering: samplers of tilted distributions, by weighted particles, Gibbs-like rounds or Langevin correctors."""
 
 from guidance.steering.feynman_kac import cfg_log_weight, feynman_kac
 from guidance.steering.gibbs import gaussian_renyi, gibbs

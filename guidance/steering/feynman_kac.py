@@ -1,12 +1,12 @@
-"""Feynman-Kac corrected CFG: particles whose weights turn the law of CFG into p_c^(1 + omega) p_u^(-omega).
+"""Feynman-Kac corrected CFG: weighted particles of p_c^(1 + omega) p_u^(-omega).
 
-The reverse process with the CFG score does not sample the tilted law q ~ p_c^(1+omega) p_u^(-omega) at any noise
-level. What it misses is a weight along the path. With VE scores s_c, s_u and noise level rho = sigma/alpha,
+The reverse process with the CFG score does not sample q ~ p_c^(1+omega) p_u^(-omega) at any noise level. To sample q
+each path needs a weight W. With the scores s_c, s_u of the EDM state x/alpha and the noise level rho = sigma/alpha,
 
     d log W = omega (1 + omega)/2 |s_c - s_u|^2 d(rho^2)        (d(rho^2) counted positive on the way down)
 
-It follows from d p / d(rho^2) = Laplace p / 2 for both branches, and is the same whatever the churn: the drift
-(1 + churn)/2 s_omega and the noise change, their effect on q does not.
+This follows from d p / d(rho^2) = Laplace p / 2 for both branches. It holds for every churn: churn changes drift and
+noise, (1 + churn)/2 s_omega, but not their effect on q.
 """
 
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ from guidance.types import Array, Cond, Denoise, Schedule, Step
 
 
 def cfg_log_weight(schedule: Schedule, gap: Array, omega, *, t: Array, s: Array) -> Array:
-    """The log weight of one step t -> s, omega (1 + omega) (rho_t^2 - rho_s^2) |D_c - D_u|^2 / (2 rho_t^4); [batch].
+    """Returns the log weight [batch] of one step t -> s of each particle:
 
-    gap: D_c - D_u [batch, ...] at t; t, s [batch]. Computed as (1 - rho_s^2/rho_t^2)/rho_t^2: finite at t = 1, s = 0.
-    Source: Feynman-Kac Correctors in Diffusion, arXiv 2503.02819; derived again here.
+        omega (1 + omega) (rho_t^2 - rho_s^2) |D_c - D_u|^2 / (2 rho_t^4)
+
+    gap: D_c - D_u [batch, ...] at t; t, s [batch]. It is computed with (1 - rho_s^2/rho_t^2)/rho_t^2, which is finite
+    at t = 1 and s = 0. Source: Feynman-Kac Correctors in Diffusion, arXiv 2503.02819; derived again here.
     """
     lost = -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(s))
     return 0.5 * omega * (1 + omega) * lost * jnp.exp(schedule.log_snr(t)) * row_dot(gap, gap)
@@ -43,14 +45,16 @@ def feynman_kac(
     *,
     fraction=0.5,
 ) -> Population:
-    """n weighted particles of p_c^(1 + omega) p_u^(-omega) for one condition.
+    """Draws n weighted particles of p_c^(1 + omega) p_u^(-omega) for one condition.
 
-    omega: a constant, since the path of targets belongs to one weight. x [n, ...] at grid[0], where the two branches
-    agree; cond leaves [n, ...], the same condition in every row. step: churned_ddim(1) is the reverse SDE, ddim() the
-    ODE, whose resampled copies never part again. Resampled below an ESS of fraction * n; 0 never does and returns
-    CFG's samples with their weights. The result is weighted: `particles.resample` makes it plain.
-    `log_mean_weight` estimates log of the integral of p_c^(1 + omega) p_u^(-omega) at the noise level of grid[-1].
-    In many dimensions the weights collapse. 2 evaluations per particle and step.
+    omega: a constant, since each step's target has the same omega. x [n, ...] at grid[0], where p_c and p_u must be
+    equal (noise). cond leaves [n, ...], the same condition in every row. step: churned_ddim(1), the reverse SDE, or
+    ddim(), the ODE, whose copies of one particle stay equal. fraction: the particles are resampled when their
+    effective sample size falls below fraction * n; 0 never resamples and returns CFG's samples with weights.
+
+    The particles are weighted; `particles.resample` makes them equally weighted. `log_mean_weight` of them estimates
+    the log of the integral of p_c^(1 + omega) p_u^(-omega) at the noise level of grid[-1]. In many dimensions few
+    particles carry all the weight. Costs 2 evaluations per particle and step.
     Source: Feynman-Kac Correctors in Diffusion, arXiv 2503.02819.
     """
     checks.beginning(key, schedule, grid, x, cond)

@@ -1,12 +1,12 @@
-"""Gibbs-like guidance: sample without guidance, then repeat "noise to a middle level, sample down with guidance".
+"""Gibbs-like guidance: sample without guidance, then repeatedly add some noise and sample with guidance.
 
-CFG scores at different noise levels are not the diffusion of any single density. For p ~ p_c^(1+omega) p_u^(-omega)
-smoothed by the same noise, the exact score is (EDM state, noise rho)
+The CFG scores of all noise levels together are not those of a diffused density. If p ~ p_c^(1+omega) p_u^(-omega) is
+diffused to the noise level rho, its exact score at the EDM state x is
 
     score = (1 + omega) s_c - omega s_u + grad_x log E_Renyi,   E_Renyi = int p(x0|x,c)^(1+omega) p(x0|x)^(-omega) dx0
 
-CFG drops the last term, which repels and vanishes as rho^2. Restarting at a small level spends guidance where the term
-is small; `guides.delayed` shrinks the error at a given level.
+CFG lacks the last term, which repels and vanishes as rho^2. Gibbs rounds guide at small noise levels only, where the
+term is small. `guides.delayed` makes the term smaller at a given level.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,16 @@ def gibbs(
     rounds: int,
     ids: Array | None = None,
 ) -> Sampled:
-    """Repeats `rounds` times: x_t = alpha_t x_0 + sigma_t z, then x_0 = run(key, x_t).x0.
+    """Repeats `rounds` times: add noise, x_t = alpha_t x_0 + sigma_t z, then sample, x_0 = run(key, x_t).x0.
 
-    first: the start of the chain, e.g. `sample` with `guides.unguided()` from noise; rounds = 0 returns it. run: any
-    sampler from time t down to data, e.g. `sample` with a guide on a grid that starts at t. The paper's defaults:
-    sigma_t/alpha_t = 1 (t = 1/2 in rectified flow), 2 rounds, omega = 1, of 32 Heun steps 12 + remainder for the
-    first. ids: sample ids of the noise, default the row numbers (give `run` the same). No trajectory is kept.
-    Evaluations: those of `first` and of all rounds, by branch. The chain moves from CFG's law towards the tilted law
-    p_c^(1+omega) p_u^(-omega), which it reaches as t -> 0 and the rounds -> infinity only.
+    first: the start of the chain, for example `sample` with `guides.unguided()` from noise; rounds = 0 returns it.
+    run: a sampler from time t down to data, for example `sample` with a guide on a grid that starts at t. ids: sample
+    ids for the noise, by default the row numbers; give `run` the same ones. No trajectory is kept.
+
+    The chain moves from the distribution of CFG towards p_c^(1+omega) p_u^(-omega), which it reaches only as t -> 0
+    and the number of rounds -> infinity. The paper uses sigma_t/alpha_t = 1 (t = 1/2 for rectified flow), 2 rounds,
+    omega = 1, and 32 Heun steps, of which the first sampling takes 12 and what the division among the rounds leaves.
+    Costs the evaluations of `first` and of all rounds.
     Source: Conditional Diffusion Models with Classifier-Free Gibbs-like Guidance, arXiv 2505.21101.
     """
     ids = jnp.arange(first.x0.shape[0]) if ids is None else ids
@@ -53,13 +55,14 @@ def gibbs(
 
 
 def gaussian_renyi(mean_u: Array, variance_u: Array, mean_c: Array, variance_c: Array, omega) -> Array:
-    """log int N(x; m_c, v_c)^(1+omega) N(x; m_u, v_u)^(-omega) dx, elementwise: the missing term of CFG for Gaussians.
+    """Returns log int N(x; m_c, v_c)^(1+omega) N(x; m_u, v_u)^(-omega) dx, elementwise; for Gaussians CFG lacks it.
 
         = 1/2 log(v_u^(1+omega) v_c^(-omega) / v_a) + omega (1+omega) (m_c - m_u)^2 / (2 v_a)
         v_a = (1+omega) v_u - omega v_c
 
-    omega times the Renyi divergence of order 1 + omega. NaN where v_a <= 0: the integral does not exist. For diagonal
-    covariances sum over the axes. Source: arXiv 2505.21101, Proposition 1; Gaussian case derived here.
+    This is omega times the Renyi divergence of order 1 + omega. It is NaN where v_a <= 0, since the integral does not
+    exist. For diagonal covariances, sum it over the axes. Source: arXiv 2505.21101, Proposition 1; Gaussian case
+    derived here.
     """
     joint = (1 + omega) * variance_u - omega * variance_c
     joint = jnp.where(joint > 0, joint, jnp.nan)

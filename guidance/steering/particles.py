@@ -1,12 +1,12 @@
-"""Weighted particles: the core that every particle sampler shares.
+"""Weighted particles, the core that all particle samplers share.
 
-n particles carry log weights. Moves add to the log weights; when the effective sample size falls, the particles are
-resampled and each is given the mean weight. Weights are carried, never dropped: at any time
+Each of n particles has a log weight, to which every move adds. When the effective sample size falls too low, the
+particles are resampled, and each gets the mean weight. At any time
 
     estimate of E f   = sum_i w_i f(x_i) / sum_i w_i
     estimate of log Z = log (1/n) sum_i w_i,        unbiased in Z for any n, and unchanged by resampling
 
-One call is one population; populations for several conditions are a `vmap`.
+One call handles one population. Use `vmap` for populations of several conditions.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from guidance.types import Array
 
 
 class Population(NamedTuple):
-    """Particles, a pytree of leaves [n, ...], their log weights [n], and the ESS before each resampling, [steps]."""
+    """Particles x, leaves [n, ...], their log weights [n], and the effective sample size after each move, [steps]."""
 
     x: Any
     log_weights: Array
@@ -29,43 +29,48 @@ class Population(NamedTuple):
 
 
 def ess(log_weights: Array) -> Array:
-    """The effective sample size (sum w)^2 / sum w^2 of log weights [n]: n for equal weights, 1 for a single one."""
+    """Returns the effective sample size (sum w)^2 / sum w^2 of log weights [n]: n if they are equal."""
     w = jnp.exp(log_weights - jnp.max(log_weights))
     return jnp.sum(w) ** 2 / jnp.sum(w**2)
 
 
 def log_mean_weight(log_weights: Array) -> Array:
-    """log (1/n) sum_i w_i: the estimate of log Z once all weights are carried; log_weights [n] -> scalar."""
+    """Returns log (1/n) sum_i w_i, the estimate of log Z, for log_weights [n]; a scalar."""
     return jax.nn.logsumexp(log_weights) - jnp.log(log_weights.shape[0])
 
 
 def systematic(key: Array, log_weights: Array) -> Array:
-    """Indices [n] of the particles that systematic resampling keeps, sorted; one uniform number decides them all.
+    """Draws the indices [n], sorted, of the particles that systematic resampling keeps, from one uniform number.
 
-    Particle i is kept floor or ceil of n w_i / sum w times, n w_i / sum w in the mean; never if its weight is zero.
+    Particle i is kept n w_i / sum w times on average, and always that number rounded down or up. It is never kept if
+    its weight is zero.
     Source: Kitagawa, Monte Carlo filter and smoother for non-Gaussian nonlinear state space models, 1996.
     """
     return _spread(jax.random.uniform(key, dtype=log_weights.dtype), log_weights)
 
 
 def resample(key: Array, x: Any, log_weights: Array) -> tuple[Any, Array]:
-    """Systematic resampling of the leaves of x [n, ...], each survivor with the mean weight: -> (x, log weights)."""
+    """Resamples particles x, leaves [n, ...], systematically; returns (x, log weights), each the log mean weight."""
     return _resample(jax.random.uniform(key, dtype=log_weights.dtype), x, log_weights)
 
 
 def resample_below(key: Array, fraction, x: Any, log_weights: Array) -> tuple[Any, Array]:
-    """`resample` if the effective sample size is below fraction * n: 0 never, above 1 always. -> (x, log weights)."""
+    """Resamples if the effective sample size is below fraction * n: never for 0, always above 1.
+
+    Returns (x, log weights).
+    """
     low = ess(log_weights) < fraction * log_weights.shape[0]
-    offset = jax.random.uniform(key, dtype=log_weights.dtype)  # out here: under vmap a cond would use the key twice
+    # drawn outside the cond, which would use the key twice under vmap
+    offset = jax.random.uniform(key, dtype=log_weights.dtype)
     return jax.lax.cond(low, _resample, lambda offset, x, log_weights: (x, log_weights), offset, x, log_weights)
 
 
 def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_weights: Array | None = None):
-    """A scan of weighted moves and resampling over a grid of times [steps + 1]; returns a `Population`.
+    """Runs weighted moves and resampling over a grid of times [steps + 1]; returns a `Population`.
 
-    move: (key, x, *, t, s) -> (x at s, what to add to the log weights [n]); t and s are scalars. It resamples after a
-    move, and not after the last one: fewer distinct particles would gain nothing. log_weights: those of the start,
-    default 0.
+    move: (key, x, *, t, s) -> (x at s, increments of the log weights [n]), with scalars t and s. fraction: that of
+    `resample_below`, which follows every move but the last, after which it would only lose particles. log_weights: the
+    initial ones, by default 0.
     """
     checks.one_key(key)
     checks.is_grid(grid)
@@ -87,10 +92,10 @@ def evolve(key: Array, move: Callable, grid: Array, x: Any, fraction=0.5, log_we
 
 
 def _spread(offset: Array, log_weights: Array) -> Array:
-    """The particles that n equally spaced points of [0, 1), the first at offset/n, fall on."""
+    """Returns the particles on whose share of [0, 1) the points (i + offset)/n, i = 0 .. n - 1, fall."""
     n = log_weights.shape[0]
     total = jnp.cumsum(jnp.exp(log_weights - jnp.max(log_weights)))
-    below_one = 1 - jnp.finfo(total.dtype).epsneg  # rounding must not point behind the last weight
+    below_one = 1 - jnp.finfo(total.dtype).epsneg  # a point rounded to 1 would fall behind the last particle
     at = jnp.minimum((jnp.arange(n) + offset) / n, below_one)
     return jnp.searchsorted(total / total[-1], at, side="right")
 
