@@ -1,4 +1,4 @@
-"""Distances between a sample and the truth; each says in its docstring what it estimates and in which units."""
+"""Metrics: how far a sample is from the true distribution. Each docstring names the quantity and its units."""
 
 from guidance.metrics.energy import distance_kernel, energy_distance, mmd_squared, polynomial_kernel, rbf_kernel
 from guidance.metrics.estimate import Estimate, mean_estimate

@@ -1,23 +1,23 @@
-"""Squared Euclidean distances between the rows of two blocks, accurate where each of two ways is."""
+"""Squared Euclidean distances between the rows of two arrays, computed in the more accurate of two ways."""
 
 import jax
 import jax.numpy as jnp
 
 from guidance.types import Array
 
-# Up to this many features the differences are formed one feature at a time and fuse with whatever reduces them: no
-# block is written to memory. Beyond it a matrix product is faster, and is what accelerators are built for.
+# Up to this many features we sum squared differences feature by feature. XLA fuses this with the reduction that
+# follows, so that no block of distances is written to memory. For more features a matrix product is faster.
 EXPLICIT_FEATURES = 8
 
 
 def squared_distances(x: Array, y: Array) -> Array:
-    """|x_i - y_j|^2 of rows x [n, d], y [m, d] as [n, m].
+    """Returns |x_i - y_j|^2 [n, m] for rows x [n, d], y [m, d].
 
-    d <= 8: summed squared differences, relative error of a few eps, exactly 0 for equal rows. d > 8: the Gram form
-    |x|^2 + |y|^2 - 2 x.y after subtracting the mean row of y from both (distances do not change, the norms that
-    cancel shrink to the spread of the data), clipped at 0. Its absolute error is about eps (|x|^2 + |y|^2): nothing
-    for typical pairs, whose distance is of that size, but equal rows may come out as far apart as sqrt(eps) times
-    their norm. So callers mask self pairs instead of relying on a zero diagonal. Our choice.
+    For d <= 8 it sums squared differences: the relative error is a few eps, and equal rows give exactly 0. For d > 8
+    it computes |x|^2 + |y|^2 - 2 x.y, clipped at 0, after subtracting the mean row of y from both. (Distances do not
+    change, and the norms that cancel shrink to the spread of the data.) The absolute error is then about eps (|x|^2 +
+    |y|^2). This is negligible for typical pairs, but two equal rows may come out as far apart as sqrt(eps) times their
+    norm. Callers therefore mask pairs of a row with itself. Our choice.
     """
     d = x.shape[1]
     if d <= EXPLICIT_FEATURES:
@@ -27,13 +27,15 @@ def squared_distances(x: Array, y: Array) -> Array:
         return total
     centre = jax.lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
     x, y = x - centre, y - centre
-    # HIGHEST: the default on accelerators rounds the factors to 8 or 11 bits, which the cancellation would amplify.
+    # HIGHEST: by default accelerators round the factors to 8 or 11 bits, an error that the cancellation would amplify
     gram = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.sum(jnp.square(x), axis=1)[:, None] + jnp.sum(jnp.square(y), axis=1)[None, :]
     return jnp.maximum(norms - 2 * gram, 0)
 
 
 def padded_blocks(x: Array, size: int) -> Array:
-    """Rows x [n, d] as [blocks, size, d]. The end is filled with copies of the last row, which stay finite under any
-    kernel; callers mask them by index."""
+    """Reshapes rows x [n, d] to [blocks, size, d], padded with copies of the last row, which callers must mask.
+
+    Copies of a row are finite under any kernel.
+    """
     return jnp.pad(x, ((0, -x.shape[0] % size), (0, 0)), mode="edge").reshape(-1, size, x.shape[1])

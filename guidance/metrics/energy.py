@@ -4,22 +4,22 @@ Both are one statistic. For a symmetric kernel k and samples x_1..n ~ p, y_1..m 
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y),
 
-and the energy distance is the same with k = -|.|^beta. With each point's *witness*, what it thinks of the two samples,
+and the energy distance is the MMD^2 of the kernel k = -|.|^beta. For each point let
 
     u_i = 1/(n-1) sum_{l != i} k(x_i, x_l) - 1/m sum_j k(x_i, y_j)          (and v_j with x and y exchanged)
 
-the U-statistic is mean_i u_i + mean_j v_j: small numbers are averaged, large means are never subtracted.
+The estimate, a U-statistic, is mean_i u_i + mean_j v_j. It averages small numbers instead of subtracting large means.
 
 Standard error. The first-order (Hoeffding) projections of the statistic at x_i and y_j are 2 u_i and 2 v_j up to
-constants, so SE^2 = 4 var(u)/n + 4 var(v)/m. If p != q this is consistent. If p = q the projections vanish and the
-true variance is second order: with the doubly centred kernel h and tau^2 = E h(x, x')^2 it is 2 tau^2 (1/n + 1/m)^2,
-to leading order. The u_i then do not vanish, for they are means over finitely many partners, and
-var(u) = var(v) = tau^2 (1/n + 1/m), so SE^2 comes to 4 tau^2 (1/n + 1/m)^2, twice the truth. Hence SE is never near 0
-without cause: too large by sqrt(2) where p = q, right where p and q are many SE apart. (In general the first-order
-part is counted once and the second-order part twice: the jackknife's conservatism, Efron and Stein 1981.) Under p = q
-the law of the estimate is a centred sum of weighted chi-squares, skewed to the right, not a normal.
+constants, hence SE^2 = 4 var(u)/n + 4 var(v)/m. This is consistent if p != q. If p = q the projections vanish. With
+the doubly centred kernel h and tau^2 = E h(x, x')^2 the true variance is then 2 tau^2 (1/n + 1/m)^2 to leading order.
+The u_i do not vanish, since they are means over finitely many points: var(u) = var(v) = tau^2 (1/n + 1/m), so that
+SE^2 is 4 tau^2 (1/n + 1/m)^2, twice the truth. The standard error is therefore too large by sqrt(2) if p = q, and
+right if p and q are many SE apart. (In general it counts the first-order part once and the second-order part twice, as
+the jackknife does; Efron and Stein 1981.) If p = q the estimate is distributed as a centred sum of weighted
+chi-squares, which is skewed to the right and not normal.
 
-Memory is two blocks of rows and, where the distances do not fuse into their sum, one block of kernel values.
+Memory is two blocks of rows and, if XLA does not fuse the distances into their sum, one block of kernel values.
 """
 
 from collections.abc import Callable
@@ -34,13 +34,14 @@ from guidance.types import Array
 
 Kernel = Callable[[Array, Array], Array]  # (x [n, d], y [m, d]) -> k(x_i, y_j) as [n, m]; symmetric
 
-# Rows in a block. A float32 block then fits a core's cache; accelerators prefer 4096 or more.
+# Rows in a block. A block of float32 then fits the cache of a CPU core; accelerators are faster with 4096 or more.
 CHUNK = 512
 
 
 def distance_kernel(beta: float = 1.0) -> Kernel:
-    """k(x, y) = -|x - y|^beta, whose MMD^2 is the energy distance. Raises ValueError unless 0 < beta < 2.
+    """Returns the kernel k(x, y) = -|x - y|^beta, whose MMD^2 is the energy distance.
 
+    Raises ValueError unless 0 < beta < 2.
     Source: Equivalence of distance-based and RKHS-based statistics, arXiv 1207.6076, section 3.
     """
     if not 0 < beta < 2:
@@ -50,14 +51,14 @@ def distance_kernel(beta: float = 1.0) -> Kernel:
         squared = squared_distances(x, y)
         if beta == 1:
             return -safe_sqrt(squared)
-        zero = squared <= 0  # of NaN False: its distance is NaN
+        zero = squared <= 0  # False for NaN, so that a distance from NaN is NaN
         return -jnp.where(zero, 0, jnp.exp(0.5 * beta * jnp.log(jnp.where(zero, 1, squared))))
 
     return kernel
 
 
 def rbf_kernel(bandwidth: float | Array) -> Kernel:
-    """k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)), the bandwidth in the units of the features.
+    """Returns the kernel k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)), with the bandwidth in the units of the features.
 
     Source: A Kernel Two-Sample Test (Gretton et al., JMLR 13, 2012).
     """
@@ -65,7 +66,7 @@ def rbf_kernel(bandwidth: float | Array) -> Kernel:
 
 
 def polynomial_kernel(degree: int = 3) -> Kernel:
-    """k(x, y) = (x.y / d + 1)^degree; its MMD^2 on Inception features is the KID.
+    """Returns the kernel k(x, y) = (x.y / d + 1)^degree, whose MMD^2 on Inception features is the KID for degree 3.
 
     Source: Demystifying MMD GANs, arXiv 1801.01401, section 4.
     """
@@ -73,21 +74,21 @@ def polynomial_kernel(degree: int = 3) -> Kernel:
 
 
 def energy_distance(x: Array, y: Array, beta: float = 1.0, chunk: int = CHUNK) -> Estimate:
-    """Unbiased estimate of 2 E|x - y|^beta - E|x - x'|^beta - E|y - y'|^beta from rows x [n, d], y [m, d].
+    """Estimates 2 E|x - y|^beta - E|x - x'|^beta - E|y - y'|^beta without bias from rows x [n, d], y [m, d].
 
-    In units of the features to the power beta. The population value is 0 if and only if p = q; the estimate may be
-    negative. No square root is taken, which some packages do; half of it is the energy loss of arXiv 2510.00815.
-    Raises ValueError unless 0 < beta < 2, n, m >= 2 and both have the same features. Memory: see the module.
+    Its unit is that of the features to the power beta. The true value is 0 if and only if the two distributions are
+    equal; the estimate may be negative. Some packages take its square root; we do not. Half of it is the energy loss
+    of arXiv 2510.00815. Raises ValueError unless 0 < beta < 2, n, m >= 2 and both have the same number of features.
     Source: Energy statistics (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013).
     """
     return mmd_squared(distance_kernel(beta), x, y, chunk)
 
 
 def mmd_squared(kernel: Kernel, x: Array, y: Array, chunk: int = CHUNK) -> Estimate:
-    """Unbiased estimate of E k(x, x') + E k(y, y') - 2 E k(x, y) from rows x [n, d], y [m, d].
+    """Estimates E k(x, x') + E k(y, y') - 2 E k(x, y) without bias from rows x [n, d], y [m, d].
 
-    Cost (n + m)^2 kernel values, in blocks of `chunk` rows; `kernel` sees [chunk, d] twice. Standard error: see the
-    module. Raises ValueError unless n, m >= 2 and both have the same features.
+    It computes (n + m)^2 kernel values in blocks of [chunk, chunk]. The module explains the standard error. Raises
+    ValueError unless n, m >= 2 and both have the same number of features.
     Source: A Kernel Two-Sample Test (Gretton et al., JMLR 13, 2012), eq. 3.
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(x.shape[0], y.shape[0]) < 2:
@@ -99,22 +100,21 @@ def mmd_squared(kernel: Kernel, x: Array, y: Array, chunk: int = CHUNK) -> Estim
 
 
 def _mean_over(kernel: Kernel, points: Array, sample: Array, chunk: int) -> Array:
-    """1/m sum_j k(points_i, sample_j) as [n]."""
+    """Returns 1/m sum_j k(points_i, sample_j), [n]."""
     return _kernel_sums(kernel, points, sample, chunk, skip_self=False) / sample.shape[0]
 
 
 def _mean_over_others(kernel: Kernel, points: Array, chunk: int) -> Array:
-    """1/(n-1) sum_{l != i} k(points_i, points_l) as [n]."""
+    """Returns 1/(n-1) sum_{l != i} k(points_i, points_l), [n]."""
     return _kernel_sums(kernel, points, points, chunk, skip_self=True) / (points.shape[0] - 1)
 
 
 def _kernel_sums(kernel: Kernel, points: Array, sample: Array, chunk: int, skip_self: bool) -> Array:
-    """sum_j k(points_i, sample_j) as [n], the pair i = j left out if `skip_self`.
+    """Returns sum_j k(points_i, sample_j), [n], without the pair i = j if `skip_self`.
 
-    The sum inside a block runs in the dtype of the data, that over blocks in the accumulator's. The block is laid out
-    [sample, points] and summed over its first axis: on a CPU each lane then owns a point, which vectorises where a sum
-    along the last axis does not. That is also why the symmetry k(x, y) = k(y, x) is not used to halve the work: the
-    transposed sum costs more than recomputing.
+    Sums within a block are in the dtype of the data, and sums over blocks in that of the accumulator. A block is laid
+    out as [sample, points] and summed over its first axis, because this vectorises on a CPU and a sum along the last
+    axis does not. We do not use the symmetry of k to halve the work: the transposed sum would cost more than it saves.
     """
     n, m = points.shape[0], sample.shape[0]
     size = min(chunk, max(n, m))

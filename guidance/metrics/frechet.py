@@ -1,12 +1,12 @@
 """Gaussian statistics of features and the Frechet distance between them.
 
-Statistics are streamed: `merge_stats(stats, gaussian_stats(rows))` from `empty_stats(d)` on, block by block, holds one
-block and two d x d matrices however many rows there are, and agrees with all rows at once to rounding.
+Statistics can be streamed: start from `empty_stats(d)` and repeat `stats = merge_stats(stats, gaussian_stats(rows))`
+block by block. Memory is one block and two d x d matrices, however many rows there are. The result is that of all rows
+at once, up to rounding.
 
-Two functions for one formula, for a reason. `frechet_distance` is the number of record: NumPy, always float64,
-whatever jax is told about x64, because the distance is a small difference of large traces.
-`gaussian_frechet_distance` is the same formula in jax, in the dtype of its arguments: it runs inside jit and is
-differentiable.
+Two functions compute one formula. `frechet_distance` is the one to report: it uses NumPy in float64, whatever JAX is
+set to, because the distance is a small difference of large traces. `gaussian_frechet_distance` uses JAX in the dtype
+of its arguments: it runs inside jit and is differentiable.
 """
 
 from typing import NamedTuple
@@ -19,34 +19,34 @@ from guidance.types import Array
 
 
 class Gaussian(NamedTuple):
-    """Mean [d] and covariance [d, d], float64: what a published reference holds, without the count of its rows."""
+    """A mean [d] and a covariance [d, d] in float64, as published references give them, without the number of rows."""
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
 class GaussianStats(NamedTuple):
-    """What is kept of a stream of feature rows. `scatter` is sum_i (x_i - mean)(x_i - mean)^T; all float64."""
+    """The statistics of a stream of feature rows, in float64."""
 
-    count: int  # type: ignore[assignment]  # nobody counts the entries of this tuple
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     mean: np.ndarray  # [d]
-    scatter: np.ndarray  # [d, d]
+    scatter: np.ndarray  # [d, d]: sum_i (x_i - mean)(x_i - mean)^T
 
     @property
     def covariance(self) -> np.ndarray:
-        """The unbiased covariance scatter / (count - 1) [d, d]. Raises ValueError for fewer than two rows."""
+        """Returns the unbiased covariance scatter / (count - 1) [d, d]. Raises ValueError for fewer than two rows."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows, got {self.count}")
         return self.scatter / (self.count - 1)
 
 
 def empty_stats(d: int) -> GaussianStats:
-    """The statistics of no rows of d features: where a stream begins, neutral under `merge_stats`."""
+    """Returns the statistics of no rows, for d features; merging them with others changes nothing."""
     return GaussianStats(0, np.zeros(d), np.zeros((d, d)))
 
 
 def gaussian_stats(features: np.ndarray) -> GaussianStats:
-    """Statistics of feature rows [n, d], n >= 1, computed in float64. Raises ValueError for another shape."""
+    """Computes the statistics of feature rows [n, d], n >= 1, in float64. Raises ValueError for another shape."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 1:
         raise ValueError(f"features must have shape [n, d] with n >= 1, got {features.shape}")
@@ -56,10 +56,10 @@ def gaussian_stats(features: np.ndarray) -> GaussianStats:
 
 
 def merge_stats(a: GaussianStats, b: GaussianStats) -> GaussianStats:
-    """The statistics of both sets of rows together; associative and commutative up to rounding.
+    """Returns the statistics of two sets of rows together. Up to rounding the order of merging does not matter.
 
     With delta = mu_b - mu_a and n = n_a + n_b: mu = mu_a + delta n_b/n, M = M_a + M_b + delta delta^T n_a n_b / n.
-    Raises ValueError if neither has rows or their features differ.
+    Raises ValueError if neither has rows or if they have different numbers of features.
     Source: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan, Golub, LeVeque 1979).
     """
     count = a.count + b.count
@@ -72,14 +72,13 @@ def merge_stats(a: GaussianStats, b: GaussianStats) -> GaussianStats:
 
 
 def frechet_distance(a: GaussianStats | Gaussian, b: GaussianStats | Gaussian, few: bool = False) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}), the squared W2 of the two Gaussians, in float64.
+    """Computes |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^{1/2}), the squared W2 of two Gaussians, in float64.
 
-    tr (S_a S_b)^{1/2} is the sum of root eigenvalues of S_a^{1/2} S_b S_a^{1/2}, which is symmetric: no complex parts,
-    and singular covariances need no added diagonal. Negative rounding of eigenvalues counts as 0. Biased upwards for
-    finite samples, so the row counts belong beside it. On pooled Inception features this is the FID, on its spatial
-    ones the sFID, on those of another network that network's FD.
-    Raises ValueError for fewer than two rows and, unless `few`, for statistics of d rows or fewer: their covariance is
-    singular whatever the law, and the bias may exceed the distance.
+    On pooled Inception features this is the FID, and on spatial ones the sFID. It is biased upwards for finite
+    samples: report the numbers of rows beside it. tr (S_a S_b)^{1/2} is the sum of the root eigenvalues of S_a^{1/2}
+    S_b S_a^{1/2}. Since that matrix is symmetric there are no complex parts, and singular covariances need no added
+    diagonal. Eigenvalues that rounding makes negative count as 0. Raises ValueError for fewer than two rows. Unless
+    `few`, it also raises for d rows or fewer, whose covariance is always singular: the bias may exceed the distance.
     Source: GANs Trained by a Two Time-Scale Update Rule, arXiv 1706.08500, eq. 6; Dowson and Landau 1982; sFID:
     Generating Images with Sparse Representations, arXiv 2103.03841.
     """
@@ -95,10 +94,10 @@ def frechet_distance(a: GaussianStats | Gaussian, b: GaussianStats | Gaussian, f
 
 
 def gaussian_frechet_distance(mean_a: Array, covariance_a: Array, mean_b: Array, covariance_b: Array) -> Array:
-    """As `frechet_distance`, from means [d] and covariances [d, d], in jax and differentiable.
+    """Computes the formula of `frechet_distance` from means [d] and covariances [d, d], in JAX; differentiable.
 
-    Gradients are finite for equal and for singular covariances (see `trace_root_product`), unlike those through the
-    eigenvectors. In float32 its rounding is about sqrt(eps) tr S; report `frechet_distance`.
+    Gradients are finite for equal and for singular covariances (see `trace_root_product`). In float32 the rounding
+    error is about sqrt(eps) tr S, so report `frechet_distance`.
     Source: as `frechet_distance`.
     """
     overlap = trace_root_product(covariance_a, covariance_b)
@@ -108,10 +107,10 @@ def gaussian_frechet_distance(mean_a: Array, covariance_a: Array, mean_b: Array,
 
 @jax.custom_jvp
 def trace_root_product(a: Array, b: Array) -> Array:
-    """tr (a b)^{1/2} of symmetric positive semi-definite matrices [d, d].
+    """Returns tr (a b)^{1/2} of symmetric positive semi-definite matrices a, b [d, d]; a scalar.
 
-    Its differential is 1/2 tr(T db) + 1/2 tr(T' da) with T = a^{1/2} (a^{1/2} b a^{1/2})^{-1/2} a^{1/2} (the optimal
-    transport map from N(0, b) to N(0, a)) and T' likewise from a to b. The inverse is taken on the range, where
+    Its differential is 1/2 tr(T db) + 1/2 tr(T' da). T = a^{1/2} (a^{1/2} b a^{1/2})^{-1/2} a^{1/2} is the optimal
+    transport map from N(0, b) to N(0, a), and T' that from N(0, a) to N(0, b). The inverse is that on the range, where
     eigenvalues exceed d eps times the largest. Source: derived from d tr M^{1/2} = 1/2 tr(M^{-1/2} dM); maps as in
     Computational Optimal Transport, arXiv 1803.00567, remark 2.31.
     """
@@ -133,9 +132,9 @@ def _transport(a: Array, b: Array) -> Array:
 
 
 def _power_of_spectrum(matrix: Array, power: float) -> Array:
-    """V diag(l^power) V^T of a symmetric positive semi-definite matrix [d, d], on its range if power < 0."""
+    """Returns the power of a symmetric positive semi-definite matrix [d, d]; on its range if power < 0."""
     values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=True)
-    # A negative power would blow rounding up; a positive one may keep what little truth a small eigenvalue holds.
+    # A negative power would amplify rounding errors of small eigenvalues; a positive one does not.
     floor = matrix.shape[0] * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values)) if power < 0 else 0
     in_range = values > floor
     powers = jnp.where(in_range, jnp.where(in_range, values, 1) ** power, 0)

@@ -1,15 +1,15 @@
-"""The inception score: how sure a classifier is of each sample and how varied its answers are."""
+"""The inception score: how certain a classifier is of each sample, and how varied its predictions are."""
 
 import numpy as np
 
 
 def inception_score(probabilities: np.ndarray, split_size: int = 5000) -> tuple[float, float]:
-    """Mean and population standard deviation over splits of exp(mean_i KL(p(y|x_i) || p(y))), in float64.
+    """Returns the mean and population standard deviation over splits of exp(mean_i KL(p(y|x_i) || p(y))), in float64.
 
-    `probabilities` [n, classes] are taken in order, `split_size` rows a split (the evaluation suite's convention; the
-    score grows with it), a shorter last split included. Between 1 and the number of classes. 0 log 0 = 0.
-    Raises ValueError for another shape or no rows. Source: Improved Techniques for Training GANs, arXiv 1606.03498,
-    section 4; split convention of the ADM evaluation suite, arXiv 2105.05233.
+    probabilities [n, classes]: rows p(y|x_i). They are split in order into `split_size` rows, as in the evaluation
+    suite, and the last split may be shorter. The score grows with the size of a split; it lies between 1 and the
+    number of classes. Raises ValueError for another shape or no rows. Source: Improved Techniques for Training GANs,
+    arXiv 1606.03498, section 4; split convention of the ADM evaluation suite, arXiv 2105.05233.
     """
     probabilities = np.asarray(probabilities, np.float64)
     if probabilities.ndim != 2 or len(probabilities) < 1:

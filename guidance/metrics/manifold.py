@@ -9,13 +9,12 @@ from guidance.metrics.distances import padded_blocks, squared_distances
 from guidance.metrics.estimate import accumulator_dtype, block_mean
 from guidance.types import Array
 
-# Rows compared at once with the whole other sample: memory is chunk x max(n, m) values.
+# Rows that are compared at once with the whole other sample; memory is chunk x max(n, m) values.
 CHUNK = 256
 
 
 class Manifold(NamedTuple):
-    """Four scalars, each 1 in expectation or nearly so where fake and real have one law, except that density may
-    exceed 1."""
+    """Four scalars, near 1 if fake and real have one distribution. Only density may exceed 1."""
 
     precision: Array
     recall: Array
@@ -24,14 +23,17 @@ class Manifold(NamedTuple):
 
 
 def precision_recall_density_coverage(real: Array, fake: Array, k: int = 5, chunk: int = CHUNK) -> Manifold:
-    """How far each sample lies within the other's k-nearest-neighbour balls, for rows real [n, d], fake [m, d].
+    """Computes how far the samples real [n, d], fake [m, d] lie within each other's k-nearest-neighbour balls.
 
-    With B_k(z) the open ball about z reaching its k-th nearest neighbour in its own sample, itself not counted:
-    precision = share of fake rows in some B_k(real), recall = share of real rows in some B_k(fake),
-    density = 1/(k m) sum over fake rows of the number of B_k(real) they lie in,
-    coverage = share of B_k(real) that hold some fake row.
-    Balls are open (strict <), as in the second source's code; evaluation suites with closed balls differ only in ties.
-    Raises ValueError unless both samples have more than k >= 1 rows and the same features.
+    Let B_k(z) be the ball around z up to the k-th nearest other row of z's sample. Then
+
+        precision = share of fake rows in at least one B_k(real)
+        recall    = share of real rows in at least one B_k(fake)
+        density   = 1/(k m) sum over fake rows of the number of B_k(real) that contain the row
+        coverage  = share of B_k(real) that contain at least one fake row
+
+    Balls are open, as in the code of the second source; evaluation suites with closed balls differ only in ties.
+    Raises ValueError unless both samples have more than k >= 1 rows and the same number of features.
     Source: Improved Precision and Recall Metric, arXiv 1904.06991, eq. 1-3; Reliable Fidelity and Diversity Metrics,
     arXiv 2002.09797, eq. 2-4 (k = 5 is its default).
     """
@@ -67,7 +69,7 @@ def precision_recall_density_coverage(real: Array, fake: Array, k: int = 5, chun
 
 
 def squared_neighbour_radii(x: Array, k: int, chunk: int = CHUNK) -> Array:
-    """The squared distance from each row of x [n, d] to its k-th nearest other row, as [n]."""
+    """Returns the squared distance [n] from each row of x [n, d] to its k-th nearest other row."""
     n = x.shape[0]
     size = min(chunk, n)
     every = jnp.arange(n, dtype=jnp.int32)
@@ -83,5 +85,5 @@ def squared_neighbour_radii(x: Array, k: int, chunk: int = CHUNK) -> Array:
 
 
 def _share(hits: Array) -> Array:
-    """The share of true entries, counted in integers and so exact to one rounding."""
+    """Returns the share of true entries. It is counted in integers and rounded once."""
     return jnp.sum(hits, dtype=jnp.int32).astype(accumulator_dtype(jnp.float32)) / hits.shape[0]

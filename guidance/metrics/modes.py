@@ -1,7 +1,8 @@
-"""Which modes a sample covers, how much of it falls on each, how wide they are; and its likelihood under the truth.
+"""The modes of a sample: their shares, means and widths; and the likelihood of a sample under the true density.
 
-A mode is one component of a known mixture. Membership is a matrix of `responsibilities` [n, J]: posterior component
-probabilities where the mixture gives them, or the one-hot nearest centre.
+A mode is one component of a known mixture. `responsibilities` [n, J] say how much each row belongs to each mode: they
+are the posterior probabilities of the components if the mixture gives them, or 1 for the nearest centre and 0
+otherwise.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from guidance.types import Array
 
 
 class ModeMoments(NamedTuple):
-    """First moments of a sample mode by mode."""
+    """The share, mean and covariance of each mode of a sample."""
 
     share: Array  # [J]
     mean: Array  # [J, d]
@@ -24,10 +25,10 @@ class ModeMoments(NamedTuple):
 
 
 def nearest_mode(x: Array, centres: Array, radius: float = float("inf")) -> Array:
-    """One-hot responsibilities [n, J] of the nearest of `centres` [J, d] for rows x [n, d].
+    """Returns responsibilities [n, J] of rows x [n, d]: 1 for the nearest of `centres` [J, d] and 0 for the others.
 
-    A row farther than `radius` from every centre belongs to none: its row is zero and its share is lost, so shares
-    then sum to less than 1.
+    A row farther than `radius` from every centre belongs to no mode: its responsibilities are all 0, so that the
+    shares of the modes sum to less than 1.
     """
     squared = squared_distances(x, centres)
     inside = jnp.min(squared, axis=1) <= radius**2
@@ -36,27 +37,30 @@ def nearest_mode(x: Array, centres: Array, radius: float = float("inf")) -> Arra
 
 
 def mode_shares(responsibilities: Array) -> Array:
-    """pi_j = 1/n sum_i r_ij as [J] from responsibilities [n, J]."""
+    """Returns the shares pi_j = 1/n sum_i r_ij [J] of the modes from responsibilities r [n, J]."""
     return jnp.mean(responsibilities, axis=0)
 
 
 def share_error(shares: Array, true_shares: Array) -> Array:
-    """Total variation 1/2 (sum_j |pi_j - pi*_j| + |lost - lost*|), in [0, 1]; shares [J].
+    """Returns the total variation 1/2 (sum_j |pi_j - pi*_j| + |lost - lost*|), in [0, 1], for shares pi, pi* [J].
 
-    lost = 1 - sum_j pi_j counts as one more mode, so that a sample that reaches no mode at all scores 1, not 1/2.
+    lost = 1 - sum_j pi_j counts as one more mode, so that a sample that reaches no mode scores 1 and not 1/2.
     """
     lost = jnp.abs(jnp.sum(shares) - jnp.sum(true_shares))
     return 0.5 * (jnp.sum(jnp.abs(shares - true_shares)) + lost)
 
 
 def mode_moments(x: Array, responsibilities: Array) -> ModeMoments:
-    """Share, mean and covariance of each mode of rows x [n, d] weighted by responsibilities r [n, J].
+    """Computes the share, mean and covariance of each mode from rows x [n, d] and responsibilities r [n, J].
 
-    mu_j = sum_i r_ij x_i / R_j, S_j = sum_i r_ij (x_i - mu_j)(x_i - mu_j)^T / (R_j - sum_i r_ij^2 / R_j) with
-    R_j = sum_i r_ij: the reliability-weighted covariance, which for one-hot r is the unbiased one.
-    With posterior r and x of the mixture's own law they estimate the components' moments however much these overlap,
-    for E r_j(x) f(x) = pi_j E_j f(x); nearest-centre r estimate those of the truncated cells. An empty mode has mean 0
-    and covariance 0, a mode of one point covariance 0. Source: our choice of the usual weighted moments.
+        R_j = sum_i r_ij,   share_j = R_j / n,   mu_j = sum_i r_ij x_i / R_j
+        S_j = sum_i r_ij (x_i - mu_j)(x_i - mu_j)^T / (R_j - sum_i r_ij^2 / R_j)
+
+    S_j is the reliability-weighted covariance, which is the usual unbiased one if every r_ij is 0 or 1. If r is the
+    posterior and x has the distribution of the mixture, the moments are those of the components, however much they
+    overlap, because E r_j(x) f(x) = pi_j E_j f(x). If r is that of the nearest centre, they are the moments of the
+    cells. An empty mode has mean 0 and covariance 0. A mode of one point has covariance 0. Source: our choice of the
+    usual weighted moments.
     """
     total = jnp.sum(responsibilities, axis=0)
     occupied = jnp.where(total > 0, total, 1)
@@ -67,7 +71,7 @@ def mode_moments(x: Array, responsibilities: Array) -> ModeMoments:
         return jnp.matmul(centred.T * weights[None, :], centred, precision=jax.lax.Precision.HIGHEST)
 
     freedom = total - jnp.sum(jnp.square(responsibilities), axis=0) / occupied
-    # One point leaves freedom 0 up to rounding; its scatter is 0 as well and must not be divided by that rounding.
+    # For a mode of one point freedom and scatter are 0 up to rounding, and must not be divided.
     resolved = freedom > 1e-6 * occupied
     scatters = jax.lax.map(lambda args: scatter(*args), (responsibilities.T, mean))
     covariance = jnp.where(resolved[:, None, None], scatters / jnp.where(resolved, freedom, 1)[:, None, None], 0)
@@ -75,15 +79,16 @@ def mode_moments(x: Array, responsibilities: Array) -> ModeMoments:
 
 
 def variance_ratio(covariance: Array, true_covariance: Array) -> Array:
-    """tr S_j / tr S*_j as [J] for covariances [J, d, d]: below 1 where guidance has narrowed a mode."""
+    """Returns tr S_j / tr S*_j [J] for covariances S, S* [J, d, d]; below 1 guidance has narrowed a mode."""
     return jnp.trace(covariance, axis1=-2, axis2=-1) / jnp.trace(true_covariance, axis1=-2, axis2=-1)
 
 
 def negative_log_likelihood(log_density: Callable[[Array], Array], x: Array) -> Estimate:
-    """-1/n sum_i log p*(x_i) in nats with its standard error, for x [n, ...] and `log_density` [n, ...] -> [n].
+    """Returns -1/n sum_i log p*(x_i), in nats, with its standard error, for x [n, ...].
 
-    Its expectation is the cross-entropy: the entropy of p* plus KL only if the sample has the law p*; a sample
-    collapsed on the highest mode scores *below* the entropy. Compare with the value of true samples; lower is not
-    better. Raises ValueError if `log_density` does not return [n] or n < 2.
+    log_density: [n, ...] -> [n], the log of the true density p*. If the x_i have the density q, the expectation is the
+    cross-entropy H(q) + KL(q || p*), which is the entropy of p* for q = p*. Lower is not better: a sample that has
+    collapsed on the highest mode scores below the entropy of p*. Compare with the value of true samples. Raises
+    ValueError if `log_density` does not return [n] or if n < 2.
     """
     return mean_estimate(-log_density(x))

@@ -1,9 +1,9 @@
-"""What guidance does on the way: measures along the trajectories of an ensemble.
+"""Measures along trajectories: what guidance does on the way from noise to data.
 
 A `path` is a trajectory [times, batch, ...] as `sampling.sample(..., trajectory=True)` returns it, on a grid [times]
-that falls from noise to data. Two paths that are compared start from the same noise, so that differences are paired:
-their noise is far smaller than that of either path. Measures keep the batch axis wherever a mean over it would hide
-the standard error; none draws random numbers and none calls a network more than the caller asks for.
+that falls from noise to data. Two paths that are compared should start from the same noise: the differences are then
+paired, and vary far less than either path. Measures keep the batch axis where a mean over it would hide the standard
+error. They draw no random numbers and call no network.
 
 Norm growth (arXiv 2506.11039): `norm_ratio`, `projection`, `score_cosine`.
 The three stages (arXiv 2509.22007): direction shift `shift_gain`, `mean_multiple`, `coherence`; mode separation
@@ -22,9 +22,9 @@ from guidance.types import Array, Schedule
 
 
 def along(function: Callable[[Array, Array], Array], path: Array, grid: Array) -> Array:
-    """function(x [batch, ...], t [batch]) at every time of the path [times, batch, ...], one time after the other.
+    """Calls function(x [batch, ...], t [batch]) at every time of the path; stacks the results on a first axis [times].
 
-    The results are stacked on a first axis [times]. Costs what `function` costs, once for each time.
+    The times are evaluated one after the other, to save memory.
     """
 
     def at_one_time(pair):
@@ -38,21 +38,21 @@ def along(function: Callable[[Array, Array], Array], path: Array, grid: Array) -
 
 
 def norm_ratio(guided: Array, unguided: Array) -> Array:
-    """E|x_t guided| / E|x_t unguided| at every time; paths [times, batch, ...] -> [times].
+    """Returns E|x_t guided| / E|x_t unguided| at every time [times] of two paths [times, batch, ...].
 
-    Above 1 guidance amplifies the norm. For Gaussian branches of equal covariance v I the guided flow (rho = sigma /
-    alpha, omega constant) is the unguided one plus omega alpha (mu_c - mu_u) (1 - sqrt((v + rho_t^2)/(v + rho_T^2))):
-    growth linear in omega.
+    Above 1 guidance amplifies the norm. For Gaussian branches of equal covariance v I and constant omega the guided
+    flow is the unguided one plus omega alpha (mu_c - mu_u) (1 - sqrt((v + rho_t^2)/(v + rho_T^2))), rho = sigma/alpha,
+    which is linear in omega.
     Source: Angle Domain Guidance, arXiv 2506.11039, norm amplification (the ratio: our choice of measure).
     """
     return jnp.mean(_norms(guided), axis=1) / jnp.mean(_norms(unguided), axis=1)
 
 
 def projection(path: Array, normal: Array) -> Array:
-    """<x_t, n> / |n| for every sample at every time; path [times, batch, ...], normal [...] -> [times, batch].
+    """Returns the projection <x_t, n> / |n| [times, batch] of a path [times, batch, ...] on a normal n [...].
 
-    Theorem 3.2 of the source speaks of this projection, not of the norm: for a class that a hyperplane with outward
-    normal n separates from the means of all others, guidance moves samples outward along n.
+    Theorem 3.2 of the source is about this projection, not about the norm: if a hyperplane with outward normal n
+    separates a class from the means of all others, guidance moves samples outward along n.
     Source: Angle Domain Guidance, arXiv 2506.11039, theorem 3.2 (exact statement not found; this reading is tested).
     """
     flat = normal.reshape(-1)
@@ -60,15 +60,15 @@ def projection(path: Array, normal: Array) -> Array:
 
 
 def score_cosine(schedule: Schedule, x: Array, t: Array, guided: Array, positive: Array) -> Array:
-    """cos of the angle between the guided and the conditional score at (x_t, t), [batch]; 0 where one of them is 0.
+    """Returns the cosine [batch] of the angle between guided and conditional score at (x_t, t); 0 if one of them is 0.
 
-    guided, positive: x0-predictions [batch, ...]; score = (alpha x0 - x) / sigma^2. Where it is negative, diffusion is
-    "anomalous": guidance drives samples against the score of the distribution that they are meant to follow. For
-    Gaussian branches of equal covariance that region is the ball over the diameter from alpha mu_c to
-    alpha (mu_c + omega (mu_c - mu_u)), for the angle over a diameter is a right one.
+    guided, positive: x0-predictions [batch, ...]; score = (alpha x0 - x) / sigma^2. Where the cosine is negative the
+    paper calls diffusion anomalous: guidance drives samples against the score that they should follow. For Gaussian
+    branches of equal covariance this happens in the ball whose diameter runs from alpha mu_c to
+    alpha (mu_c + omega (mu_c - mu_u)).
     Source: Angle Domain Guidance, arXiv 2506.11039, theorem 3.3 (a non-positive inner product of these two scores).
     """
-    # the score is -eps/sigma: at one (x, t) the angle of the scores is that of the noises
+    # the score is -eps/sigma, so that the angle between two scores at one (x, t) is that between their noises
     first, second = eps_from_x0(schedule, x, guided, t), eps_from_x0(schedule, x, positive, t)
     lengths = _norms(first[None])[0] * _norms(second[None])[0]
     return jnp.where(lengths > 0, row_dot(first, second) / jnp.where(lengths > 0, lengths, 1), 0)
@@ -78,10 +78,10 @@ def score_cosine(schedule: Schedule, x: Array, t: Array, guided: Array, positive
 
 
 def shift_gain(guided: Array, unguided: Array, point: Array) -> Array:
-    """|x_t unguided - p|^2 - |x_t guided - p|^2 for paired samples; paths [times, batch, ...] -> [times, batch].
+    """Returns |x_t unguided - p|^2 - |x_t guided - p|^2 [times, batch] for paired paths and a point p [...].
 
-    With p = (1 + omega) mu, mu the mean of the conditional data law, its mean over the batch is positive from t = 1
-    down to some t_e < 1: guidance first hurries everything towards the scaled mean.
+    Let p = (1 + omega) mu, where mu is the mean of the conditional data. The mean of the gain over the batch is then
+    positive from t = 1 down to some t_e < 1: guidance first moves all samples towards the scaled mean.
     Source: Stage-wise Dynamics of Classifier-Free Guidance, arXiv 2509.22007, theorem 3.2.
     """
     point = point.reshape(1, 1, -1)
@@ -89,9 +89,9 @@ def shift_gain(guided: Array, unguided: Array, point: Array) -> Array:
 
 
 def mean_multiple(path: Array, mean: Array) -> Array:
-    """k_t = <E x_t, mu> / |mu|^2: which multiple of the conditional mean the ensemble has reached, [times].
+    """Returns k_t = <E x_t, mu> / |mu|^2 [times], the multiple of the conditional mean mu that is reached.
 
-    Proposition 3.4 of the source: a point near k mu falls to the strong mode from a radius that grows with k, and k
+    Proposition 3.4 of the source: the radius around k mu from which points fall to the strong mode grows with k, and k
     grows with omega.
     Source: Stage-wise Dynamics of Classifier-Free Guidance, arXiv 2509.22007, proposition 3.4 (k; as a measure of an
     ensemble: our choice).
@@ -102,10 +102,11 @@ def mean_multiple(path: Array, mean: Array) -> Array:
 
 
 def coherence(gap: Array) -> Array:
-    """|E d|^2 / E|d|^2 in [0, 1] over the batch of gaps d = D_c - D_u [times, batch, ...]; [times], 0 for no gap.
+    """Returns |E d|^2 / E|d|^2 [times], in [0, 1], over the batch of gaps d = D_c - D_u [times, batch, ...].
 
-    1: guidance pulls all samples the same way, as in the direction shift; it falls as they are pulled to different
-    modes. Unlike the distance of theorem 3.2 it needs no target, so it can be measured on a network. Our choice.
+    It is 1 where guidance pulls all samples the same way, as in the direction shift, and falls as samples are pulled
+    to different modes. It is 0 where there is no gap. Unlike `shift_gain` it needs no target point, so that it can be
+    measured on a network. Source: our choice.
     """
     flat = _flat(gap)
     mean_square = jnp.mean(jnp.sum(flat**2, axis=-1), axis=1)
@@ -117,21 +118,21 @@ def coherence(gap: Array) -> Array:
 
 
 def decidedness(responsibilities: Array, prior: Array) -> Array:
-    """1 - H(r)/H(prior): 0 where a state says nothing of its mode, 1 where its mode is certain.
+    """Returns 1 - H(r)/H(prior) [...]: 0 where a state says nothing about its mode, 1 where its mode is certain.
 
-    responsibilities r [..., modes]: p(mode | x_t); prior [modes]: their value at t = 1, with at least two modes > 0.
-    H is the entropy. May be below 0 for a state less certain than the prior. Its mean over an unguided ensemble is the
-    share of the information about the mode that x_t has. Our choice of a clock for the second stage.
+    responsibilities r [..., modes]: p(mode | x_t). prior [modes]: p(mode), with at least two modes above 0. H is the
+    entropy. The value is negative for a state that is less certain than the prior. Its mean over an unguided ensemble
+    is the mutual information between x_t and the mode, relative to H(prior). Source: our choice.
     """
     return 1 - _entropy(responsibilities) / _entropy(prior)
 
 
 def stage_times(decided: Array, grid: Array, low=0.05, high=0.95) -> tuple[Array, Array]:
-    """Times (t_12, t_23) at which the mean decidedness [times] of an ensemble first reaches `low` and `high`.
+    """Returns the times (t_12, t_23) at which an ensemble's mean decidedness [times] first reaches `low` and `high`.
 
-    Direction shift is t > t_12, mode separation t_12 >= t > t_23, concentration t <= t_23. Linear between the times of
-    the grid; the last time where the level is never reached. Our choice: the source proves that such times exist and
-    does not say how to find them.
+    Direction shift is t > t_12, mode separation is t_12 >= t > t_23, and concentration is t <= t_23. Times between
+    those of the grid are interpolated linearly. A level that is never reached gives the last time. Source: our choice;
+    arXiv 2509.22007 proves that such times exist and does not say how to find them.
     """
     return _first_crossing(decided, grid, low), _first_crossing(decided, grid, high)
 
@@ -150,13 +151,13 @@ def _first_crossing(values: Array, grid: Array, level) -> Array:
 
 
 def pair_contraction(first: Array, second: Array) -> Array:
-    """|x_t - z_t| / |x_T - z_T| for pairs of paths [times, batch, ...] that start close together; [times, batch].
+    """Returns |x_t - z_t| / |x_T - z_T| [times, batch] for pairs of paths that start close together.
 
-    Within one mode N(mu_k, v I), for the unconditional law N(m, u I), x = alpha y and rho = sigma/alpha, it is
+    For a conditional mode N(mu_k, v I), an unconditional N(m, u I) and constant omega it is, with rho = sigma/alpha,
 
         (alpha_t / alpha_T) ((v + rho_t^2)/(v + rho_T^2))^((1+omega)/2) ((u + rho_T^2)/(u + rho_t^2))^(omega/2)
 
-    at constant omega: the smaller, the stronger the guidance, if v < u. 0 for pairs that start equal.
+    If v < u it gets smaller as omega grows. It is 0 for pairs that start equal.
     Source: Stage-wise Dynamics of Classifier-Free Guidance, arXiv 2509.22007, theorem 3.5 (guided pairs stay closer
     than unguided ones); the closed form: derived here.
     """
@@ -166,10 +167,11 @@ def pair_contraction(first: Array, second: Array) -> Array:
 
 
 def mode_spread(path: Array, final: Array) -> Array:
-    """Standard deviation per dimension of the samples that end in each mode, [times, modes]; a mode of none has 0.
+    """Returns the standard deviation per dimension of the samples that end in each mode, [times, modes].
 
-    path [times, batch, d]; final [batch, modes]: responsibilities of the samples' last states (`nearest_mode` of
-    guidance.metrics). At data it compares with the mode's own standard deviation: below it, guidance has concentrated.
+    path [times, batch, d]. final [batch, modes]: the responsibilities of the last states, as from `nearest_mode`. A
+    mode without samples has 0. Where the last value is below the true standard deviation of the mode, guidance has
+    concentrated the samples.
     """
 
     def at_one_time(x):
@@ -188,7 +190,7 @@ def _flat(path: Array) -> Array:
 
 
 def _safe_norm(vectors: Array) -> Array:
-    """Euclidean norms over the last axis, with a zero gradient at the zero vector."""
+    """Returns Euclidean norms over the last axis, with a zero gradient at the zero vector."""
     return safe_sqrt(jnp.sum(vectors**2, axis=-1))
 
 

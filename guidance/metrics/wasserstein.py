@@ -1,4 +1,4 @@
-"""Exact Wasserstein distances on the line, and sliced over random lines in more dimensions."""
+"""Exact Wasserstein distances in one dimension, and sliced ones over random lines in more dimensions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,16 @@ import numpy as np
 
 from guidance.types import Array
 
-# Lines projected on at once: bounds memory at this many sorted copies of the sample.
+# Lines that are handled at once; memory is this many sorted projections of the samples.
 LINES_AT_ONCE = 8
 
 
 def wasserstein_1d(u: Array, v: Array, p: float = 1.0) -> Array:
-    """W_p = (int_0^1 |F_u^{-1}(q) - F_v^{-1}(q)|^p dq)^{1/p} of uniformly weighted samples u [n], v [m]; a scalar.
+    """Computes W_p = (int_0^1 |F_u^{-1}(q) - F_v^{-1}(q)|^p dq)^{1/p} of samples u [n], v [m]; a scalar.
 
-    In the units of the samples. Exact for unequal sizes too: the quantile functions are steps at the levels i/n and
-    j/m, and the integral is a sum over the merged levels. Raises ValueError for empty or non-flat samples or p < 1.
+    Its unit is that of the samples. It is exact for unequal sizes too: the quantile functions jump at the levels i/n
+    and j/m, and the integral is a sum over the merged levels. Raises ValueError for empty samples, for samples of
+    other than one axis, and for p < 1.
     Source: Computational Optimal Transport, arXiv 1803.00567, remark 2.30.
     """
     power = _wasserstein_1d_to_the_p(u, v, p)
@@ -22,10 +23,10 @@ def wasserstein_1d(u: Array, v: Array, p: float = 1.0) -> Array:
 
 
 def sliced_wasserstein(key: Array, x: Array, y: Array, lines: int = 128, p: float = 2.0) -> Array:
-    """SW_p = (mean over `lines` uniformly random directions theta of W_p(theta.x, theta.y)^p)^{1/p}; a scalar.
+    """Estimates SW_p = (mean over directions theta of W_p(theta.x, theta.y)^p)^{1/p}, with `lines` random directions.
 
-    x [n, d], y [m, d]. The mean of W_p^p, not of W_p: the definition of the sources below. For equal isotropic
-    covariances and means apart by delta it is |delta| / sqrt(d) at p = 2. Raises as `sliced_wasserstein_along`.
+    x [n, d], y [m, d] -> scalar. The mean is over W_p^p, not W_p, as in the sources. For two distributions that differ
+    by a shift delta it is |delta| / sqrt(d) at p = 2. Raises ValueError as `sliced_wasserstein_along` does.
     Source: Sliced and Radon Wasserstein Barycenters (Bonneel et al., JMIV 51, 2015); so computed by POT.
     """
     directions = jax.random.normal(key, (lines, x.shape[1]), x.dtype)
@@ -33,9 +34,10 @@ def sliced_wasserstein(key: Array, x: Array, y: Array, lines: int = 128, p: floa
 
 
 def sliced_wasserstein_along(directions: Array, x: Array, y: Array, p: float = 2.0) -> Array:
-    """(mean_l W_p(theta_l.x, theta_l.y)^p)^{1/p} for given `directions` [lines, d], normalised here; a scalar.
+    """Computes (mean_l W_p(theta_l.x, theta_l.y)^p)^{1/p} for given directions theta [lines, d]; a scalar.
 
-    Raises ValueError unless x is [n, d], y is [m, d] and p >= 1. Source: as `sliced_wasserstein`.
+    The directions are normalised first. Raises ValueError unless x is [n, d], y is [m, d] and p >= 1. Source: as
+    `sliced_wasserstein`.
     """
     if x.ndim != 2 or y.ndim != 2 or not x.shape[1] == y.shape[1] == directions.shape[1]:
         raise ValueError(f"x {x.shape}, y {y.shape} and directions {directions.shape} must share their last axis")
@@ -63,9 +65,9 @@ def _wasserstein_1d_to_the_p(u: Array, v: Array, p: float) -> Array:
 
 
 def _merged_levels(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cells between merged levels {i/n} and {j/m}: rank in each sample and width. Static: from the sizes alone.
+    """Returns the cells between the merged levels {i/n} and {j/m}: the rank in each sample, and the width.
 
-    Integers in units of 1/(n m), so that levels which coincide are recognised exactly.
+    They depend on the sizes alone. Levels are integers in units of 1/(n m), so that equal levels are found exactly.
     """
     levels = np.union1d(m * np.arange(n + 1, dtype=np.int64), n * np.arange(m + 1, dtype=np.int64))
     left, width = levels[:-1], np.diff(levels)
@@ -73,7 +75,7 @@ def _merged_levels(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _power(difference: Array, p: float) -> Array:
-    """|difference|^p with a finite gradient at 0."""
+    """Returns |difference|^p, with a finite gradient at 0."""
     if p == 2:
         return jnp.square(difference)
     magnitude = jnp.abs(difference)
@@ -81,7 +83,7 @@ def _power(difference: Array, p: float) -> Array:
 
 
 def _root(power: Array, p: float) -> Array:
-    """power^(1/p) whose gradient at 0 is 0, not infinite. NaN stays NaN."""
+    """Returns power^(1/p). Its gradient at 0 is 0, not infinite. NaN stays NaN."""
     if p == 1:
         return power
     zero = power <= 0
