@@ -112,7 +112,7 @@ def pair_units(config) -> list[field.Unit]:
 
 
 def draw(workdir, config) -> tuple[str, str]:
-    """Writes mnist.png, what each rule does to the same noise; returns its name and caption."""
+    """Draws what each rule does to the same noise into mnist.png; returns its name and caption."""
     model = mnist.build(config, None).model
     grid = sampling.uniform_grid(PICTURE_STEPS)
     rows = {"unguided": (field.unguided, STRONG_OMEGA)}
@@ -127,8 +127,9 @@ def draw(workdir, config) -> tuple[str, str]:
         x = _sampled(model.denoise(()), built, model.schedule, grid, key, cond)
         shown.append(np.clip(np.asarray(x)[..., 0], 0, 1).transpose(1, 0, 2).reshape(28, -1))
     axes.imshow(np.concatenate(shown), cmap="gray_r", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=14 + 28 * np.arange(len(rows)), yticklabels=list(rows))
-    figure.savefig(workdir / "mnist.png", dpi=90, bbox_inches="tight")
+    axes.set(xticks=14 + 28 * np.arange(mnist.CLASSES), xticklabels=range(mnist.CLASSES), xlabel="class")
+    axes.set(yticks=14 + 28 * np.arange(len(rows)), yticklabels=list(rows))
+    drawing.Picture(figure).save(workdir / "mnist.png", dpi=90)
     return "mnist.png", f"What each rule makes of the same noise at omega = {STRONG_OMEGA:g} (lambda = 1 for CFG++)."
 
 

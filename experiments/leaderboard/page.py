@@ -1,14 +1,12 @@
-"""What the leaderboard leaves: the page, the CSV and the pictures, all from the rows of results.json."""
-
-import csv
-import io
+"""What the leaderboard leaves, from the rows of results.json: page, tables as LaTeX, CSV and pictures."""
 
 import numpy as np
 
 from experiments.leaderboard import images, pictures
 from experiments.runtime import records
+from guidance.tables import Table, comma_separated, number
 
-LEAD = "energy_distance"
+LEAD, TRUTH = "energy_distance", "true data"
 COMMAND = "python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard"
 INTRODUCTION = """## Mixtures
 
@@ -17,13 +15,16 @@ Unbiased energy distance to the true law per condition, times 1000 (lower is bet
 other seeds; learned weights are trained anew for each seed and never see the samples that are measured. All rows of a
 table have the same number of network evaluations per sample, so that unguided sampling takes twice the steps. Every
 column is one mixture with one known model error (`experiments/leaderboard/problems.py`). Bold: within two standard
-errors of the best of its column. The CSV adds mode shares, widths, norms and likelihoods.
+errors of the best of its column. The CSV adds mode shares, widths, norms and likelihoods. Every table is beside this
+page as LaTeX.
 """
 
 
 def write(workdir, rows, config) -> None:
-    """Writes leaderboard.md, leaderboard.csv and the pictures into the folder."""
+    """Writes leaderboard.md, each of its tables as .tex, leaderboard.csv and the pictures into the folder."""
     records.write_atomically(workdir / "leaderboard.csv", as_csv(rows))
+    for name, table in tables(rows).items():
+        records.write_atomically(workdir / f"leaderboard_{name.replace(', ', '_')}.tex", table.latex())
     mixtures = [row for row in rows if row.problem not in images.PROBLEMS]
     captions = pictures.draw(workdir, mixtures, config) if mixtures else []
     if "mnist" in config.columns:
@@ -32,23 +33,19 @@ def write(workdir, rows, config) -> None:
 
 
 def as_csv(rows) -> str:
-    """One line for each problem, NFE and method, a column for each metric and its standard error."""
+    """Returns one line for each problem, NFE and method, a column for each metric and its standard error."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     lines = {}
     for row in rows:
         line = lines.setdefault((row.problem, row.nfe, row.method), {"weight": row.weight, "seeds": row.seeds})
         line |= {row.metric: row.value, f"{row.metric}_se": row.standard_error}
     columns = ["weight", "seeds", *(name for metric in metrics for name in (metric, f"{metric}_se"))]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["problem", "nfe", "method", *columns])
-    for (problem, nfe, method), line in lines.items():
-        writer.writerow([problem, f"{nfe:g}", method, *(_short(line.get(name)) for name in columns)])
-    return text.getvalue()
+    cells = ([*key, *map(line.get, columns)] for key, line in lines.items())
+    return comma_separated(["problem", "nfe", "method", *columns], cells)
 
 
 def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
-    """(method, mean rank over the problems, {problem: row}) at one NFE, best first; true data are not ranked."""
+    """Returns (method, mean rank over the problems, {problem: row}) at one NFE, best first."""
     cells = {}
     for row in rows:
         if row.metric == LEAD and row.nfe == nfe:
@@ -61,74 +58,79 @@ def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
     return [(methods[i], float(ranks[i].mean()), cells[methods[i]]) for i in order]
 
 
-def as_page(rows, config, captions) -> str:
-    """The whole page; `captions` are (file name, caption) pairs of its pictures."""
+def tables(rows) -> dict[str, Table]:
+    """Returns {name: table}: of the mixtures one for each NFE, named by it, and one for each problem of images."""
     mixtures = [row for row in rows if row.problem not in images.PROBLEMS]
-    lines = ["# Leaderboard", "", f"Written by `{COMMAND}`. All numbers: `leaderboard.csv`.", ""]
-    lines += [] if not mixtures else _mixtures(mixtures, config)
-    for problem, introduction in images.PROBLEMS.items():
-        own = [row for row in rows if row.problem == problem]
-        lines += [] if not own else [*introduction.format(seeds=config.seeds).splitlines(), "", *_images(own), ""]
-    lines += ["## Pictures", ""] if captions else []
-    lines += [line for name, caption in captions for line in (f"![{caption}]({name})", "", caption, "")]
-    return "\n".join(lines).rstrip() + "\n"
+    found = {f"nfe_{nfe:g}": _mixtures(mixtures, nfe) for nfe in _nfes(mixtures)}
+    by_problem = {problem: [row for row in rows if row.problem == problem] for problem in images.PROBLEMS}
+    return found | {problem: _images(own) for problem, own in by_problem.items() if own}
 
 
-def _mixtures(rows, config) -> list[str]:
-    """One table for each NFE, a column for each mixture."""
-    floors = {row.problem: row for row in rows if row.metric == LEAD and row.method == "true data"}
-    ranked = [row for row in rows if row.method != "true data"]
+def as_page(rows, config, captions) -> str:
+    """Returns the whole page; `captions` are (file name, caption) pairs of its pictures."""
+    found = tables(rows)
+    parts = ["# Leaderboard", f"Written by `{COMMAND}`. All numbers: `leaderboard.csv`."]
     numbers = {"seeds": config.seeds, "budget": len(config.omegas), "tuning": config.tuning_seeds}
-    lines = INTRODUCTION.format(**numbers).splitlines()
-    for nfe in sorted({row.nfe for row in ranked}):
-        table = standings(ranked, nfe)
-        problems = list(table[0][2])
-        lines += ["", f"### NFE {nfe:g}", "", "| method | mean rank | " + " | ".join(problems) + " |"]
-        lines += ["|---" * (len(problems) + 2) + "|"]
-        best = {p: min((cells[p] for _, _, cells in table), key=records.comparable) for p in problems}
-        for method, rank, cells in table:
-            shown = [_cell(cells[p], best[p], 1000, 1) for p in problems]
-            lines.append(f"| {method} | {rank:.1f} | " + " | ".join(shown) + " |")
-        lines.append("| *true data* | | " + " | ".join(_cell(floors[p], None, 1000, 1) for p in problems) + " |")
-    return [*lines, ""]
+    nfes = _nfes([row for row in rows if row.problem not in images.PROBLEMS])
+    parts += [INTRODUCTION.format(**numbers).strip()] if nfes else []
+    for nfe in nfes:
+        parts += [f"### NFE {nfe:g}", found[f"nfe_{nfe:g}"].markdown()]
+    for problem, introduction in images.PROBLEMS.items():
+        if problem in found:
+            parts += [introduction.format(seeds=config.seeds).strip(), found[problem].markdown()]
+    parts += ["## Pictures"] if captions else []
+    parts += [part for name, caption in captions for part in (f"![{caption}]({name})", caption)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _images(rows) -> list[str]:
-    """One table, a group of columns for each NFE, best first at the highest."""
+def _nfes(rows) -> list[float]:
+    return sorted({row.nfe for row in rows if row.method != TRUTH})
+
+
+def _mixtures(rows, nfe: float) -> Table:
+    """Returns the table of one NFE, best mean rank first, a column for each mixture; values times 1000."""
+    floors = {row.problem: row for row in rows if row.metric == LEAD and row.method == TRUTH}
+    ranked = standings([row for row in rows if row.method != TRUTH], nfe)
+    problems = list(ranked[0][2])
+    best = {p: min((cells[p] for _, _, cells in ranked), key=records.comparable) for p in problems}
+    body = [[method, f"{rank:.1f}", *(_cell(cells[p], 1000) for p in problems)] for method, rank, cells in ranked]
+    body.append([TRUTH, "", *(_cell(floors[p], 1000) for p in problems)])
+    bold = {
+        (i, j + 2) for i, (*_, cells) in enumerate(ranked) for j, p in enumerate(problems) if _close(cells[p], best[p])
+    }
+    caption = f"energy distance times 1000 at NFE {nfe:g}, mean and standard error"
+    return Table(caption, ["method", "mean rank", *problems], body, frozenset(bold))
+
+
+def _images(rows) -> Table:
+    """Returns the table of one problem, a group of columns for each NFE, best first at the highest."""
     cells = {(row.method, row.nfe, row.metric): row for row in rows}
-    nfes = sorted({row.nfe for row in rows if row.method != "true data"})
+    nfes = _nfes(rows)
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    methods = list(dict.fromkeys(row.method for row in rows if row.method != "true data"))
+    methods = list(dict.fromkeys(row.method for row in rows if row.method != TRUTH))
     methods.sort(key=lambda method: records.comparable(cells[method, nfes[-1], metrics[0]]))
-    lines = ["| method | " + " | ".join(f"{_words(m)}, NFE {nfe:g}" for nfe in nfes for m in metrics) + " |"]
-    lines += ["|---" * (1 + len(nfes) * len(metrics)) + "|"]
-    for method in methods:
-        shown = []
-        for nfe in nfes:
-            leader = min((cells[m, nfe, metrics[0]] for m in methods), key=records.comparable)
-            shown += [_cell(cells[method, nfe, m], leader if m == metrics[0] else None, 1, 3) for m in metrics]
-        lines.append(f"| {method} | " + " | ".join(shown) + " |")
-    if ("true data", 0.0, metrics[0]) in cells:
-        shown = [_cell(cells["true data", 0.0, m], None, 1, 3) for _ in nfes for m in metrics]
-        lines.append("| *true data* | " + " | ".join(shown) + " |")
-    return lines
+    best = {nfe: min((cells[m, nfe, metrics[0]] for m in methods), key=records.comparable) for nfe in nfes}
+    columns = [(nfe, metric) for nfe in nfes for metric in metrics]
+    body = [[method, *(_cell(cells[method, *column]) for column in columns)] for method in methods]
+    if (TRUTH, 0.0, metrics[0]) in cells:
+        body.append([TRUTH, *(_cell(cells[TRUTH, 0.0, metric]) for _, metric in columns)])
+    bold = {
+        (i, j + 1)
+        for i, method in enumerate(methods)
+        for j, (nfe, metric) in enumerate(columns)
+        if metric == metrics[0] and _close(cells[method, nfe, metric], best[nfe])
+    }
+    head = ["method", *(f"{metric.replace('_', ' ')}, NFE {nfe:g}" for nfe, metric in columns)]
+    return Table(f"{rows[0].problem}, mean and standard error", head, body, frozenset(bold))
 
 
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
+def _cell(row, unit: float = 1) -> str:
+    """Returns mean and standard error times `unit`."""
+    return number(row.value and unit * row.value, row.standard_error and unit * row.standard_error)
 
 
-def _cell(row, best, unit: float, digits: int) -> str:
-    """Mean and standard error times `unit`; bold within two standard errors of the best."""
+def _close(row, best) -> bool:
+    """Whether a value lies within two standard errors, of the difference, of the best."""
     if row.value is None:
-        return "not finite"
-    error = row.standard_error or 0.0
-    text = f"{unit * row.value:.{digits}f} ± {unit * error:.{digits}f}"
-    close = best is not None and row.value <= records.comparable(best) + 2 * np.hypot(
-        error, best.standard_error or 0.0
-    )
-    return f"**{text}**" if close else text
-
-
-def _short(value):
-    return f"{value:.6g}" if isinstance(value, float) else value
+        return False
+    return row.value <= records.comparable(best) + 2 * np.hypot(row.standard_error or 0, best.standard_error or 0)

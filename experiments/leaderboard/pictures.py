@@ -1,8 +1,12 @@
 """Pictures of the leaderboard: the quality-diversity plane, what each rule does to two modes, and its paths."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from experiments.config.expressions import COMBINATIONS, parse, shortened
 from experiments.leaderboard import contenders as field
@@ -10,6 +14,7 @@ from experiments.leaderboard import evaluate
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, plane
 from experiments.problems import construct
 from experiments.runtime import drawing
+from experiments.runtime.drawing import Picture
 from guidance import sampling, weights
 from guidance.sampling.sample import sample
 from guidance.truth import mixtures
@@ -18,71 +23,106 @@ PROBLEM = "attenuated"  # the one that is drawn: two classes of two modes each
 STRONG = 3.0  # the omega of the gallery: far beyond the exact repair, so that each rule shows its character
 STEPS = 20
 UNGUIDED = "unguided"
-LOW, HIGH = -1.7, 4.3  # of both axes
+LOW, HIGH = -2.6, 4.0  # of both axes
+METRICS = ("mode_share_error", "variance_ratio")  # of the plane
+KINDS = {"true data": "k", "learned": "C3", "rules": "0.35", "CFG, other weights and samplers": "C0"}
 
 
 def draw(workdir, rows, config) -> list[tuple[str, str]]:
-    """Writes all pictures; returns (file name, caption) pairs."""
+    """Writes all pictures, each with its data; returns (file name, caption) pairs."""
     group = plane(jax.random.key(config.seed))
     index = group.names.index(PROBLEM)
-    standing = _plane(rows, max(config.nfe))
-    modes = _two_modes(group, index, config)
-    paths = _paths(group, index)
     captions = []
-    for name, figure, caption in (
-        ("plane", standing, f"Share of the modes and their width at NFE {max(config.nfe)}; the truth is the cross. "
-         "Guidance that is too strong loses modes (right) and narrows them (down)."),
-        ("two_modes", modes, f"What each rule does to a class of two modes at omega = {STRONG:g} (lambda = 1 for "
-         f"CFG++), {STEPS} steps: the true class as contours, samples, the shares of its modes (truth 0.6 and 0.4)."),
-        ("paths", paths, f"Paths of twelve samples of one class from noise to data, omega = {STRONG:g}."),
+    for name, picture, caption in (
+        ("plane", _plane(rows, max(config.nfe)), f"Share of the modes and their width at NFE {max(config.nfe)}; the "
+         "truth is the cross. Guidance that is too strong loses modes (right) and narrows them (down)."),
+        ("two_modes", _two_modes(group, index, config), "What each rule does to a class of two modes at omega = "
+         f"{STRONG:g} (lambda = 1 for CFG++), {STEPS} steps: the true class as contours, samples, the shares of its "
+         "modes (truth 0.6 and 0.4)."),
+        ("paths", _paths(group, index), "Paths of twelve samples of one class from noise to data, omega = "
+         f"{STRONG:g}."),
     ):  # fmt: skip
-        figure.savefig(workdir / f"{name}.png", dpi=110, bbox_inches="tight")
+        picture.save(workdir / f"{name}.png", dpi=110)
         captions.append((f"{name}.png", caption))
     return captions
 
 
-def _plane(rows, nfe):
-    """Mode-share error against per-mode width, a point for each method."""
-    own = [row for row in rows if row.nfe in (nfe, 0.0)]
+def _plane(rows, nfe) -> Picture:
+    """Draws mode-share error against per-mode width, a named point for each method."""
     value = {}
-    for row in own:
-        if row.metric in ("mode_share_error", "variance_ratio"):
-            value.setdefault(row.method, {}).setdefault(row.metric, []).append(row.value)
-    figure, axes = drawing.subplots(figsize=(7.5, 5.5))
-    for method, found in value.items():
-        x, y = np.mean(found["mode_share_error"]), np.median(found["variance_ratio"])
-        learned = method.startswith("learned")
-        colour = "C3" if learned else "k" if method == "true data" else "C0" if "," in method else "0.35"
-        axes.plot(x, y, "+" if method == "true data" else "o", color=colour, ms=12 if method == "true data" else 5)
-        if "," not in method:  # the blue ones crowd together
-            axes.annotate(method, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour)
-    axes.plot([], [], "o", color="C0", ms=5, label="CFG, other weights and samplers")
-    axes.legend(fontsize=7, frameon=False)
+    for row in rows:
+        if row.nfe in (nfe, 0.0) and row.metric in METRICS:
+            of_method = value.setdefault(row.method, {name: [] for name in METRICS})
+            of_method[row.metric].append(np.nan if row.value is None else row.value)
+    lines = [(name, np.mean(found[METRICS[0]]), np.median(found[METRICS[1]])) for name, found in value.items()]
+    figure, axes = drawing.subplots(figsize=(9, 6.5), layout="constrained")
+    for kind, colour in KINDS.items():
+        own = [(x, y) for name, x, y in lines if _kind(name) == kind]
+        if own:
+            style = {"marker": "+", "ms": 12} if kind == "true data" else {"marker": "o", "ms": 4}
+            axes.plot(*zip(*own, strict=True), ls="", color=colour, label=kind, **style)
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
     axes.set(
         xlabel="mode-share error (mean over problems)", ylabel="variance of a mode / truth (median over problems)"
     )
+    axes.margins(0.1)
     axes.set_yscale("log")
-    axes.grid(alpha=0.2, which="both")
-    return figure
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7, 8, 9)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.2)
+    drawing.legend(figure)
+    _name_points(axes, lines)
+    return Picture(figure, ("method", *METRICS), lines)
 
 
-def _two_modes(group, index, config):
-    """Small multiples: one panel for each rule."""
+def _kind(method: str) -> str:
+    if method == "true data":
+        return method
+    return "learned" if method.startswith("learned") else [*KINDS][3 if "," in method else 2]
+
+
+def _name_points(axes, points) -> None:
+    """Writes the name of each point (name, x, y) near it, where no other name and no point is; a line leads to it."""
+    axes.figure.draw_without_rendering()  # from here on the places of points in the picture are known
+    at = {name: axes.transData.transform((x, y)) for name, x, y in points if np.isfinite([x, y]).all()}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in at.values()]
+    angles = np.pi / 8 * np.array([0, 2, -2, 8, 6, -6, 1, -1, 7, -7, 4, -4, 3, -3, 5, -5])
+    to_points = 72 / axes.figure.dpi
+    for (name, x, y), place in zip((p for p in points if p[0] in at), at.values(), strict=True):
+        text = axes.annotate(
+            name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=7, color=KINDS[_kind(name)],
+            ha="center", va="center",
+        )  # fmt: skip
+        size = text.get_window_extent().size
+        for radius, angle in itertools.product(range(6, 300, 6), angles):
+            side = np.array([np.cos(angle), np.sin(angle)])
+            offset = side * (radius + size / 2)
+            box = Bbox.from_bounds(*(place + offset - size / 2), *size)
+            if not any(map(box.overlaps, taken)) and box.x0 > axes.bbox.x0 and box.x1 < axes.bbox.x1:
+                break
+        text.set_position(to_points * offset)
+        if radius > 12:
+            line = {"arrowstyle": "-", "lw": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (x, y), xytext=to_points * side * radius, textcoords="offset points", arrowprops=line)
+        taken.append(box)
+
+
+def _two_modes(group, index, config) -> Picture:
+    """Draws samples of each rule, a panel each."""
     truth = jax.tree.map(lambda a: a[index], group.truth)
-    columns, panels = 5, len(config.rules) + 1
-    figure, grid = drawing.subplots(-(-panels // columns), columns, figsize=(13, 3.1 * -(-panels // columns)))
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, (text, x) in zip(grid.flat, rule_samples(group, index, config.rules).items(), strict=False):
-        axes.axis("on")
+    found = rule_samples(group, index, config.rules)
+    figure, panels = drawing.panels(len(found), 2.6, 2.9, columns=5)
+    for axes, (text, x) in zip(panels, found.items(), strict=True):
         two_mode_panel(axes, truth, _shown(text), x)
-    figure.tight_layout(h_pad=2.0)
-    return figure
+    return Picture(figure, ("rule", "x1", "x2"), [(_shown(text), *point) for text, x in found.items() for point in x])
 
 
 def rule_samples(group, index, calls, omega: float = STRONG, n: int = 400) -> dict[str, np.ndarray]:
-    """{call of a rule: samples of class 0 [n, 2]} at a constant weight, unguided first; lambda is omega/STRONG."""
+    """Returns {call of a rule: samples of class 0 [n, 2]} at a constant weight, unguided first.
+
+    Rules whose knob is lambda get omega / STRONG.
+    """
     times = sampling.uniform_grid(STEPS)
     found = {}
     for text in (UNGUIDED, *calls):
@@ -102,11 +142,13 @@ def gallery(folder, calls) -> None:
     mild, strong = (rule_samples(group, index, calls, omega) for omega in (1.0, STRONG))
     folder.mkdir(exist_ok=True)
     for text in calls:
-        figure, panels = drawing.subplots(1, 2, figsize=(5.2, 2.7))
+        figure, panels = drawing.panels(2, 2.6, 2.8)
+        lines = []
         for axes, x, words in zip(panels, (mild[text], strong[text]), _words(text), strict=True):
             two_mode_panel(axes, truth, words, x)
-        figure.tight_layout()
-        figure.savefig(folder / f"{parse('rule', text, COMBINATIONS)[0].name}.png", dpi=60)
+            lines += [(words, *point) for point in x]
+        name = parse("rule", text, COMBINATIONS)[0].name
+        Picture(figure, ("weight", "x1", "x2"), lines).save(folder / f"{name}.png", dpi=80)
 
 
 def _words(name):
@@ -119,7 +161,10 @@ def _shown(text):
 
 
 def two_mode_panel(axes, truth, name, x) -> None:
-    """The true class as contours, the samples as points, the mode shares in the title."""
+    """Draws the true class as contours and samples [n, 2] as points.
+
+    The title has the shares of the modes and, if there are any, the number of samples beyond the frame.
+    """
     side = jnp.linspace(LOW, HIGH, 100)
     points = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
     log_p = mixtures.log_density(truth, SCHEDULE, points, jnp.zeros(10_000), jnp.zeros(10_000, jnp.int32))
@@ -127,32 +172,36 @@ def two_mode_panel(axes, truth, name, x) -> None:
     axes.contour(
         side, side, log_p, levels=log_p.max() - np.array([4.5, 2.0, 0.5]), colors="C2", linewidths=0.8, linestyles="-"
     )
-    axes.scatter(*np.clip(x, LOW, HIGH).T, s=3, color="C0", alpha=0.5, linewidths=0)
+    axes.scatter(*x.T, s=5, color="C0", alpha=0.7, linewidths=0)
     zero = jnp.zeros(len(x))
     shares = np.asarray(
         mixtures.responsibilities(truth, SCHEDULE, jnp.asarray(x), zero, jnp.zeros(len(x), jnp.int32))
     ).mean(0)
-    axes.set_title(f"{name}\n{shares[0]:.2f} / {shares[1]:.2f}", fontsize=9)
+    beyond = np.sum((x < LOW) | (x > HIGH), axis=-1).astype(bool).sum()
+    words = f", {beyond} outside" if beyond else ""
+    axes.set_title(f"{name}\n{shares[0]:.2f} / {shares[1]:.2f}{words}", fontsize=9)
     axes.set(xticks=[], yticks=[], xlim=(LOW, HIGH), ylim=(LOW, HIGH), aspect="equal")
 
 
-def _paths(group, index):
-    """A few trajectories for some rules that differ."""
+def _paths(group, index) -> Picture:
+    """Draws a few trajectories for some rules that differ."""
     truth, model = jax.tree.map(lambda a: a[index], (group.truth, group.model))
-    shown = ("cfg", "angle_domain", "apg(cap=2.5)", "cfg_rescale", "cfg_zero_star")
-    figure, panels = drawing.subplots(1, len(shown) + 1, figsize=(15, 2.9))
-    times, n = sampling.uniform_grid(40), 12
+    shown = ("unguided", "cfg", "angle_domain", "apg(cap=2.5)", "cfg_rescale", "cfg_zero_star")
+    figure, panels = drawing.panels(len(shown), 2.6, 2.8, columns=3)
+    times, n, lines = sampling.uniform_grid(40), 12, []
     x = sampling.initial_noise(jax.random.key(2), SCHEDULE, times, (2,), jnp.arange(n))
-    for axes, name in zip(panels, ("unguided", *shown), strict=True):
+    for axes, name in zip(panels, shown, strict=True):
         build = field.unguided if name == "unguided" else field.by_rule(construct.rule(name))
         guide = build(weights.constant(STRONG), truth.null)
         denoise, cond = group.denoise(model), jnp.zeros(n, jnp.int32)
-        out = sample(
-            jax.random.key(0), denoise, guide, sampling.ddim(), SCHEDULE, times, x, cond, trajectory=True
-        ).trajectory
-        two_mode_panel(axes, truth, name, np.asarray(out[-1]))
+        out = np.asarray(
+            sample(
+                jax.random.key(0), denoise, guide, sampling.ddim(), SCHEDULE, times, x, cond, trajectory=True
+            ).trajectory
+        )
+        two_mode_panel(axes, truth, name, out[-1])
         axes.set_title(name, fontsize=9)
-        for path in np.asarray(out).transpose(1, 0, 2):
-            axes.plot(*np.clip(path, LOW, HIGH).T, color="C0", lw=0.7, alpha=0.7)
-    figure.tight_layout()
-    return figure
+        for i, path in enumerate(out.transpose(1, 0, 2)):
+            axes.plot(*path.T, color="C0", lw=0.7, alpha=0.7)
+            lines += [(name, i, float(t), *point) for t, point in zip(times, path, strict=True)]
+    return Picture(figure, ("rule", "sample", "t", "x1", "x2"), lines)

@@ -301,10 +301,10 @@ def test_ranks_are_means_over_the_problems_and_ties_share_theirs():
 def test_what_lies_within_two_standard_errors_of_the_best_is_bold():
     """Of the difference: sqrt(0.03^2 + 0.04^2) = 0.05, so up to 0.1 above the best; numbers times 1000."""
     best = row("p", "best", 0.2, 0.03)
-    assert page._cell(row("p", "near", 0.29, 0.04), best, 1000, 1) == "**290.0 ± 40.0**"
-    assert page._cell(row("p", "far", 0.31, 0.04), best, 1000, 1) == "310.0 ± 40.0"
-    assert page._cell(row("p", "one seed", 0.25, None), best, 1, 3) == "**0.250 ± 0.000**"
-    assert page._cell(best, None, 1, 3) == "0.200 ± 0.030"
+    rows = [best, row("p", "near", 0.29, 0.04), row("p", "far", 0.31, 0.04), row("p", "one seed", 0.25, None)]
+    shown = page.tables([*rows, row("p", "true data", 0.0, 0.01, nfe=0.0)])["nfe_10"]
+    assert [line[2] for line in shown.body] == ["200 ± 30", "250", "290 ± 40", "310 ± 40", "0 ± 10"]
+    assert shown.bold == {(0, 2), (1, 2), (2, 2)} and shown.body[-1][:2] == ["true data", ""]
 
 
 def test_the_plane_has_a_point_for_each_method():
@@ -316,6 +316,27 @@ def test_the_plane_has_a_point_for_each_method():
         for i, value in enumerate(each)
     ]
     rows += [row("p0", "a", 9.0, nfe=10.0, metric=name) for name in spread]
-    [axes] = pictures._plane(rows, 20).get_axes()
+    drawn = pictures._plane(rows, 20)
+    [axes] = drawn.figure.get_axes()
     points = [(*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) == 1]
-    assert points == [pytest.approx((0.3, 1.0))]
+    assert points == [line[1:] for line in drawn.lines] == [pytest.approx((0.3, 1.0))]
+
+
+def test_no_two_names_of_the_plane_overlap():
+    """Thirty methods in a cloud: every name is there, covers no other name and no point, and lies in the frame."""
+    places = np.random.default_rng(0).normal(0, [0.005, 0.05], (30, 2)) + [0.3, 1.0]
+    rows = [
+        row("p", f"a method {i}", value, nfe=20.0, metric=name)
+        for i, place in enumerate(places)
+        for name, value in zip(pictures.METRICS, place, strict=True)
+    ]
+    figure = pictures._plane(rows, 20).figure
+    figure.canvas.draw()
+    [axes] = figure.get_axes()
+    names = [text for text in axes.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in names]
+    assert [text.get_text() for text in names] == [f"a method {i}" for i in range(30)]
+    for i, box in enumerate(boxes):
+        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), names[i].get_text()
+        assert not any(box.contains(*place) for place in axes.transData.transform(places))

@@ -1,5 +1,7 @@
 """The picture of the three stages: drawn by its command, legible, and fed with what the theory says."""
 
+import csv
+
 import numpy as np
 
 from experiments.tools import three_stages
@@ -9,11 +11,15 @@ def test_the_command_draws_the_picture(tmp_path, capsys):
     out = tmp_path / "stages.png"
     assert three_stages.main(["--out", str(out), "--samples", "300", "--steps", "60"]) == 0
     assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and out.stat().st_size < 250_000
+    lines = list(csv.DictReader(out.with_suffix(".csv").read_text(encoding="utf-8").splitlines()))
+    curves = [line for line in lines if line["panel"] == "posterior share of the weak mode"]
+    assert len(curves) == 5 * 61 and {line["line"] for line in curves} > {"omega = 8", "triangle, mean 4"}
+    assert sum(line["panel"] == "concentration" for line in lines) == 3 * 300
     assert str(out) in capsys.readouterr().out
 
 
 def test_no_text_overlaps_and_nothing_is_cut_off():
-    figure = three_stages.picture(three_stages.measure(samples=200, steps=40))
+    figure = three_stages.picture(three_stages.measure(samples=200, steps=40)).figure
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     axes = figure.get_axes()
