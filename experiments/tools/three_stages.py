@@ -2,8 +2,8 @@
 
     python -m experiments.tools.three_stages --out docs/stages.png [--samples 4000] [--steps 400]
 
-Prints the table of docs/stages.md as well, which says how to read the picture. guidance/metrics/paths.py defines its
-measures. About a minute on two cores.
+Prints the table of docs/stages.md as well, which says how to read the picture; its numbers lie beside it, as CSV.
+guidance/metrics/paths.py defines its measures. About a minute on two cores.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runtime import drawing
+from experiments.runtime.drawing import Picture
 from guidance import guides, metrics, sampling, schedules, weights
 from guidance.metrics import paths
 from guidance.truth import mixtures
@@ -137,17 +138,22 @@ _SHADES = ("0.35", "#f2a93b", "#d9541e", "#7a1460")  # one colour for each omega
 _MODES = "tab:blue"
 
 
-def picture(measured: Measured):
-    """Upper row: the clouds of omega = 0 and of the shown omega in each stage; lower row: a measure of each stage."""
+def picture(measured: Measured) -> Picture:
+    """Draws the clouds of omega = 0 and of the shown omega in each stage, and below them a measure of each stage."""
     figure, panels = drawing.subplots(2, 3, figsize=(13.2, 8.6), layout="constrained")
     bounds = [float(t) for t in paths.stage_times(measured.decided[SHOWN], measured.grid)]
     middle = int(np.argmin(np.abs(np.asarray(measured.grid) - np.mean(bounds))))
-    _direction_shift(panels[0][0], measured, int(np.argmin(np.abs(np.asarray(measured.grid) - bounds[0]))))
-    _mode_separation(panels[0][1], measured, middle)
-    _concentration(panels[0][2], measured)
-    _curves(panels[1][0], measured, measured.distance, bounds, "E |x − w m|²,  guided / unguided", first=1)
-    _curves(panels[1][1], measured, measured.weak, bounds, "posterior share of the weak mode", remedy=True)
-    _curves(panels[1][2], measured, measured.spread, bounds, "standard deviation in the strong mode", remedy=True)
+    until = int(np.argmin(np.abs(np.asarray(measured.grid) - bounds[0])))
+    lines = [
+        *_direction_shift(panels[0][0], measured, until),
+        *_mode_separation(panels[0][1], measured, middle),
+        *_concentration(panels[0][2], measured),
+        *_curves(panels[1][0], measured, measured.distance, bounds, "E |x − w m|²,  guided / unguided", first=1),
+        *_curves(panels[1][1], measured, measured.weak, bounds, "posterior share of the weak mode", remedy=True),
+        *_curves(
+            panels[1][2], measured, measured.spread, bounds, "standard deviation in the strong mode", remedy=True
+        ),
+    ]
     panels[1][0].set_title("guided samples are nearer to w m, w = 1 + omega", fontsize=10)
     panels[1][0].legend(fontsize=8, loc="lower right")
     panels[1][1].set_title("the weak mode has lost its share before stage 3", fontsize=10)
@@ -164,13 +170,22 @@ def picture(measured: Measured):
         "Classifier-free guidance in three stages: a weak (30 %) and a strong mode (70 %), exact denoisers, "
         "omega = scale − 1", fontsize=13,
     )  # fmt: skip
-    return figure
+    return Picture(figure, ("panel", "line", "t", "x1", "x2", "value"), lines)
+
+
+def _points(panel: str, run: int, time, x) -> list[tuple]:
+    """Returns points [n, 2] at one time as lines of the data."""
+    return [(panel, f"omega = {OMEGAS[run]:g}", float(time), *point, None) for point in x]
 
 
 def _direction_shift(axes, measured, until):
+    """Draws arrows from the noise to the end of stage 1; returns their ends, those of the noise at t = 1."""
+    lines = []
     starts = np.asarray(measured.path[0, 0, :60])
     for run, shade in ((0, _SHADES[0]), (SHOWN, _SHADES[SHOWN])):
         ends = np.asarray(measured.path[run, until, :60])
+        for at, x in ((0, starts), (until, ends)):
+            lines += _points("direction shift", run, measured.grid[at], x)
         axes.quiver(*starts.T, *(ends - starts).T, color=shade, angles="xy", scale_units="xy", scale=1, width=0.006,
                     headwidth=3.5, alpha=0.8, label=f"omega = {OMEGAS[run]:g}")  # fmt: skip
     axes.plot(*np.outer([-2, 3], MEAN).T, "--", color=_MODES, lw=1)
@@ -178,26 +193,35 @@ def _direction_shift(axes, measured, until):
     axes.set_title(f"1  Direction shift, t = 1 to {float(measured.grid[until]):.2f}\n"
                    "every sample is driven along m, and outward", fontsize=11)  # fmt: skip
     _modes(axes)
+    return lines
 
 
 def _mode_separation(axes, measured, at):
+    """Draws clouds in the middle of stage 2 and the edges of the basins; returns the points of the clouds."""
+    lines = []
     time = float(measured.grid[at])
     edges = np.asarray(jax.jit(lambda: boundary(time, (OMEGAS[0], OMEGAS[SHOWN])))())
     along = np.array([-ACROSS[1], ACROSS[0]])
     for run, shade, edge in ((0, _SHADES[0], edges[0]), (SHOWN, _SHADES[SHOWN], edges[1])):
-        axes.plot(*np.asarray(measured.path[run, at, :400]).T, "o", color=shade, ms=2, alpha=0.5)
+        cloud = np.asarray(measured.path[run, at, :400])
+        axes.plot(*cloud.T, "o", color=shade, ms=2, alpha=0.5)
+        lines += _points("mode separation", run, time, cloud)
         lost = float(np.mean(np.asarray(measured.path[run, at]) @ ACROSS < edge))
         line = edge * ACROSS + np.outer([-6, 6], along)
         axes.plot(*line.T, color=shade, lw=2, label=f"omega = {OMEGAS[run]:g}: {100 * lost:.0f} % left of its line")
     axes.set_title(f"2  Mode separation, t = {time:.2f}; left of the line: weak mode\n"
                    "the line has hardly moved, the cloud has", fontsize=11)  # fmt: skip
     _modes(axes)
+    return lines
 
 
 def _concentration(axes, measured):
+    """Draws clouds of final samples around the strong mode; returns their points."""
+    lines = []
     for run, shade, size in ((0, _SHADES[0], 2.5), (1, _SHADES[1], 2.5), (SHOWN, _SHADES[SHOWN], 4)):
         ends = np.asarray(measured.path[run, -1, :800])
         axes.plot(*ends.T, "o", color=shade, ms=size, alpha=0.6, label=f"omega = {OMEGAS[run]:g}")
+        lines += _points("concentration", run, 0, ends)
     axes.set_title(
         "3  Concentration, t = 0, around the strong mode\nall guided samples of a mode become one", fontsize=11
     )
@@ -206,6 +230,7 @@ def _concentration(axes, measured):
     axes.plot(*ring.T, color=_MODES, lw=1, ls=":", label="2 standard deviations, truth")
     axes.set(xlim=(1.1, 2.9), ylim=(0.15, 2.15), xlabel="x₁", ylabel="x₂", aspect="equal")
     axes.legend(fontsize=8, loc="upper left", framealpha=0.9)
+    return lines
 
 
 def _modes(axes):
@@ -219,13 +244,20 @@ def _modes(axes):
 
 
 def _curves(axes, measured, values, bounds, label, first=0, remedy=False):
-    """One line for each omega from `first` on, over the time from noise to data; dashed the triangle of equal mean."""
-    for run in range(first, len(OMEGAS)):
-        axes.plot(measured.grid, values[run], color=_SHADES[run], lw=1.8, label=f"omega = {OMEGAS[run]:g}")
+    """Draws a line for each omega from `first` on, over time; dashed the triangle of equal mean. Returns the lines."""
+    grid = np.asarray(measured.grid)
+    shown = [
+        (run, f"omega = {OMEGAS[run]:g}", {"color": _SHADES[run], "lw": 1.8}) for run in range(first, len(OMEGAS))
+    ]
     if remedy:
-        triangle = len(OMEGAS) + SHOWN - 1
-        axes.plot(measured.grid, values[triangle], color=_SHADES[SHOWN], lw=1.4, ls="--",
-                  label=f"triangle, mean {OMEGAS[SHOWN]:g}")  # fmt: skip
+        style = {"color": _SHADES[SHOWN], "lw": 1.4, "ls": "--"}
+        shown.append((len(OMEGAS) + SHOWN - 1, f"triangle, mean {OMEGAS[SHOWN]:g}", style))
+    lines = []
+    for run, name, style in shown:
+        axes.plot(measured.grid, values[run], label=name, **style)
+        lines += [
+            (label, name, float(t), None, None, float(v)) for t, v in zip(grid, np.asarray(values[run]), strict=True)
+        ]
     for left, right, tint in zip((1, *bounds), (*bounds, 0), ("#e6eef9", "white", "#f7f1ea"), strict=True):
         axes.axvspan(left, right, color=tint, zorder=0)
     for number, centre in enumerate(((1 + bounds[0]) / 2, sum(bounds) / 2, bounds[1] / 2), start=1):
@@ -234,6 +266,7 @@ def _curves(axes, measured, values, bounds, label, first=0, remedy=False):
     axes.set(
         xlabel=f"t  (1 noise, 0 data); shaded: the stages of omega = {OMEGAS[SHOWN]:g}", ylabel=label, xlim=(1, 0)
     )
+    return lines
 
 
 def main(arguments: list[str]) -> int:
@@ -243,7 +276,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args(arguments)
     measured = measure(options.samples, options.steps)
-    picture(measured).savefig(options.out, dpi=80, pil_kwargs={"optimize": True})
+    picture(measured).save(options.out, dpi=80)
     print(f"{table(measured)}\nwrote {options.out}")
     return 0
 
