@@ -57,7 +57,7 @@ def is_ids(ids: Array, batch: int | None = None) -> None:
 
 
 def is_schedule(schedule: Schedule) -> None:
-    """Raises for what is no schedule, such as its name or its constructor, not called."""
+    """Raises TypeError for what is no schedule, such as its name or its constructor, not called."""
     if not isinstance(schedule, Schedule):
         raise TypeError(f"expected a schedule, such as schedules.rectified_flow(), got {words(schedule)}")
 
@@ -85,7 +85,7 @@ def is_grid(grid: Array, change: str = "time runs from 1, noise, to 0, data") ->
 
 
 def is_step(step) -> None:
-    """Raises for what is neither a solver nor a step, such as a constructor that was not called."""
+    """Raises TypeError for what is neither a solver nor a step, such as a constructor that was not called."""
     if isinstance(step, Solver):
         return
     if not callable(step) or not _takes(step, "keys", "x", "guided", t=0, s=0, schedule=0):
@@ -110,7 +110,7 @@ def same_batch(x: Array, cond: Cond) -> None:
 
 
 def has_noise(eps) -> None:
-    """Raises if there is no noise eps, as for integer x, which holds tokens."""
+    """Raises TypeError if there is no noise eps, as for integer x, which holds tokens."""
     if eps is None:
         raise TypeError("this step or guide needs x of floats; integer x holds tokens, which need others")
 
@@ -119,7 +119,7 @@ def has_noise(eps) -> None:
 
 
 def is_denoiser(denoise: Denoise) -> None:
-    """Raises for what cannot be called as denoise(x, t, cond)."""
+    """Raises TypeError for what cannot be called as denoise(x, t, cond)."""
     if not callable(denoise) or not _takes(denoise, "x", "t", "cond"):
         example = "predictions.as_denoise(network, params, kind, schedule)"
         raise TypeError(f"expected a denoiser (x, t, cond) -> x0, such as {example}, got {words(denoise)}")
@@ -138,7 +138,7 @@ def watched(denoise: Denoise) -> Denoise:
 
 
 def is_network(network) -> None:
-    """Raises for what cannot be called as network(params, x, t, cond)."""
+    """Raises TypeError for what cannot be called as network(params, x, t, cond)."""
     if not callable(network) or not _takes(network, "params", "x", "t", "cond"):
         example = "the apply of a Flax module"
         raise TypeError(
@@ -208,7 +208,7 @@ def same_params(name: str, params, other) -> None:
 
 
 def is_weight(weight) -> None:
-    """Raises for what is no weight, such as a number or a function of other arguments."""
+    """Raises TypeError for what is no weight, such as a number or a function of other arguments."""
     if not callable(weight):
         example = f"weights.constant({weight:g})" if isinstance(weight, (int, float)) else "weights.constant(2.0)"
         raise TypeError(f"expected a weight, such as {example}, got {words(weight)}")
@@ -256,7 +256,7 @@ def all_found(found: Array) -> None:
 
 
 def is_rule(rule) -> None:
-    """Raises for what is no plain rule (positive, reference, omega) -> x0, such as a constructor not called."""
+    """Raises TypeError for what is no plain rule (positive, reference, omega) -> x0, such as its constructor."""
     if not callable(rule) or not _takes(rule, 0, 0, 0):
         raise TypeError(f"expected a rule, such as rules.cfg or rules.apg(), got {words(rule)}")
 

@@ -58,10 +58,10 @@ def compare(
 ) -> Compared:
     """Draws samples with every weight at every number of steps, and measures them.
 
-    model, conditions: those of `guidance.fit`.
+    model, conditions: the same as for `guidance.fit`.
     weights: by name, such as {"unguided": weights.constant(0.0), ...}.
-    metric: a function of samples [G, n, *shape], n of each condition. It returns a number, or {name: number}. Lower is
-        better.
+    metric: a function of samples [G, n, *shape], n of each condition. It returns a number, or {name: number}. Lower
+        values are taken as better.
     shape: the shape of one sample.
     steps: the numbers of steps; the grids are uniform.
     seeds: the number of repetitions. Each starts from other noise, the same for all weights.

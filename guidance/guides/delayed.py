@@ -30,10 +30,10 @@ def delayed(weight: Weight, null: Cond, delta=0.1) -> Guide:
 
 def _apply_delayed(weight, null, delta, state, denoise, schedule, x, *, t, s, cond):
     omega = omega_of(weight, t=t, s=s, cond=cond)
-    apart = delta < omega
-    kept = jnp.where(apart, delta, 1)
-    x_c, t_c = _lifted(schedule, x, t, jnp.where(apart, (1 + omega) / (1 + kept), 1))
-    x_u, t_u = _lifted(schedule, x, t, jnp.where(apart, omega / kept, 1))
+    lifted = delta < omega
+    kept = jnp.where(lifted, delta, 1)
+    x_c, t_c = _lifted(schedule, x, t, jnp.where(lifted, (1 + omega) / (1 + kept), 1))
+    x_u, t_u = _lifted(schedule, x, t, jnp.where(lifted, omega / kept, 1))
     conds = joined(cond, null_like(cond, null))
     out = prediction_of(denoise, jnp.concatenate([x_c, x_u]), jnp.concatenate([t_c, t_u]), conds)
     positive, reference = jnp.split(out, 2)

@@ -97,7 +97,10 @@ def joined(*conds: Cond) -> Cond:
 
 
 def omega_of(weight: Weight, *, t: Array, s: Array, cond: Cond) -> Array:
-    """Returns the omega [batch] of a weight, in the dtype of t. Raises ValueError for another shape."""
+    """Calls a weight for a step from t to s and casts its omega [batch] to the dtype of t.
+
+    Raises ValueError unless omega is [batch].
+    """
     omega = weight(t=t, s=s, cond=cond)
     checks.is_omega(omega, t)
     return with_dtypes_of(omega, t)

@@ -10,7 +10,7 @@ from guidance.types import Array, Cond, Denoise, Guide, Rule, Schedule, Weight
 
 
 class Model(NamedTuple):
-    """The frozen denoiser with its schedule, null condition and rule: all that an objective needs but weight and data.
+    """The frozen denoiser, its schedule, the null condition and the rule; objectives take it beside weight and data.
 
     weak: a second denoiser, whose prediction at the same condition is the reference (autoguidance). None: the
     reference is the denoiser's own prediction at `null`. With `weak`, `null` is not used.

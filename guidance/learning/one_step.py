@@ -32,8 +32,9 @@ from guidance.types import Array, At, Cond, Reward, Schedule, Weight
 class OneStep(NamedTuple):
     """The settings of the one-step objectives; the defaults are the paper's where it states them.
 
-    particles: guided copies m of each sample. beta, lam: of `mismatch` (lam is the paper's lambda). churn: of the step
-    (`sampling.churned_ddim`). Steps have s >= s_min, t - s >= delta and t <= 1 - zeta; s_min and zeta are our choice.
+    particles: the number m of guided copies of each sample. beta, lam: the parameters of `mismatch`, where lam is the
+    paper's lambda. churn: the parameter of the step, `sampling.churned_ddim`. s_min, delta, zeta: steps have
+    s >= s_min, t - s >= delta and t <= 1 - zeta; s_min and zeta are our choice.
     """
 
     particles: int = 4
@@ -117,8 +118,9 @@ def self_consistency(
         L = (1/n) sum_i [ mean_jk |y_i^j - x_i^k|^beta - (lambda/2) mean_{j != k} |y_i^j - y_i^k|^beta ]
             - gamma mean R(D_omega(x_t, c), c)
 
-    x0 [n, ...], cond leaves [n, ...]. A reward is subtracted; the paper's L_R, as we read it, has the wrong sign.
-    Costs 2 n m evaluations, m = settings.particles.
+    y_i^j are the m guided particles of sample i at s, x_i^k are m noisings of the sample to s, and D_omega is the
+    guided x0-prediction, which the reward R rates. x0 [n, ...], cond leaves [n, ...]. The reward is subtracted; the
+    paper's L_R, as we read it, has the wrong sign. Costs 2 n m evaluations, m = settings.particles.
     Source: arXiv 2510.00815, eqs. 20-22, Algorithms 1 and 4.
     """
     steps_key, particle_key, noise_key = jax.random.split(key, 3)

@@ -88,8 +88,10 @@ def apg(eta: Finite = 0.0, cap: Cap = 15.0, beta: Finite = -0.5) -> Rule:
 
 
 def tcfg() -> Rule:
-    """Builds tangential damping CFG, which is `tangential` followed by CFG. Costs 2 evaluations per step.
+    """Builds tangential damping CFG, which is `tangential` followed by CFG.
 
+    `tangential` drops from the reference what lies off the direction that the two noise predictions share most. Costs
+    2 evaluations per step.
     Source: TCFG: Tangential Damping Classifier-free Guidance, arXiv 2503.18137.
     """
     return stack(tangential(), cfg)

@@ -68,7 +68,8 @@ def dpmpp_2m() -> Solver:
 
         x_s = (DDIM step) + alpha_s (1 - e^-h)/2 (h/h_prev) (D_t - D_prev)
 
-    The first step and a step to sigma_s = 0 are of first order. A last step to sigma_s > 0 is of second order;
+    D is the x_0-prediction, lambda = log(alpha/sigma), h = lambda_s - lambda_t, and h_prev is the h of the step
+    before. The first step and a step to sigma_s = 0 are of first order. A last step to sigma_s > 0 is of second order;
     diffusers lowers its order if there are fewer than 15 steps. Costs 1 evaluation per step.
     Source: DPM-Solver++, arXiv 2211.01095, algorithm 2.
     """
@@ -119,12 +120,12 @@ def _extrapolated(previous, carry, guided, base, weight, *, t, s, schedule):
 def dpmpp_2s(fraction: Fraction = 0.5) -> Solver:
     """Builds DPM-Solver++(2S), which takes the slope of D from an evaluation inside the step. Order 2.
 
-        lambda_m = lambda_t + r h,   x_m = (DDIM step to t_m),   x_s = (DDIM step) + alpha_s (1 - e^-h)/(2 r) (D_m -
-        D_t)
+        lambda_m = lambda_t + r h,   x_m = (DDIM step from t to t_m)
+        x_s = (DDIM step) + alpha_s (1 - e^-h)/(2 r) (D_m - D_t)
 
-    r = `fraction` in (0, 1]. Costs 2 evaluations per step, but 1 on a step to sigma_s = 0 or from alpha_t = 0, where
-    lambda is infinite and the step is of first order. The single-step solver of diffusers takes t_m from its grid: N
-    of its steps are N/2 of these.
+    D is the x_0-prediction, lambda = log(alpha/sigma), h = lambda_s - lambda_t and r = `fraction` in (0, 1]. Costs 2
+    evaluations per step, but 1 on a step to sigma_s = 0 or from alpha_t = 0, where lambda is infinite and the step is
+    of first order. The single-step solver of diffusers takes t_m from its grid: N of its steps are N/2 of these.
     Source: DPM-Solver++, arXiv 2211.01095, algorithm 1.
     """
     return Solver(Partial(no_memory), Partial(_2s, fraction))
@@ -134,7 +135,8 @@ def dpmpp_2s(fraction: Fraction = 0.5) -> Solver:
 def dpmpp_2s_sde(eta: NonNegative = 1.0, fraction: Fraction = 0.5) -> Solver:
     """Builds `dpmpp_2s` for the reverse SDE. The leaf `eta` scales the noise; 0 is `dpmpp_2s`.
 
-    The noise of the midpoint is part of the noise of the step. With r_m = e^(-eta r h) and r_s = e^(-eta (1 - r) h),
+    The noise of the midpoint is part of the noise of the step. With h and r of `dpmpp_2s`, r_m = e^(-eta r h) and
+    r_s = e^(-eta (1 - r) h),
 
         noise of x_m:  sigma_m sqrt(1 - r_m^2) z_1
         noise of x_s:  sigma_s (r_s sqrt(1 - r_m^2) z_1 + sqrt(1 - r_s^2) z_2),  variance sigma_s^2 (1 - e^(-2 eta h))

@@ -2,16 +2,14 @@
 
 All solvers of this package follow these conventions.
 
-- The first evaluation is at (x_t, t) for the step to s. A second one, at the end of the step or inside it, is at its
-own
-  time and for the rest of the step: at (x_s, s) for a step to s, or at (x_m, t_m) for a step to s.
+- The first evaluation is at (x_t, t) for the step to s. A second one is at the end of the step, (x_s, s), or inside
+  it, (x_m, t_m). It, too, is for a step to s, which is the rest of the step.
 - Every evaluation advances the guide's state, in the order in which the evaluations take place.
 - A rule may return another noise than the one implied by x_0 (CFG++). Each solver adds corrections of higher order to
   the DDIM step alpha_s x_0 + sigma_s eps. With such a rule the DDIM step is what the rule asks for, but there is no
   ODE that the corrections could make more accurate.
 - A step to sigma_s = 0 is DDIM's, x_s = alpha_s x_0, because nothing can be evaluated at its end (eps is 0/0, lambda
-is
-  infinite). A step from alpha_t = 0 is of first order if the solver's variable is infinite there.
+  is infinite). A step from alpha_t = 0 is of first order if the solver's variable is infinite there.
 - A second evaluation that no sample needs is skipped and not counted.
 """
 
@@ -120,8 +118,7 @@ def edm_stochastic(
 ) -> Solver:
     """Builds EDM's stochastic sampler: it adds noise to raise the noise level rho by 1 + gamma, then steps as `edm`.
 
-        rho' = (1 + gamma) rho,  x' = (alpha'/alpha) x + alpha' sqrt(rho'^2 - rho^2) s_noise z,  then Heun from rho' to
-        s
+        rho' = (1 + gamma) rho,  x' = (alpha'/alpha) x + alpha' sqrt(rho'^2 - rho^2) s_noise z,  x_s = `edm` from x'
 
     gamma: the paper's S_churn / N for N steps, clipped to [0, sqrt(2) - 1] as there. Only noise levels sigma/alpha in
     [noise_min, noise_max] (the paper's S_tmin, S_tmax) are raised. Our choice: none is raised above that of t = 1, the

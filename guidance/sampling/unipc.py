@@ -37,7 +37,7 @@ class _Memory(NamedTuple):
 
 @ranged
 def unipc(order: Annotated[int, Whole(1, 3)] = 2, variant: Annotated[str, OneOf(("bh1", "bh2"))] = "bh2") -> Solver:
-    """Builds UniPC of order p = 1, 2 or 3, with B(h) = e^-h - 1 ("bh2") or -h ("bh1").
+    """Builds UniPC of order p = 1, 2 or 3, with B(h) = e^-h - 1 ("bh2") or -h ("bh1"), h = lambda_s - lambda_t.
 
     Each step first corrects x_t, as soon as D_t is known, and then predicts x_s. The correction also moves eps, by
     (x_corrected - x_t)/sigma_t. A trajectory shows the uncorrected predictions. The order of convergence is p + 1
