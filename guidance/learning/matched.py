@@ -25,8 +25,7 @@ def guidance_matched_loss(
     so CFG at omega predicts E[target|x,c]: it does not sharpen. CFG at another weight w acts as an ordinary model does
     at the scale (1 + w)/(1 + omega). omega = 0 is the plain loss. Costs 2 evaluations per row, one differentiated.
     Source: our reading of Bridging the Gap: Addressing Discrepancies in Diffusion Model Training for Classifier-Free
-    Guidance, arXiv 2311.00938, whose loss we did not find. The stopped gradient is our choice: without it only the sum
-    of the two terms is determined.
+    Guidance, arXiv 2311.00938, whose loss we did not find. The stopped gradient is our choice.
     """
     positive = predict(x, t, cond)
     reference = jax.lax.stop_gradient(predict(x, t, null_like(cond, null)))

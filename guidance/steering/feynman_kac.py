@@ -5,8 +5,8 @@ each path needs a weight W. With the scores s_c, s_u of the EDM state x/alpha an
 
     d log W = omega (1 + omega)/2 |s_c - s_u|^2 d(rho^2)        (d(rho^2) counted positive on the way down)
 
-This follows from d p / d(rho^2) = Laplace p / 2 for both branches. It holds for every churn: churn changes drift and
-noise, (1 + churn)/2 s_omega, but not their effect on q.
+This follows from d p / d(rho^2) = Laplace p / 2 for both branches. It holds for every churn, since the drift
+(1 + churn)/2 s_omega and the noise change together, and their joint effect on q stays the same.
 """
 
 import jax.numpy as jnp
