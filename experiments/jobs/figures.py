@@ -126,7 +126,7 @@ def samples(problem, sets) -> Picture:
         axes.set_title(label, fontsize=10)
         points += [(label, *point) for point in drawn or ()]
     drawing.legend(figure, markerscale=3)
-    return Picture(figure, ("panel", "condition", "x1", "x2") if points else (), points)
+    return Picture(figure, ("panel", *drawing.POINTS) if points else (), points)
 
 
 def true_samples(problem, like):

@@ -74,7 +74,7 @@ def _draw(problem, config, workdir, rows) -> dict:
         "samples": (
             figures.samples(problem, samples),
             f"Samples after {steps} steps, and true data",
-            "All methods start from the same noise; every panel shows as many samples of each condition.",
+            "All methods start from the same noise. Every panel has the same number of samples of each condition.",
         ),
         "sweep": (
             figures.sweep(problem, rows),
@@ -124,7 +124,8 @@ def _page(problem, config, workdir, tables, pictures) -> str:
         "<p>Guided = D<sub>c</sub> + omega (D<sub>c</sub> - D<sub>u</sub>): omega = 0 is unguided, scale = 1 + omega. "
         f"Mean and standard error over {config.seeds} seeds, each with its own model, weights, noise and reference. "
         "Hand-tuned weights are the best of their grid on the very numbers shown, per seed. "
-        "Floor: what true data score against true data. NFE: network evaluations per sample.</p>",
+        "Floor: what true data score against true data. NFE: network evaluations per sample. "
+        "The tables lie beside this page as LaTeX: table_*.tex.</p>",
     ]
     parts += [_as_html(table, marked) for table, marked in tables]
     for name, (_, title, caption) in pictures.items():

@@ -305,8 +305,9 @@ def _scatter(problem, parts, path: pathlib.Path) -> None:
     filled = np.full((len(groups), max(map(len, groups)), *problem.model.shape), np.nan, np.float32)
     for row, group in zip(filled, groups, strict=True):
         row[: len(group)] = group
-    figure, axes = drawing.subplots(figsize=(5, 5))
+    figure, [axes] = drawing.panels(1, 5, 5)
     problem.instrument.picture(axes, filled)
+    drawing.legend(figure, markerscale=3)
     figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
 
 

@@ -164,16 +164,17 @@ def _loss(problem, base, params, batch: Batch):
 
 
 def _picture(problem, path, params) -> None:
-    """Unguided samples of the first conditions, to see how the training goes."""
+    """Draws unguided samples of the first conditions, to see how the training goes."""
     cond = repeated(taken(problem.model.conditions, slice(COLUMNS)), ROWS)
     samples = mesh.local(_sample(problem, params, cond))
     samples = samples.reshape(-1, ROWS, *problem.model.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)
-        figure, axes = drawing.subplots(figsize=(6, 4))
-        problem.instrument.picture(axes, samples)
-        figure.savefig(path, dpi=90, bbox_inches="tight")
+        figure, [axes] = drawing.panels(1, 6, 4)
+        points = problem.instrument.picture(axes, samples)
+        drawing.legend(figure, markerscale=3)
+        drawing.Picture(figure, drawing.POINTS if points else (), points or ()).save(path, dpi=90)
 
     launch.first(write)
 

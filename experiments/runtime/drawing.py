@@ -17,6 +17,7 @@ from guidance import tables
 
 COLUMNS = 4  # panels in a row
 SHOWN = 10  # conditions that have a line of their own, at most
+POINTS = ("condition", "x1", "x2")  # columns of what `Instrument.picture` returns
 
 
 class Picture(NamedTuple):

@@ -2,11 +2,13 @@
 
     python -m experiments.tools.three_stages --out docs/stages.png [--samples 4000] [--steps 400]
 
-Prints the table of docs/stages.md as well, which says how to read the picture; its numbers lie beside it, as CSV.
+Prints the table of docs/stages.md as well, which says how to read the picture. Beside the picture it leaves the
+numbers drawn, as CSV, and the table, as LaTeX.
 guidance/metrics/paths.py defines its measures. About a minute on two cores.
 """
 
 import argparse
+import pathlib
 import sys
 from typing import NamedTuple
 
@@ -14,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runtime import drawing
+from experiments.runtime import drawing, records
 from experiments.runtime.drawing import Picture
 from guidance import guides, metrics, sampling, schedules, weights
 from guidance.metrics import paths
+from guidance.tables import Table
 from guidance.truth import mixtures
 from guidance.types import Array
 
@@ -122,14 +125,14 @@ def measure(samples: int, steps: int, seed: int = 0) -> Measured:
     return Measured(grid, path, *jax.jit(lambda: jax.lax.map(lambda pair: of_run(*pair), (path, means)))())
 
 
-def table(measured: Measured) -> str:
+def table(measured: Measured) -> Table:
     """Returns what each weight leaves at t = 0: the share of the weak mode, and the spread within the strong one."""
     names = [f"omega = {omega:g}" for omega in OMEGAS] + [f"triangle, mean {omega:g}" for omega in OMEGAS[1:]]
-    lines = ["| weight | share of the weak mode | standard deviation in the strong mode |", "|---|---|---|"]
-    lines.append(f"| truth | {SHARES[WEAK]:.3f} | {VARIANCE**0.5:.2g} |")
-    for name, share, spread in zip(names, measured.weak[:, -1], measured.spread[:, -1], strict=True):
-        lines.append(f"| {name} | {share:.3f} | {spread:.2g} |")
-    return "\n".join(lines)
+    found = zip(
+        ["truth", *names], [SHARES[WEAK], *measured.weak[:, -1]], [VARIANCE**0.5, *measured.spread[:, -1]], strict=True
+    )
+    body = [(name, f"{share:.3f}", f"{spread:.2g}") for name, share, spread in found]
+    return Table("at t = 0", ("weight", "share of the weak mode", "standard deviation in the strong mode"), body)
 
 
 # ---- the picture
@@ -277,7 +280,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     measured = measure(options.samples, options.steps)
     picture(measured).save(options.out, dpi=80)
-    print(f"{table(measured)}\nwrote {options.out}")
+    records.write_atomically(pathlib.Path(options.out).with_suffix(".tex"), table(measured).latex())
+    print(f"{table(measured).markdown()}\nwrote {options.out}")
     return 0
 
 

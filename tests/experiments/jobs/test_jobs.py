@@ -65,6 +65,9 @@ def test_leaves_everything_a_reader_needs(finished):
     assert {"base denoiser, seed 0", "self_consistency, seed 1", "rollout@8, seed 0"} <= phases
     page = (finished / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(finished.glob("*.png"))) == 5
+    assert {path.stem for path in finished.glob("*.png")} == {path.stem for path in finished.glob("*.csv")}
+    assert not {path.stem for path in finished.glob("*.png")} & set(re.findall("<h2>(.*?)</h2>", page))
+    assert {path.name for path in finished.glob("*.tex")} == {"table_energy_distance.tex", "table_details.tex"}
     written = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # a picture may hold any four letters
     assert "http" not in written, "the report must not fetch anything"
 

@@ -14,6 +14,7 @@ def test_the_command_draws_the_picture(tmp_path, capsys):
     lines = list(csv.DictReader(out.with_suffix(".csv").read_text(encoding="utf-8").splitlines()))
     curves = [line for line in lines if line["panel"] == "posterior share of the weak mode"]
     assert len(curves) == 5 * 61 and {line["line"] for line in curves} > {"omega = 8", "triangle, mean 4"}
+    assert r"\toprule" in out.with_suffix(".tex").read_text(encoding="utf-8")
     assert sum(line["panel"] == "concentration" for line in lines) == 3 * 300
     assert str(out) in capsys.readouterr().out
 
