@@ -22,7 +22,8 @@ It is written from the docstrings by `python -m experiments.tools.rules_page doc
 
 *Pictures.* The contours are the true law of a class with two modes, which hold 0.6 and 0.4 of its samples. The points
 are 400 samples of a model whose conditional branch is attenuated by half. CFG with omega = 1 repairs this model
-exactly. The titles show which share of the samples each mode got. The knobs are those of `configs/leaderboard.py`.
+exactly. The titles show which share of the samples each mode got, and how many samples lie outside of the frame. The
+knobs are those of `configs/leaderboard.py`.
 
 *Citations.* The key behind "BibTeX" leads to the entry of each source in
 [references.bib](../experiments/config/references.bib).
