@@ -295,37 +295,39 @@ def describe(path) -> str:
     steps = "any steps" if about.steps is None else f"{about.steps} steps"
     return (
         f"{path}: {about.objective}, {steps}, {about.schedule}, {_count(about.conditions)} conditions, "
-        f"mean omega {np.mean(curves(weight, about)[1]):.3g}, {count:,} numbers, learned on {about.problem}"
+        f"mean omega {np.mean(curves(weight, about)[2]):.3g}, {count:,} numbers, learned on {about.problem}"
     )
 
 
-def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Returns edges of steps [k + 1], from noise to data, and omega [k, conditions], which holds over each step.
+def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns starts t [k] and ends s [k] of steps, from noise to data, and omega [k, conditions] of each.
 
-    A weight for a grid is evaluated at its own steps. One for any steps is evaluated at `points` times, for the
-    smallest gap that it was trained at.
+    The steps of a weight for a grid are its own. Those of one for any steps start at `points` times; each has the
+    smallest gap that the weight was trained at.
     """
     if about.steps is None:
-        t, end, gap = jnp.linspace(about.t_max, about.s_min + about.gap_min, points), about.s_min, about.gap_min
+        t = jnp.linspace(about.t_max, about.s_min + about.gap_min, points)
+        s = jnp.maximum(t - about.gap_min, 0)
     else:
-        t, end, gap = jnp.linspace(1, 1 / about.steps, about.steps), 0, 1 / about.steps
+        grid = jnp.linspace(1, 0, about.steps + 1)
+        t, s = grid[:-1], grid[1:]
     conditions = asked(about)
 
-    def at(t):
-        times = jnp.broadcast_to(t, len(conditions))
-        return weight(t=times, s=jnp.maximum(times - gap, 0), cond=conditions)
+    def at(t, s):
+        t, s = (jnp.broadcast_to(time, len(conditions)) for time in (t, s))
+        return weight(t=t, s=s, cond=conditions)
 
-    return np.append(t, end), np.asarray(jax.vmap(at)(t))
+    return np.asarray(t), np.asarray(s), np.asarray(jax.vmap(at)(t, s))
 
 
 def plot(path, target) -> None:
     """Draws omega over t, as `drawing.over_conditions` does, and writes its numbers beside the picture."""
     weight, about = read(path)
-    edges, omega = curves(weight, about)
+    t, s, omega = curves(weight, about)
     word = "class" if about.net["condition"] == "label" else "condition"
     names = about.names or [f"{word} {c}" for c in range(omega.shape[1])]
     figure, [axes] = drawing.panels(1, 5.2, 3.6)
-    lines = drawing.over_conditions(axes, edges, omega, names)
+    lines = drawing.over_conditions(axes, t, s, omega, names)
     steps = "any steps" if about.steps is None else f"{about.steps} steps"
     axes.set(title=f"{about.objective}, {steps}", ylabel="omega  (scale - 1)")
     drawing.time_axis(axes)

@@ -72,7 +72,7 @@ def omega_over_time(problem, grid, detailed) -> Picture:
             drawing.steps(axes, grid, omega, color="0.5", ls=style, label=name)
             lines += [(label, name, *row) for row in zip(grid[:-1], grid[1:], omega, strict=True)]
         if label in learned:
-            drawn = drawing.over_conditions(axes, grid, learned[label]["table"], names(problem))
+            drawn = drawing.over_conditions(axes, grid[:-1], grid[1:], learned[label]["table"], names(problem))
             lines += [(label, *row) for row in drawn]
         axes.set_title(label, fontsize=10)
         drawing.time_axis(axes)

@@ -79,12 +79,14 @@ def steps(axes, edges, omega, **style) -> None:
     axes.stairs(omega, edges, baseline=None, **style)
 
 
-def over_conditions(axes, edges, omega, names: Sequence[str]) -> list[tuple[str, float, float, float]]:
-    """Draws omega [steps, G] over the steps between `edges`, in a line for each condition; names: [G].
+def over_conditions(axes, t, s, omega, names: Sequence[str]) -> list[tuple[str, float, float, float]]:
+    """Draws omega [k, G] of the steps from t [k] down to s [k], in a line for each condition; names: [G].
 
-    Of more than SHOWN conditions it draws as many, evenly spread, and the mean of all in black. A weight that is the
-    same at every condition has one black line. Returns (name of the line, start and end of the step, omega).
+    Steps that follow one another are drawn as `steps` draws them; omega of others is a curve over their starts. Of
+    more than SHOWN conditions it draws as many, evenly spread, and the mean of all in black. A weight that is the
+    same at every condition has one black line. Returns (name of the line, t, s, omega).
     """
+    one_run = np.array_equal(t[1:], s[:-1])
     omega = np.asarray(omega)
     count = omega.shape[1]
     shown = np.unique(np.linspace(0, count - 1, min(SHOWN, count)).astype(int))
@@ -94,8 +96,11 @@ def over_conditions(axes, edges, omega, names: Sequence[str]) -> list[tuple[str,
     if (omega == omega[:, :1]).all():
         lines = [("every condition", omega[:, 0], {"color": "black", "lw": 1.6})]
     for name, values, style in lines:
-        steps(axes, edges, values, label=name, **style)
-    return [(name, *row) for name, values, _ in lines for row in zip(edges[:-1], edges[1:], values, strict=True)]
+        if one_run:
+            steps(axes, [*t, s[-1]], values, label=name, **style)
+        else:
+            axes.plot(t, values, label=name, **style)
+    return [(name, *row) for name, values, _ in lines for row in zip(t, s, values, strict=True)]
 
 
 def time_axis(axes) -> None:

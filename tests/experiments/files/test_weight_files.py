@@ -158,7 +158,7 @@ def test_a_weight_of_features_keeps_the_numbers_of_its_conditions(tmp_path, caps
     grid = jnp.asarray([1, 0.75, 0.5, 0.25, 0])
     table = weights.tabulated(written, grid, conditions)
     np.testing.assert_array_equal(weights.tabulated(back, grid, conditions), table)
-    np.testing.assert_allclose(weight_files.curves(back, about)[1], table, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weight_files.curves(back, about)[2], table, rtol=1e-5, atol=1e-6)
     weight_files.check_fits(path, about, schedules.cosine(), conditions, null)
     for other in (conditions | {"angle": conditions["angle"] + 1e-3}, jnp.arange(2)):
         with pytest.raises(ValueError, match="conditions, or a null, of other numbers"):
@@ -325,8 +325,8 @@ def test_a_weight_without_conditions_fits_any_number_of_them(tmp_path):
 
 def test_curves_are_the_weight_on_the_steps_that_it_was_learned_through(path):
     found, about = weight_files.read(path)
-    edges, omega = weight_files.curves(found, about)
-    np.testing.assert_allclose(edges, [1, 0.75, 0.5, 0.25, 0])
+    t, s, omega = weight_files.curves(found, about)
+    np.testing.assert_allclose([t, s], [[1, 0.75, 0.5, 0.25], [0.75, 0.5, 0.25, 0]])
     grid = jnp.asarray([1, 0.75, 0.5, 0.25, 0])
     np.testing.assert_allclose(omega, weights.tabulated(found, grid, jnp.arange(3)), rtol=1e-5, atol=1e-6)
 
@@ -351,4 +351,6 @@ def test_plot_draws_a_picture_of_any_weight(path, capsys):
     target = path.with_name("omega.png")
     assert weight_files.main(["plot", str(path), str(target)]) == 0
     assert target.read_bytes().startswith(b"\x89PNG") and str(target) in capsys.readouterr().out
+    lines = target.with_suffix(".csv").read_text().splitlines()
+    assert lines[0] == "line,t,s,omega" and len(lines) == 1 + 3 * 4 and lines[4].startswith("class 0,0.25,0,")
     assert weight_files.main(["plot", str(path.with_name("no.safetensors")), str(target)]) == 2

@@ -146,16 +146,19 @@ def test_steps_are_drawn_where_the_sampler_uses_them():
     grid = np.asarray(sampling.uniform_grid(10))
     table = weights.tabulated(weights.interval(2.0, 0.2, 0.8), grid, np.arange(2))
     _, axes = drawing.subplots()
-    drawing.over_conditions(axes, grid, table, ["a", "b"])
+    drawing.over_conditions(axes, grid[:-1], grid[1:], table, ["a", "b"])
     corners = axes.patches[0].get_path().vertices
     np.testing.assert_allclose(corners[corners[:, 1] > 1, 0][[0, -1]], [0.8, 0.2], atol=1e-6)
+    drawing.over_conditions(axes, grid[:-1], grid[:-1] - 0.05, table, ["a", "b"])  # steps that leave gaps: a curve
+    [curve] = axes.get_lines()
+    np.testing.assert_array_equal(curve.get_xdata(), grid[:-1])
 
 
 @pytest.mark.parametrize("count", [1, 7, 10, 23])
 def test_every_class_that_is_drawn_is_named(count):
     figure, axes = drawing.subplots(layout="compressed")
     omega = np.arange(2 * count).reshape(2, count) ** 2
-    lines_of = drawing.over_conditions(axes, [1.0, 0.5, 0.0], omega, [f"n{c}" for c in range(count)])
+    lines_of = drawing.over_conditions(axes, [1.0, 0.5], [0.5, 0.0], omega, [f"n{c}" for c in range(count)])
     drawing.legend(figure)
     named = legend(drawing.Picture(figure))
     classes = [name for name in named if name[0] == "n"]
