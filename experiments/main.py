@@ -65,6 +65,7 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
 
 
 def _run(claim: run_folder.Claim, layout, ready) -> int:
+    progress.say(f"{claim.config.problem.name}: importing JAX, building the problem")
     from experiments import jobs  # heavy: only now that the config is known to be sound
     from experiments.leaderboard import board
     from experiments.runtime import checkpoints, mesh

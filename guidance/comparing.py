@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from guidance import checks, sampling, tables
+from guidance import bars, checks, sampling, tables
 from guidance.conditions import are_labels, listed, repeated, size
 from guidance.learning import Model, training
 from guidance.types import Array, Cond, Solver, Step, Weight
@@ -88,7 +88,8 @@ def compare(
 
     with tqdm(total=len(steps) * len(weights) * seeds, desc="comparing", dynamic_ncols=True) as bar:
         for number in steps:
-            grid = sampling.uniform_grid(number)
+            grid, fresh = sampling.uniform_grid(number), True
+            bar.set_description(f"comparing: compiling {number} steps")
             for name, weight in weights.items():
                 omegas, nfe = _on_grid(weight, grid, conditions), []
                 found: dict[str, list[float]] = {}
@@ -97,7 +98,12 @@ def compare(
                     nfe.append(float(count))
                     for label, value in _labelled(metric, x.reshape(groups, samples, *shape)).items():
                         found.setdefault(label, []).append(value)
-                    bar.update()
+                    if fresh:
+                        bars.count_compiled(bar)
+                        bar.set_description("comparing")
+                        fresh = False
+                    else:
+                        bar.update()
                 rows += [
                     tables.mean_row("", name, "", {}, _name(step), number, sum(nfe) / seeds, label, values)
                     for label, values in found.items()

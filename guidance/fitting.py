@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from guidance import checks, keeping, learning, pools
+from guidance import bars, checks, keeping, learning, pools
 from guidance.conditions import listed, places
 from guidance.learning import Model, training
 from guidance.learning.training import Recipe, Truth
@@ -159,7 +159,9 @@ def _loop(key: Array, update, state, recipe: Recipe, bar: tqdm, folder, about: d
     bar.set_description(f"{recipe.objective}: compiling" if done < recipe.updates else recipe.objective)
     for i in range(done, recipe.updates):
         state, metrics = update(key, state, i)
-        _show(bar, recipe, i - 1, previous)  # shows the previous update while this one is computed
+        _show(
+            bar, recipe, i - 1, previous, compiled=i == done + 1
+        )  # shows the previous update while this one is computed
         previous = metrics
         if time.monotonic() - saved > SAVE_EVERY:
             _check_finite(recipe, i, metrics)
@@ -171,13 +173,13 @@ def _loop(key: Array, update, state, recipe: Recipe, bar: tqdm, folder, about: d
     return state
 
 
-def _show(bar: tqdm, recipe: Recipe, i: int, metrics: dict | None) -> None:
-    """Moves the bar on by update i and shows its loss. metrics: None if there was no such update."""
+def _show(bar: tqdm, recipe: Recipe, i: int, metrics: dict | None, compiled: bool = False) -> None:
+    """Moves the bar on by update i, which may have been compiled, and shows its loss. metrics: None without update."""
     if metrics is not None:
         _check_finite(recipe, i, metrics)
         bar.set_description(recipe.objective, refresh=False)
         bar.set_postfix(loss=f"{float(metrics['loss']):.4g}", refresh=False)
-        bar.update()
+        bars.count_compiled(bar) if compiled else bar.update()
 
 
 def _check_finite(recipe: Recipe, i: int, metrics: dict) -> None:

@@ -45,7 +45,7 @@ def inside(package: str) -> list[pathlib.Path]:
     return files
 
 
-LIGHT = ("ranges", "tables", "times", "words")  # of guidance, what needs no jax
+LIGHT = ("bars", "ranges", "tables", "times", "words")  # of guidance, what needs no jax
 HEAVY = ("jax", "flax", "optax", "orbax", "numpy") + tuple(
     f"guidance.{path.stem}" for path in sorted((REPOSITORY / "guidance").glob("[!_]*")) if path.stem not in LIGHT
 )

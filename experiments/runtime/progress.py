@@ -1,4 +1,4 @@
-"""What a person sees while a job runs, how they stop it, and the metrics that it leaves line by line."""
+"""Progress of a job as a person sees it, requests to stop it, and the metrics that it writes line by line."""
 
 import contextlib
 import json
@@ -10,22 +10,23 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
 from experiments.runtime import launch, records
+from guidance import bars
 
-SHOW_AFTER = 2.0  # seconds; what is shorter shows nothing
+SHOW_AFTER = 2.0  # seconds; shorter work shows nothing
 LINE_EVERY = 10.0  # seconds between lines where stderr is not a terminal
 
 _stop_signal: int | None = None
 
 
 class Stopped(Exception):
-    """Raised by a job after it has saved, because `stop_requested`; `main` returns `exit_code`."""
+    """Ends a job that has saved because it was asked to stop; `main` returns `exit_code`."""
 
     def __init__(self):
         super().__init__()
@@ -33,17 +34,19 @@ class Stopped(Exception):
 
 
 class Diverged(Exception):
-    """Raised by a job whose loss is not finite any more, after it has saved what it had; the message is one line."""
+    """Ends a job whose loss is no longer finite, after its last finite state is saved; the message is one line."""
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """As long as it lasts SIGTERM and the first Ctrl-C ask the job to save and stop; a second one does what it did
-    before, which for a command is to end it at once. Afterwards no request and no handler is left.
+    """Turns SIGTERM and the first Ctrl-C into a request to save and stop.
 
-    Several processes must stop at the same update: there SIGTERM stays with jax, which lets them agree, Ctrl-C ends
-    the process at once, and processes but the first show nothing. Signals reach the main thread only: in another one
-    there is nothing to listen to.
+    A second signal acts as it did before, which ends a command at once. On leaving, the earlier handlers are back and
+    no request is left.
+
+    Several processes must stop at the same update. With them SIGTERM stays with jax, which lets them agree, Ctrl-C
+    ends the process at once, and only the first process shows anything. Signals reach the main thread only, so this
+    does nothing in any other thread.
     """
     if launch.several():
         with contextlib.nullcontext() if launch.primary() else _hushed():
@@ -74,13 +77,13 @@ def listening() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether the process was asked to stop. Jobs poll it between updates, save, and raise `Stopped`."""
+    """Returns whether the process was asked to stop. Jobs poll it between updates, save, and raise `Stopped`."""
     return launch.stop_agreed() if launch.several() else _stop_signal is not None
 
 
 @contextmanager
 def short_warnings() -> Iterator[None]:
-    """Warnings without the place in the code that gave them, as long as it lasts."""
+    """Prints warnings without the place in the code that gave them."""
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
@@ -100,10 +103,15 @@ def _hushed() -> Iterator[None]:
         SHOW_AFTER = shown
 
 
-def track(items: Iterable, description: str, total: int | None = None, start: int = 0) -> Iterator:
-    """Yields the items; what takes longer than 2 s shows a bar on stderr, or a line every 10 s without a terminal.
+def say(text: str) -> None:
+    """Prints a line on standard output at once, and nothing in processes but the first."""
+    print(text, flush=True)
 
-    `start` of the `total` items were done before (a resumed run).
+
+def track(items: Iterable, description: str, total: int | None = None, start: int = 0) -> Iterator:
+    """Yields the items and shows how many are done, as `counting` does.
+
+    total: their number, counting the `start` items that a resumed run has done before. None: that of `len`.
     """
     total = len(items) + start if total is None and hasattr(items, "__len__") else total
     with counting(description, total, start) as shown:
@@ -113,85 +121,107 @@ def track(items: Iterable, description: str, total: int | None = None, start: in
 
 
 def counting(description: str, total: int | None, start: int = 0):
-    """A context manager whose `advance()` moves the bar or the lines of `track`, for work that is not one loop."""
+    """Returns a context manager whose `advance()` counts an item as done, for work that is not one loop.
+
+    Work that takes longer than 2 s shows a bar on stderr or, where that is no terminal, a line every 10 s. The time
+    left is estimated from the second item on, since the first one is often compiled.
+    """
     return (_Bar if sys.stderr.isatty() else _Lines)(description, total, start)
 
 
 @contextmanager
 def waiting(description: str) -> Iterator[None]:
-    """Around one call that cannot report its progress (a compilation): says so once it has taken more than 2 s."""
-    began = time.monotonic()
-    said = threading.Event()
+    """Says what a call is doing that takes longer than 2 s and cannot report progress, and in the end its seconds."""
+    began, shown = time.monotonic(), threading.Event()
 
-    def say():
-        said.set()
-        print(f"{description} ...", file=sys.stderr, flush=True)
+    def show():
+        shown.set()
+        _note(f"{description} ...")
 
-    timer = threading.Timer(SHOW_AFTER, say)
-    timer.daemon = True
-    timer.start()
+    timer = _after_a_while(show)
     try:
         yield
     finally:
         timer.cancel()
-        if said.is_set():
-            print(f"{description}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        if shown.is_set():
+            _note(f"{description}: {time.monotonic() - began:.0f} s")
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _after_a_while(action: Callable[[], Any]) -> threading.Timer:
+    """Returns a started timer that calls `action` after SHOW_AFTER seconds, unless it is cancelled."""
+    timer = threading.Timer(SHOW_AFTER, action)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 class _Bar:
-    """On a terminal: a bar that appears late and leaves nothing behind."""
+    """Draws a bar on a terminal. The bar appears late and is removed at the end."""
 
     def __init__(self, description: str, total: int | None, start: int):
         self.bar = tqdm(
             desc=description, total=total, initial=start, delay=SHOW_AFTER, leave=False, dynamic_ncols=True
         )
+        self.start = start
 
     def __enter__(self):
+        self.timer = _after_a_while(self.bar.refresh)
         return self
 
     def __exit__(self, *exception):
+        self.timer.cancel()
         self.bar.close()
 
     def advance(self):
-        self.bar.update()
+        bars.count_compiled(self.bar) if self.bar.n == self.start else self.bar.update()
 
 
 class _Lines:
-    """In a log file: the same as lines, one now and then."""
+    """Prints a line now and then, for files and pipes."""
 
     def __init__(self, description: str, total: int | None, start: int):
         self.description, self.total, self.start, self.done = description, total, start, start
-        self.began = time.monotonic()
-        self.due = self.began + SHOW_AFTER
 
     def __enter__(self):
+        self.began = time.monotonic()
+        self.first_done, self.due = self.began, self.began + SHOW_AFTER
+        self.timer = _after_a_while(self._show)
         return self
 
     def __exit__(self, *exception):
-        pass
+        self.timer.cancel()
 
     def advance(self):
+        self.timer.cancel()
         self.done += 1
         now = time.monotonic()
-        if now < self.due:
-            return
+        if self.done == self.start + 1:
+            self.first_done = now
+        if now >= self.due:
+            self._show(now)
+
+    def _show(self, now: float | None = None) -> None:
+        now = time.monotonic() if now is None else now
         self.due = now + LINE_EVERY
-        elapsed = now - self.began
-        line = f"{self.description}: {self.done}"
-        if self.total:
-            left = elapsed * (self.total - self.done) / (self.done - self.start)
-            line += f" of {self.total}, {elapsed:.0f} s, about {left:.0f} s left"
-        else:
-            line += f", {elapsed:.0f} s"
-        print(line, file=sys.stderr, flush=True)
+        line = f"{self.description}: {self.done}" + (f" of {self.total}" if self.total else "")
+        line += f", {now - self.began:.0f} s"
+        measured = self.done - self.start - 1
+        if self.total and measured > 0:
+            left = (now - self.first_done) * (self.total - self.done) / measured
+            line += f", about {left:.0f} s left"
+        _note(line)
 
 
 class Metrics:
-    """The rows of one phase in metrics.jsonl, a file that the phases of a run share and append to in turn.
+    """Writes the rows of one phase to metrics.jsonl, to which the phases of a run append in turn.
 
-    Opening a phase at `step` drops its rows after that step, and a line cut short by a kill: resumed and uninterrupted
-    runs leave the same bytes. Hence rows carry no times of day and no durations. Each row is flushed as it is written,
-    so it is in the file before any checkpoint of a later step.
+    Opening a phase at `step` drops its rows after that step, and a line that a kill cut short. Rows carry no times of
+    day and no durations. So a resumed run leaves the same bytes as an uninterrupted one. Each row is flushed when it
+    is written, and therefore is in the file before any checkpoint of a later step.
     """
 
     def __init__(self, path: pathlib.Path, phase: str, step: int):
@@ -206,7 +236,7 @@ class Metrics:
         self.file.close()
 
     def write(self, step: int, **figures: Any) -> None:
-        """Appends {"phase", "step", **figures}; numbers that are not finite become null."""
+        """Appends the row {"phase", "step", **figures}. Numbers that are not finite become null."""
         row = {"phase": self.phase, "step": int(step)} | {name: _number(value) for name, value in figures.items()}
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()

@@ -10,9 +10,11 @@ import time
 
 import numpy as np
 import pytest
+import tqdm
 
 from experiments.config import ConfigError
 from experiments.runtime import progress, records
+from guidance import bars
 from tests.conftest import REPOSITORY
 
 
@@ -52,6 +54,55 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch):
     assert lines[0].endswith("2 s, about 23 s left")
 
 
+def test_the_time_left_leaves_out_the_first_item(monkeypatch):
+    """The first of 31 items is compiled and takes 100 s, each of the others 1 s."""
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    clock = iter([0, *range(100, 131)])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    for _ in progress.track(range(31), "learning"):
+        pass
+    assert shown.getvalue().splitlines() == [
+        "learning: 1 of 31, 100 s",
+        "learning: 11 of 31, 110 s, about 20 s left",
+        "learning: 21 of 31, 120 s, about 10 s left",
+        "learning: 31 of 31, 130 s, about 0 s left",
+    ]
+
+
+def test_the_rate_of_a_bar_leaves_out_what_was_compiled(monkeypatch):
+    """The first of 11 items takes 100 s, each of the others 1 s."""
+    now = [0.0]
+    monkeypatch.setattr(tqdm.std, "time", lambda: now[0])
+    with tqdm.tqdm(total=11, file=io.StringIO(), mininterval=0, miniters=1) as bar:
+        for seconds in (100, 1, 1, 1, 1, 1):
+            now[0] += seconds
+            bars.count_compiled(bar) if seconds == 100 else bar.update()
+        assert "6/11 [00:05<00:05,  1.00it/s]" in str(bar)
+
+
+@pytest.mark.parametrize("stderr, line", [(io.StringIO, "learning: 0 of 9, 0 s\n"), (Terminal, "0/9")])
+def test_a_long_first_item_is_shown_before_it_ends(stderr, line, monkeypatch):
+    shown = stderr()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.02)
+    with progress.counting("learning", 9):
+        assert shown.getvalue() == ""
+        deadline = time.monotonic() + 10
+        while line not in shown.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert line in shown.getvalue()
+
+
+def test_the_first_line_comes_before_jax(tmp_path):
+    """JAX cannot be imported here, and the line is there."""
+    job = "import sys; sys.modules['jax'] = None; from experiments import main; main.main(sys.argv[1:])"
+    arguments = [f"--config={REPOSITORY / 'configs/mixture.py'}", f"--workdir={tmp_path}"]
+    run = subprocess.run([sys.executable, "-c", job, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.stdout == "mixture: importing JAX, building the problem\n"
+    assert "ModuleNotFoundError: No module named 'jax.tree_util'" in run.stderr
+
+
 def test_a_long_call_says_what_it_waits_for(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
@@ -64,7 +115,7 @@ def test_a_long_call_says_what_it_waits_for(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_to_stop_and_a_second_one_stops(number):
     job = (
-        "import signal, time\nfrom experiments import progress\n"
+        "import signal, time\nfrom experiments.runtime import progress\n"
         # where tests run in the background Ctrl-C may be ignored, which processes inherit
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with progress.listening():\n    print('ready', flush=True)\n"
