@@ -125,6 +125,7 @@ def test_nothing_below_steering_imports_it(path):
 # what the door for Python users may import beside that: a file that resumes, a bar, a picture, a table
 DOOR = {
     "guidance": {"importlib"},
+    "guidance.bars": {"tqdm"},
     "guidance.comparing": {"tqdm"},
     "guidance.fitting": {"time", "tqdm"},
     "guidance.keeping": {"json", "os", "pathlib", "zipfile", "zlib"},

@@ -28,11 +28,11 @@ def _run(config, workdir) -> None:
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # what a user's files are not
         raise ConfigError(str(error)) from error
     construct.check(config, problem.model)
-    if config.job in ("all", "train"):
+    if config.job == "train":
         train.run(problem, config, workdir)
-    if config.job in ("all", "learn"):
+    if config.job == "learn":  # which trains first
         learn.run(problem, config, workdir)
-    if config.job in ("all", "evaluate"):
+    if config.job in ("all", "evaluate"):  # which learns first
         evaluate.run(problem, config, workdir)
     if config.job in ("all", "report"):
         report.run(problem, config, workdir)

@@ -17,7 +17,7 @@ from experiments.jobs import selection, train
 from experiments.jobs.samplers import bases_of, model_of, step_of
 from experiments.problems import construct
 from experiments.problems.interface import require
-from experiments.runtime import checkpoints, launch, mesh
+from experiments.runtime import checkpoints, launch, mesh, progress
 from experiments.runtime.loop import compiled, fit
 from guidance import learning, weights
 from guidance.learning import training
@@ -185,7 +185,8 @@ def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
     for i, base in enumerate(bases):
         seed = config.seed + i
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        params = starts[i] if starts else training.initial(jax.random.fold_in(key, 0), net, conditions)
+        with progress.waiting(f"{task.name}, seed {seed}: initial params"):
+            params = starts[i] if starts else training.initial(jax.random.fold_in(key, 0), net, conditions)
         folder = workdir / "guidance" / task.file / f"seed_{seed}"
         state, _ = fit(
             f"{task.name}, seed {seed}",

@@ -1,14 +1,15 @@
 """Job `report`: pictures, tables and one self-contained report.html from what the other jobs left in the folder."""
 
 import base64
+import functools
 import html
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from experiments.config import ConfigError
 from experiments.config.loading import flat
 from experiments.jobs import evaluate, figures, learn, selection, train
 from experiments.problems.interface import require
-from experiments.runtime import launch, records
+from experiments.runtime import launch, progress, records
 from experiments.runtime.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
 from guidance import sampling
 from guidance.tables import Table, evaluations, number
@@ -40,7 +41,8 @@ def run(problem, config, workdir) -> None:
     for name, (table, _) in tables.items():
         records.write_atomically(workdir / f"{name}.tex", table.latex())
     for name, (picture, *_) in shown.items():
-        picture.save(workdir / f"{name}.png")
+        with progress.waiting(f"writing {name}.png"):
+            picture.save(workdir / f"{name}.png")
         print(workdir / f"{name}.png")
     report = workdir / "report.html"
     records.write_atomically(report, _page(problem, config, workdir, list(tables.values()), shown))
@@ -59,47 +61,53 @@ def _draw(problem, config, workdir, rows) -> dict:
     samplers = evaluate.Samplers(problem, config, bases, workdir, count)
     noise_key, _ = evaluate.keys(config.seed)
     for label, entry in detailed.items():
-        samples[label] = samplers(0, entry["rule"], entry["table"], noise_key)[0]
+        with progress.waiting(f"samples of {label} for the figures"):
+            samples[label] = samplers(0, entry["rule"], entry["table"], noise_key)[0]
     tasks = {task.name: task for task in learn.tasks(problem, config)}
     weights = {name: (tasks[name].weight(learned[name][0]), tasks[name].steps) for name in learned}
     grid = sampling.uniform_grid(steps)
     shown = _selection(problem, config, workdir) | {
         "omega": (
-            figures.omega_over_time(problem, grid, detailed),
+            functools.partial(figures.omega_over_time, problem, grid, detailed),
             f"Guidance weights over the {steps} steps of the sampler",
             f"Seed {config.seed}. Every weight holds over the whole step at whose start it is evaluated. Coloured: "
             "learned weights, a line for each condition. Grey: the best hand-tuned weights. omega = 0 is unguided, "
             "scale = 1 + omega.",
         ),
         "samples": (
-            figures.samples(problem, samples),
+            functools.partial(figures.samples, problem, samples),
             f"Samples after {steps} steps, and true data",
             "All methods start from the same noise. Every panel has the same number of samples of each condition.",
         ),
         "sweep": (
-            figures.sweep(problem, rows),
+            functools.partial(figures.sweep, problem, rows),
             "Constant guidance weights against learned ones",
             "Mean and standard error over seeds. Lines across: learned weights, the best interval (dashed), and true "
             "data against true data (dotted).",
         ),
         "quality_nfe": (
-            figures.quality_against_nfe(problem, rows),
+            functools.partial(figures.quality_against_nfe, problem, rows),
             "Quality against cost",
             "Mean and standard error over seeds, against network evaluations per sample. Solid: learned weights.",
         ),
     }
     if weights:
         shown["omega_map"] = (
-            figures.omega_map(problem, weights),
+            functools.partial(figures.omega_map, problem, weights),
             "Learned weights of every step from t down to s",
             "Mean over conditions. Rollout weights are trained on the gaps of their own grid only (dashed line): "
             "smaller gaps get the weight of that gap, larger ones are extrapolated.",
         )
-    return shown
+    return {name: (_drawn(name, draw), *words) for name, (draw, *words) in shown.items()}
+
+
+def _drawn(name: str, draw: Callable):
+    with progress.waiting(f"drawing {name}.png"):
+        return draw()
 
 
 def _selection(problem, config, workdir) -> dict:
-    """Returns the picture of how checkpoints of the learned weights were chosen, if any were."""
+    """Returns what draws how checkpoints of the learned weights were chosen, if any were, with its words."""
     if not config.learn.select_every:
         return {}
     scores = list(records.Ledger(workdir / "selection.jsonl", selection.FIELDS).done.values())
@@ -107,7 +115,7 @@ def _selection(problem, config, workdir) -> dict:
         f"Score of every checkpoint of the learned weights on {scores[0]['samples']} samples, with noise that the "
         "evaluation does not see. The lowest, marked, is the one that is evaluated."
     )
-    return {"selection": (figures.selection(problem, scores), "Choice of the checkpoints", caption)}
+    return {"selection": (functools.partial(figures.selection, problem, scores), "Choice of the checkpoints", caption)}
 
 
 def _detailed(ledger, seed: int, steps: int) -> dict:

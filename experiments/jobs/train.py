@@ -11,7 +11,7 @@ import optax
 from experiments.config import ConfigError
 from experiments.problems.images.judge import COLUMNS, ROWS
 from experiments.problems.interface import require
-from experiments.runtime import checkpoints, drawing, launch, loop, mesh
+from experiments.runtime import checkpoints, drawing, launch, loop, mesh, progress
 from guidance import guides, sampling
 from guidance.conditions import dropped, repeated, size, taken
 from guidance.learning import averages, update_in_parts
@@ -85,7 +85,8 @@ def _train(problem, config, workdir, seed: int, init, optimizer, update) -> Any:
     """Returns what the denoiser of one seed is sampled with; `update` is `_update`, compiled."""
     base, key, data = config.base, jax.random.key(seed), problem.data
     update_key = jax.random.fold_in(key, 1)
-    params = init(jax.random.fold_in(key, 0))
+    with progress.waiting(f"base denoiser, seed {seed}: initial params"):
+        params = init(jax.random.fold_in(key, 0))
     pictures = {round(base.steps * (k + 1) / base.pictures) for k in range(base.pictures)}
 
     def at_mark(step, state):

@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.files import tensors
 from experiments.files.opening import existing, one_line
+from experiments.runtime import progress
 from guidance.words import listed
 
 
@@ -34,10 +35,12 @@ def main(arguments: list[str]) -> int:
             raise FileNotFoundError(f"{options.target} is a folder; expected the .safetensors file to write")
         if not os.path.isdir(pathlib.Path(options.target).parent):
             raise FileNotFoundError(f"{options.target}: its folder does not exist")
-        arrays = read_torch(options.source, options.key)
-        digest = tensors.sha256(options.source)
+        with progress.waiting(f"reading {options.source}"):
+            arrays = read_torch(options.source, options.key)
+            digest = tensors.sha256(options.source)
         origin = {"origin": pathlib.Path(options.source).name, "origin_sha256": digest}
-        tensors.write_safetensors(options.target, arrays, origin)
+        with progress.waiting(f"writing {options.target}"):
+            tensors.write_safetensors(options.target, arrays, origin)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2

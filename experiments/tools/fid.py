@@ -13,7 +13,7 @@ import sys
 
 import experiments.fid
 from experiments.fid import BadInput
-from experiments.runtime import launch
+from experiments.runtime import launch, progress
 from experiments.runtime.records import write_atomically
 from experiments.tools import generate
 
@@ -75,15 +75,17 @@ def run(options, rest: list[str], around: contextlib.ExitStack) -> dict:
     samples = job and generate.folder(job)
     if job:
         around.enter_context(generate.on_its_devices(job))
-    from experiments.fid import measure, networks  # heavy: only now that the options are known to be sound
-    from experiments.fid.images import open_images
-    from experiments.fid.references import read_reference
+    with progress.waiting("importing JAX"):  # heavy, so only now that the options are known to be sound
+        from experiments.fid import measure, networks
+        from experiments.fid.images import open_images
+        from experiments.fid.references import read_reference
 
     images = None if job else open_images(options.images)
     reference = None if options.command == "ref" else read_reference(options.ref)
 
     def build():
-        network = networks.build(options.features, options.weights, options.resizer)
+        with progress.waiting(f"reading the network {options.features}"):
+            network = networks.build(options.features, options.weights, options.resizer)
         if job:
             measure.same_network(network, reference)  # now, and not after hours of sampling
         return network

@@ -37,9 +37,14 @@ def build(config, folder) -> Problem:
     fast, full = _measures(target, reward, schedule, classes)
 
     def measure(key, samples, complete):
+        samples = np.asarray(samples)  # wherever they lie, they share one compilation
         reference = _of_target(key, REFERENCE * samples.shape[1], every)
         values = full(key, samples, reference) if complete else fast(samples, reference)
         return {name: float(value) for name, value in values.items()}
+
+    @jax.jit
+    def log_density(points, labels):
+        return mixtures.log_density(target, schedule, points, jnp.zeros(len(points)), labels)
 
     _of_target = jax.jit(of_target, static_argnums=1)
     return Problem(
@@ -53,7 +58,7 @@ def build(config, folder) -> Problem:
             measure,
             floor=lambda key, n, complete: measure(key, _of_target(jax.random.fold_in(key, 1), n, every), complete),
             tuned=("energy_distance",),
-            picture=lambda axes, samples: _picture(axes, target, samples, schedule),
+            picture=lambda axes, samples: _picture(axes, target, samples, log_density),
         ),
         reward,
     )
@@ -130,7 +135,7 @@ def _name(settings) -> str:
     return f"mixture d={settings.dimension}, {settings.error}{extra}{tilted}"
 
 
-def _picture(axes, target, samples, schedule) -> list[tuple[int, float, float]]:
+def _picture(axes, target, samples, log_density) -> list[tuple[int, float, float]]:
     """Draws samples [K, n, ...] over the contours of the true density; of more than two dimensions the first two.
 
     Of more than ten classes it draws the first ten. Returns the points, (class, x1, x2) each.
@@ -142,7 +147,7 @@ def _picture(axes, target, samples, schedule) -> list[tuple[int, float, float]]:
     for c in range(min(target.null, 10)):
         if target.means.shape[-1] == 2:
             labels = jnp.full(len(grid), c, jnp.int32)
-            log_p = mixtures.log_density(target, schedule, grid, jnp.zeros(len(grid)), labels).reshape(90, 90)
+            log_p = log_density(grid, labels).reshape(90, 90)
             axes.contour(side, side, log_p, levels=float(log_p.max()) - np.array([4.5, 2.0, 0.5]), colors=f"C{c}",
                          linewidths=0.7, linestyles="-", alpha=0.5, zorder=1)  # fmt: skip
         points = samples[c, :, :2][np.isfinite(samples[c]).all(-1)]
