@@ -3,13 +3,14 @@
 A checkpoint is a folder step_NNNNNNNNNN with `tree/` (written by orbax), `leaves.json` (path, shape and dtype of each
 leaf) and `SHA256SUMS` over all files (`sha256sum -c SHA256SUMS` checks it by hand). It is written and synced beside
 the others under a temporary name and renamed last, so a kill or a full disk leaves the older ones as they were. The
-newest two are kept. With several processes all of them call, process 0 names, checks, renames and removes folders, and
-each writes its own part of the arrays; whatever mesh restores them lays them out afresh. What is restored is checked
-against the sums first; a damaged one is set aside (removed after the next good save) and the one before is used, with
-a warning.
+newest two are kept. A checkpoint is compared with its sums before it is restored. A damaged one is set aside, with a
+warning, and the one before is used; the next good save removes it.
 
-orbax's own CheckpointManager finalises by rename too, but keeps no sums: a flipped bit inside a checkpoint can come
-back as wrong weights, or as an error from deep inside.
+Several processes call these functions together. Process 0 names, checks, renames and removes folders, and each process
+writes its own part of the arrays. Any mesh can restore them.
+
+orbax's own CheckpointManager renames last too, but keeps no sums: a flipped bit inside a checkpoint can come back as
+wrong weights, or as an error from deep inside.
 """
 
 import hashlib
@@ -36,19 +37,19 @@ _NAME = re.compile(r"step_(\d{10})")
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written, or belongs to another config; the message is one line."""
+    """Says, in one line, that a checkpoint could not be written or belongs to another config."""
 
 
 class DamagedCheckpoint(UserWarning):
-    """A checkpoint did not match its sums and was passed over."""
+    """Warns that a checkpoint did not match its sums and was passed over."""
 
 
 def save(folder: pathlib.Path, step: int, tree: Any) -> None:
     """Writes the tree of arrays as the checkpoint of `step`, then removes all but the newest two.
 
-    Leaves are numeric arrays with entries; the keys of random draws follow from seed and step and are not stored.
-    Raises TypeError for other leaves, and CheckpointError if the checkpoint cannot be written (a full disk): then the
-    older ones stay as they were.
+    Every leaf must be a numeric array of at least one entry. Random keys follow from seed and step and are not stored.
+    Raises TypeError for other leaves, and CheckpointError if the checkpoint cannot be written (a full disk). The older
+    ones then stay as they were.
     """
     folder = pathlib.Path(folder).absolute()
     final = folder / f"step_{step:010d}"
@@ -72,10 +73,10 @@ def save(folder: pathlib.Path, step: int, tree: Any) -> None:
 
 
 def restore_latest(folder: pathlib.Path, like: Any) -> tuple[int, Any] | None:
-    """(step, tree) of the newest undamaged checkpoint in the structure of `like`; None if there is none.
+    """Returns (step, tree) of the newest undamaged checkpoint, or None if there is none.
 
-    like: a tree of arrays (or of jax.ShapeDtypeStruct), as `save` was given. Raises CheckpointError if the checkpoint
-    holds other leaves, which means that it was written by another config.
+    like: a tree of arrays or of jax.ShapeDtypeStruct, with the structure, shapes and dtypes of the saved one. Raises
+    CheckpointError if the checkpoint has other leaves, which means that another config wrote it.
     """
     folder = pathlib.Path(folder).absolute()
     expected = _leaves(like)
@@ -84,13 +85,15 @@ def restore_latest(folder: pathlib.Path, like: Any) -> tuple[int, Any] | None:
 
 
 def kept(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """The folder beside that of a run's checkpoints where what is kept for good of one step goes: `save` removes all
-    but the newest two of a folder."""
+    """Returns the folder for the checkpoint of one step that is kept for good.
+
+    It lies beside the folder of the run's checkpoints, in which `save` keeps only the newest two.
+    """
     return folder.with_name(f"{folder.name}_kept_{step}")
 
 
 def restore_kept(folder: pathlib.Path, step: int, like: Any, remedy: str) -> Any:
-    """The tree in `kept(folder, step)`, in the structure of `like`.
+    """Returns the tree in `kept(folder, step)`, in the structure of `like`.
 
     Raises CheckpointError, with the remedy, if there is none.
     """
@@ -101,7 +104,7 @@ def restore_kept(folder: pathlib.Path, step: int, like: Any, remedy: str) -> Any
 
 
 def _newest(folder: pathlib.Path, expected: dict[str, list]) -> int | None:
-    """The step of the newest undamaged checkpoint; those that are damaged are set aside."""
+    """Returns the step of the newest undamaged checkpoint, or None. Sets damaged ones aside."""
     for step in sorted(_steps(folder), reverse=True):
         path = folder / f"step_{step:010d}"
         damage = _damage(path)
@@ -121,7 +124,7 @@ def _emptied(folder: pathlib.Path) -> None:
 
 
 def _finish(fresh: pathlib.Path, final: pathlib.Path, leaves: dict[str, list]) -> None:
-    """Sums, syncs and renames what was written, then removes all but the newest two."""
+    """Writes the sums of a checkpoint, syncs and renames it, and removes all but the newest two."""
     (fresh / "leaves.json").write_text(json.dumps(leaves, indent=1))
     (fresh / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in _digests(fresh).items()))
     _sync(fresh)
@@ -142,7 +145,7 @@ def _read(path: pathlib.Path, like: Any) -> Any:
 
 
 def _leaves(tree: Any) -> dict[str, list]:
-    """{path: [shape, dtype]} of a tree. Raises TypeError for a leaf that is not a numeric array with entries."""
+    """Returns {path: [shape, dtype]} of a tree. Raises TypeError for leaves that `save` refuses."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path)
@@ -166,7 +169,7 @@ def _compare(path: pathlib.Path, expected: dict[str, list]) -> None:
 
 
 def _damage(path: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint, or None: the files and their sums must be exactly those listed."""
+    """Returns what is wrong with a checkpoint, or None if its files and sums are exactly those listed."""
     try:
         lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -199,7 +202,7 @@ def _set_aside(path: pathlib.Path) -> None:
 
 
 def _sweep(folder: pathlib.Path) -> None:
-    """Removes what is older than the newest two, what was set aside, and what a kill left half-written."""
+    """Removes all but the newest two checkpoints, and those that were set aside or left half-written by a kill."""
     kept = {f"step_{step:010d}" for step in sorted(_steps(folder))[-KEEP:]}
     for path in folder.iterdir():
         if path.name not in kept and path.name.lstrip(".").startswith(("step_", "new_step_")):
@@ -220,7 +223,7 @@ def _sync_one(path: pathlib.Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The system's words for an error, which orbax buries in pages."""
+    """Returns the system's words for an error, which orbax buries in pages."""
     text = " ".join(str(error).split())
     for words in ("No space left on device", "File too large", "Disk quota exceeded"):
         if words in text:
@@ -230,7 +233,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """orbax logs each failure several times with its trace; what matters is raised as well."""
+    """Silences the log of orbax, which reports each failure several times with its trace and raises it as well."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

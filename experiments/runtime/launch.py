@@ -1,7 +1,7 @@
 """Several processes as one program: how they find each other, and what only the first of them does.
 
-Every process runs the same command and makes the same calls in the same order; files are written by process 0, into a
-folder that all of them see. Where nothing in the environment asks for it, there is one process and jax is not touched.
+Every process runs the same command and makes the same calls in the same order. Process 0 writes the files, into a
+folder that all of them see. Unless the environment asks for several processes, there is one, and jax is not touched.
 docs/pods.md has the commands.
 """
 
@@ -17,23 +17,24 @@ from typing import Any
 
 from experiments.config import ConfigError
 
-# the options of glibc's mallopt(3), by their numbers: one arena, no block of its own mapping, nothing given back
+# options of glibc's mallopt(3) by their numbers: one arena, no separate mapping for large blocks, nothing given back
 MALLOC = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 
 _process, _processes, _polls, _stop = 0, 1, 0, False
 
 
 class Elsewhere(Exception):
-    """What process 0 did for all failed there; the message is its message."""
+    """Says that process 0 failed at what it did for all. The message is that of process 0."""
 
 
 def start() -> None:
-    """Joins the processes that the environment describes; call it before jax computes anything.
+    """Joins the processes that the environment describes. Call it before jax computes anything.
 
-    GUIDANCE_COORDINATOR (host:port of process 0), GUIDANCE_PROCESSES (their number) and GUIDANCE_PROCESS (0, 1, ...)
-    say it in full. GUIDANCE_PROCESSES=auto, and a SLURM step of several tasks, leave it to what jax detects (SLURM,
-    Open MPI, Kubernetes, TPU pods). GUIDANCE_HEARTBEAT: seconds of silence after which a process counts as dead and
-    the others end with an error (default 100). Raises ConfigError for settings that cannot work.
+    GUIDANCE_COORDINATOR is host:port of process 0, GUIDANCE_PROCESSES the number of processes, and GUIDANCE_PROCESS
+    the number of this one, from 0. With GUIDANCE_PROCESSES=auto, or in a SLURM step of several tasks, jax detects all
+    three (SLURM, Open MPI, Kubernetes, TPU pods). GUIDANCE_HEARTBEAT is the number of seconds without a sign after
+    which a process counts as dead and the others end with an error (default 100). Raises ConfigError for settings
+    that cannot work.
     """
     alone = os.environ.get("SLURM_STEP_NUM_TASKS", "1") in ("", "0", "1")
     asked = os.environ.get("GUIDANCE_PROCESSES", "1" if alone else "auto")
@@ -64,7 +65,7 @@ def start() -> None:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """`start`, and afterwards this process speaks for itself again; what jax has joined stays joined for the next."""
+    """Calls `start`, and on leaving makes this process a single one again. What jax has joined stays joined."""
     global _process, _processes, _stop
     before, threads = (_process, _processes, _stop), os.environ.get("PJRT_NPROC")
     try:
@@ -77,9 +78,9 @@ def joined() -> Iterator[None]:
 
 
 def command(main: Callable[[list[str]], int]) -> int:
-    """Runs `main` on the arguments of this process, which is a command of its own and not somebody's notebook.
+    """Runs `main` on the arguments of this process, which is a command and not a notebook; returns the exit code.
 
-    Ctrl-C ends it without a page of Python, and so does a reader that has seen enough (`--help | head`).
+    Ctrl-C ends it without a traceback, and so does a pipe that is closed (`--help | head`).
     """
     keep_freed_memory()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -94,11 +95,11 @@ def command(main: Callable[[list[str]], int]) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Makes the C library keep memory that is freed, for the next call; call it before threads start.
+    """Makes the C library keep freed memory for the next call. Call it before threads start.
 
-    On a CPU XLA allocates the temporaries of a program for every call. glibc gives blocks that large back to the
-    system, which then clears page after page again: a third of the time of a transformer's gradient. Does nothing
-    where there is no glibc.
+    On a CPU, XLA allocates the temporaries of a program anew for every call. glibc returns such large blocks to the
+    system, which clears their pages again: a third of the time of a transformer's gradient. Without glibc this does
+    nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -107,20 +108,20 @@ def keep_freed_memory() -> None:
 
 
 def primary() -> bool:
-    """Whether this is the process that writes files and speaks to people."""
+    """Returns whether this is the process that writes files and prints."""
     return _process == 0
 
 
 def several() -> bool:
-    """Whether there is more than one process."""
+    """Returns whether there is more than one process."""
     return _processes > 1
 
 
 def first(action: Callable[[], Any]) -> Any:
-    """What `action()` returns in process 0, in every process; the others wait for it.
+    """Calls `action` in process 0 and returns its value in every process. The others wait for it.
 
-    The value must survive JSON. If it raises, the exception passes on in process 0, and the others raise Elsewhere
-    with its message.
+    The value must survive JSON. If `action` raises, process 0 raises the same exception, and the others raise
+    Elsewhere with its message.
     """
     if not several():
         return action()
@@ -139,9 +140,9 @@ def first(action: Callable[[], Any]) -> Any:
 
 
 def stop_agreed() -> bool:
-    """Whether some process got SIGTERM and all are at the call at which they stop; for several processes.
+    """Returns whether some process got SIGTERM and all have reached the call at which they stop.
 
-    All of them must call it equally often; once true it stays so.
+    It is for several processes, which must call it equally often. Once true, it stays true.
     """
     from jax.experimental import multihost_utils
 
@@ -152,7 +153,7 @@ def stop_agreed() -> bool:
 
 
 def _broadcast(text: str) -> str:
-    """The text of process 0: its length first, as arrays of one shape only can be sent."""
+    """Returns the text of process 0. Its length is sent first, since all processes must name the shape of an array."""
     import numpy as np
     from jax.experimental import multihost_utils
 
@@ -170,7 +171,7 @@ def _setting(name: str, asked: str, pattern: str, meaning: str, default: str | N
 
 
 def _give_cpu_devices_threads() -> None:
-    """Collectives between the virtual devices of a CPU can deadlock with fewer threads than twice those (jax 0.10)."""
+    """Sets two threads for each virtual device of a CPU: with fewer, collectives can deadlock (jax 0.10)."""
     found = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     if found and "jax" not in sys.modules:
         os.environ.setdefault("PJRT_NPROC", str(2 * int(found[1])))
