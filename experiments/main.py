@@ -1,12 +1,13 @@
-"""The command line: config -> checks -> job.
+"""Runs a job from the command line.
 
     python -m experiments.main --config=configs/mixture.py --workdir=runs/mixture [--config.learn.iterations=500 ...]
     python -m experiments.main --config=configs/mixture.py --help
     python -m experiments.main --list
 
---mesh=data:N,model:N,fsdp lays out devices; docs/pods.md has the commands for several hosts. The same command resumes
-a run that was stopped. Exit codes: 0 done, 1 a disk that fails, foreign checkpoint or diverged loss, 2 a command or
-config that cannot work (one line on stderr, before anything heavy is imported), 143 or 130 stopped and saved.
+The first line runs a job, the second lists the fields of its config, the third lists what configs can name. The same
+command resumes a run that was stopped. --mesh=data:N,model:N,fsdp lays out devices; docs/pods.md has the commands for
+several hosts. Exit codes: 0 done; 1 a failing disk, a foreign checkpoint or a diverged loss; 2 a command or config
+that cannot work, as one line on stderr says before anything heavy is imported; 143 or 130 stopped and saved.
 """
 
 import errno
@@ -23,7 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def parse(arguments: list[str]) -> config.Request:
-    """Returns the checked request of a command line; see `config.parse`."""
+    """Returns the request of a command line; see `config.parse`."""
     return config.parse(arguments, FORMS)
 
 
@@ -33,9 +34,10 @@ def load(source: str, overrides: dict[str, str] | None = None):
 
 
 def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
-    """Runs what the command line asks for and returns the exit code; calls `ready` once devices are laid out.
+    """Runs the job of a command line and returns the exit code. Calls `ready` once the devices are laid out.
 
-    A program that calls it is afterwards as it was: its signals, output, warnings and the layout of its devices.
+    It leaves nothing behind in a program that calls it: signals, output, warnings and the layout of devices are
+    restored.
     """
     try:
         if {"-h", "--help"} & set(arguments):

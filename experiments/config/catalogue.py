@@ -1,4 +1,4 @@
-"""What the library offers, read from its docstrings: `--list` prints it, docs/rules.md is written from it."""
+"""Lists the functions of the library from their docstrings, for `--list` and docs/rules.md."""
 
 import inspect
 import pathlib
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 def entries(package: str, root: pathlib.Path = registry.ROOT) -> list[Entry]:
-    """Returns the public functions of a package of guidance that name a source, in alphabetical order."""
+    """Returns the public functions of a package of guidance whose docstrings name a source, in alphabetical order."""
     found = [_entry(name, stub) for name, stub in sorted(registry.functions(package, root).items())]
     return [entry for entry in found if entry.source]
 
@@ -45,7 +45,7 @@ def _entry(name: str, stub) -> Entry:
 
 
 def listing() -> str:
-    """Returns the text of --list: the names that configs use; every function, its first line, its source with keys."""
+    """Returns the text of --list: the names that configs use, and every function with its summary and its source."""
     lines = []
     for package, meaning in FAMILIES.items():
         lines += [f"guidance.{package}: {meaning}"]

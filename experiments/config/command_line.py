@@ -1,4 +1,4 @@
-"""The command line: what it asks for, and what --help answers. Imports nothing heavy."""
+"""Reads the command line, and writes the text of --help. Imports nothing heavy."""
 
 import pathlib
 import re
@@ -6,26 +6,26 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.config.loading import Config, ConfigError, Forms, load, read, shown, stored
-from experiments.config.values import nearest
+from experiments.config.values import did_you_mean
 
 USAGE = (
     "usage: python -m experiments.main --config=FILE.py[:PRESET] --workdir=FOLDER "
-    "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]; where FOLDER has a run, its config.json stands in "
-    "for --config, and for all that job=sample is not told"
+    "[--mesh=data:N,model:N,fsdp] [--config.GROUP.FIELD=VALUE ...]; a FOLDER with a run needs no --config: its "
+    "config.json is used, and job=sample uses it always"
 )
 FLAGS = ("config", "workdir", "mesh")
 
 
 class Request(NamedTuple):
-    """What the command line asks for."""
+    """A command line that has been read and checked."""
 
     config: Config  # complete, checked, locked
     workdir: pathlib.Path
-    mesh: Mapping[str, Any]  # the arguments of experiments.runtime.mesh.use; not in the config: a run may move
+    mesh: Mapping[str, Any]  # for experiments.runtime.mesh; not in the config, as a run may move to other devices
 
 
 def parse(arguments: list[str], forms: Forms) -> Request:
-    """Returns the checked request of a command line (without the program's name). Raises ConfigError."""
+    """Returns the request of a command line, which is given without the program's name. Raises ConfigError."""
     flags = _flags(arguments)
     config, workdir = (flags.get(name, "") for name in ("config", "workdir"))
     if not (config or stored(workdir)):
@@ -37,7 +37,7 @@ def parse(arguments: list[str], forms: Forms) -> Request:
 
 
 def usage(arguments: list[str], forms: Forms) -> str:
-    """Returns the text of --help: the fields of the chosen config, with their values, meanings and what is allowed."""
+    """Returns the text of --help: every field of the chosen config with its value, its meaning and what is allowed."""
     flags = _flags([argument for argument in arguments if argument not in ("-h", "--help")])
     source, workdir = flags.get("config", ""), flags.get("workdir", "")
     if not (source or stored(workdir)):
@@ -50,7 +50,7 @@ def usage(arguments: list[str], forms: Forms) -> str:
 
 
 def _flags(arguments: list[str]) -> dict[str, str]:
-    """Returns the values of --name=value and --name value; of equal names the last one counts."""
+    """Returns {name: value} of --name=value and --name value. If a name comes twice, the last value counts."""
     flags, rest = {}, list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -60,7 +60,9 @@ def _flags(arguments: list[str]) -> dict[str, str]:
         if not argument.startswith("--"):
             raise ConfigError(f"{argument!r} is not a flag; {USAGE}")
         if name not in FLAGS and not name.startswith("config."):
-            raise ConfigError(f"--{name}: no such flag{nearest(name, (*FLAGS, 'help', 'list'), prefix='--')}; {USAGE}")
+            raise ConfigError(
+                f"--{name}: no such flag{did_you_mean(name, (*FLAGS, 'help', 'list'), prefix='--')}; {USAGE}"
+            )
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
@@ -70,7 +72,7 @@ def _flags(arguments: list[str]) -> dict[str, str]:
 
 
 def _mesh(text: str) -> dict[str, Any]:
-    """Returns {"data": 4, "model": 2, "fsdp": True} for "data:4,model:2,fsdp", of which each part is optional."""
+    """Returns {"data": 4, "model": 2, "fsdp": True} for "data:4,model:2,fsdp". Each of the three parts is optional."""
     chosen: dict[str, Any] = {}
     for word in filter(None, text.split(",")):
         found = re.fullmatch(r"(data|model):(0*[1-9][0-9]*)|fsdp", word)

@@ -1,8 +1,8 @@
-"""Rules, weights, samplers and grids as a config writes them: `apg(cap=5)`, `interval(1.5, 0.2, 0.8)`, `heun`.
+"""Reads calls, by which configs name rules, weights, samplers and grids: `apg(cap=5)`, `interval(1.5, 0.2, 0.8)`.
 
-A call is the name of a function of the library with numbers or words for its knobs. It is parsed against the
-signatures that `experiments.config.registry` reads from the library's sources, and never evaluated: unknown names,
-unknown knobs and values outside the range of a knob are refused before anything heavy is imported.
+A call is the name of a function of the library, with numbers or words for its knobs (its parameters). It is compared
+with the signatures that `experiments.config.registry` reads from the library's sources. It is never evaluated: unknown
+names, unknown knobs and values outside the range of a knob are refused before anything heavy is imported.
 `experiments.problems.construct` builds what a call stands for.
 """
 
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from experiments.config import registry
 from experiments.config.registry import Member, written
-from experiments.config.values import Kind, Refused, each, listed, nearest, words
+from experiments.config.values import Kind, Refused, as_text, did_you_mean, each, listed
 from guidance import ranges
 
-Known = Mapping[str, Member]  # the functions that a field can name, by their names in configs
+Known = Mapping[str, Member]  # functions that a field can name, by their names in configs
 
 COMBINATIONS = registry.named("rule")  # rules that say what x0 is
 STAGES = registry.named("stage")  # rules that change the gap before a combination, or its outcome after it
@@ -29,63 +29,65 @@ GRIDS = registry.named("grid")
 REWARDS = registry.named("reward")
 LEARNED = ".safetensors"  # how the path of a learned weight ends
 
-AUTOGUIDED = "autoguided"  # the rule of CFG, away from the denoiser as it was after fewer updates
-TWICE = "unguided_twice"  # no guidance, at the network evaluations of guided sampling
+AUTOGUIDED = "autoguided"  # the rule of CFG; its reference is the denoiser as it was after fewer updates
+TWICE = "unguided_twice"  # no guidance and twice the steps: as many network evaluations as guided sampling takes
 # rules that a weight can be learned inside
-LEARNABLE = {**COMBINATIONS, AUTOGUIDED: registry.word(AUTOGUIDED)}
+LEARNABLE = {**COMBINATIONS, AUTOGUIDED: registry.bare_word(AUTOGUIDED)}
+# weights whose omega is left out
 SHAPES = {name: member.without("omega") for name, member in WEIGHTS.items() if name != "constant"}
-# what competes with a constant weight of CFG over the same values of omega: rules, and weights but for their omega
+# what is tried with every omega of a list: rules with constant weights, and weights whose omega is left out
 SWEPT = {
-    **{name: registry.word(name) for name in (TWICE, AUTOGUIDED)},
+    **{name: registry.bare_word(name) for name in (TWICE, AUTOGUIDED)},
     **SHAPES,
     **{name: member for name, member in COMBINATIONS.items() if name != "cfg" and member.weight is None},
 }
 
 
 class Call(NamedTuple):
-    """A function of the library with a value for each of its knobs, in their order."""
+    """A function of the library with a value for each of its knobs."""
 
     member: Member
     knobs: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """The name of the function in configs."""
+        """Returns the name of the function in configs."""
         return self.member.name
 
     @property
     def text(self) -> str:
-        """The call with all knobs spelled: equal calls have equal texts, whatever the library's defaults become."""
+        """Returns the call with the values of all knobs; it means the same if a default of the library changes."""
         return _written(self.name, self.knobs)
 
     @property
     def short(self) -> str:
-        """The call for people: only the knobs that differ from their defaults."""
+        """Returns the call with only those knobs whose values are not the defaults, for people."""
         usual = {knob.name: knob.default for knob in self.member.knobs}
         return _written(self.name, {name: value for name, value in self.knobs.items() if value != usual[name]})
 
 
 def parse(what: str, text: str, known: Known) -> list[Call]:
-    """Returns the calls of "name", "name(1, knob=2)" or several of them separated by commas.
+    """Returns the calls in a text such as "name", "name(1, knob=2)", or several of them separated by commas.
 
-    The values of knobs are numbers (also inf), words, and tuples of them; a knob that is not given has its default.
-    Raises Refused, which calls the thing `what`, for names that are not `known`, unknown knobs and values outside a
-    knob's range; raises ValueError or SyntaxError for a text that is no call.
+    Values of knobs are numbers (also inf), as_text, and tuples of these. Knobs that are not given have their defaults.
+    Raises Refused for a name that is not in `known`, an unknown knob, or a value outside a knob's range; the message
+    calls the function a `what` ("no such rule"). Raises ValueError or SyntaxError for a text that is no call.
     """
     return [_call(what, ast.parse(entry.strip(), mode="eval").body, known) for entry in listed(text)]
 
 
 def _call(what: str, node: ast.expr, known: Known) -> Call:
+    """Returns the call of one parsed expression. Raises as `parse`."""
     function, values, pairs = (node.func, node.args, node.keywords) if isinstance(node, ast.Call) else (node, [], [])
     if not isinstance(function, ast.Name):
         raise ValueError
     name = function.id
     if name not in known:
-        raise Refused(f"no such {what} {name!r}{nearest(name, known, '; --list has all')}")
+        raise Refused(f"no such {what} {name!r}{did_you_mean(name, known, '; --list has all')}")
     member = known[name]
     for knob in (pair.arg for pair in pairs):
         if knob not in member.signature.parameters:
-            close = nearest(str(knob), member.signature.parameters)
+            close = did_you_mean(str(knob), member.signature.parameters)
             raise Refused(f"{name}: no knob {knob!r}{close}; allowed: {member.usage}")
     given = [_value(name, value) for value in values], {pair.arg: _value(name, pair.value) for pair in pairs}
     try:
@@ -100,14 +102,14 @@ def _call(what: str, node: ast.expr, known: Known) -> Call:
 
 
 class _Words(ast.NodeTransformer):
-    """Turns names into texts, so that words need no quotes; `inf` and `nan` become numbers."""
+    """Replaces names by texts, so that words need no quotes, and `inf` and `nan` by numbers."""
 
     def visit_Name(self, node):
         return ast.Constant(float(node.id) if node.id in ("inf", "nan") else node.id)
 
 
 def _value(name: str, node: ast.expr) -> Any:
-    """Returns the value of a knob of the function `name`: a number, a word, or a tuple of them. Raises Refused."""
+    """Returns the number, word or tuple that an expression spells, a knob of the function `name`. Raises Refused."""
     shown = ast.unparse(node)
     try:
         value = ast.literal_eval(_Words().visit(node))
@@ -125,12 +127,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def spelled(what: str, text: str, known: Known) -> str:
-    """Returns the text of one call, or of several separated by commas, with all knobs spelled. Raises as `parse`."""
+    """Returns a text of calls with the values of all knobs written out: `Call.text` of each. Raises as `parse`."""
     return ", ".join(call.text for call in parse(what, text, known))
 
 
 def shortened(text: str, known: Known) -> str:
-    """Returns the text of one call for people, from any text of it. Raises as `parse`."""
+    """Returns a text of one call without the knobs that have their defaults: its `Call.short`. Raises as `parse`."""
     return parse("call", text, known)[0].short
 
 
@@ -139,7 +141,7 @@ def _written(name: str, knobs: Mapping[str, Any]) -> str:
 
 
 def _example(known: Known) -> str:
-    """Returns the signature with the most knobs."""
+    """Returns the signature of the function with the most knobs, as an example for people."""
     return max(known.values(), key=lambda member: len(member.knobs)).usage
 
 
@@ -149,35 +151,35 @@ def _allowed(what: str, known: Known) -> str:
 
 
 def call(what: str, known: Known, *, empty: bool = False) -> Kind:
-    """A field that holds one call, as it was typed; where it may be `empty`, also none."""
+    """Texts of one call, kept as they were typed; where `empty`, also the empty text."""
     allowed = ("empty, or " if empty else "one ") + _allowed(what, known)
-    return Kind(allowed, words, lambda text: (empty and not text) or len(parse(what, text, known)) == 1)
+    return Kind(allowed, as_text, lambda text: (empty and not text) or len(parse(what, text, known)) == 1)
 
 
 def calls(what: str, known: Known, *, empty: bool = False) -> Kind:
-    """A field that holds distinct calls, each with all its knobs spelled."""
+    """Tuples of distinct calls, each kept with the values of all its knobs."""
     one = call(what, known)
-    return each(one._replace(convert=lambda value: spelled(what, words(value), known)), empty=empty)
+    return each(one._replace(convert=lambda value: spelled(what, as_text(value), known)), empty=empty)
 
 
 def rules() -> Kind:
-    """A field that holds a stack of rules, as it was typed; exactly one of them combines the predictions."""
+    """Texts of a stack, kept as they were typed: one rule that combines the predictions, and any number of stages."""
     stages = f"with any number of stages, as in {_example(STAGES)}, before or after it, separated by commas"
 
     def one_combines(text):
         return len([call for call in parse("rule", text, RULES) if call.name in COMBINATIONS]) == 1
 
-    return Kind(f"exactly one {_allowed('rule', COMBINATIONS)}; {stages}", words, one_combines)
+    return Kind(f"exactly one {_allowed('rule', COMBINATIONS)}; {stages}", as_text, one_combines)
 
 
 def weight() -> Kind:
-    """A field that holds omega: a number, a call, or the path of a learned weight; as it was typed."""
+    """Texts of a weight, kept as they were typed: a number (omega), a call, or the path of a learned weight."""
     allowed = f"a number, one {_allowed('weight', WEIGHTS)}; or the path of an existing {LEARNED} file"
 
     def known(text):
         return text.endswith(LEARNED) or is_number(text) or len(parse("weight", text, WEIGHTS)) == 1
 
-    return Kind(allowed, words, known, lambda text: not text.endswith(LEARNED) or isfile(text))
+    return Kind(allowed, as_text, known, lambda text: not text.endswith(LEARNED) or isfile(text))
 
 
 def is_number(text: str) -> bool:
@@ -189,7 +191,7 @@ def is_number(text: str) -> bool:
 
 
 def integers(text: str) -> list[range]:
-    """Returns the ranges that "0-49999" or "0-9,42" names, ends included. Raises Refused."""
+    """Returns the ranges in a text such as "0-49999" or "0-9,42", whose ends are included. Raises Refused."""
     found = []
     for part in text.replace(" ", "").split(","):
         low, dash, high = part.partition("-")
@@ -202,9 +204,10 @@ def integers(text: str) -> list[range]:
 
 
 def _distinct(text: str) -> bool:
+    """Returns whether no integer is in two of the ranges of a text."""
     ordered = sorted(integers(text), key=lambda found: found.start)
     return all(before.stop <= after.start for before, after in itertools.pairwise(ordered))
 
 
-SEEDS = Kind("distinct integers and ranges, both ends included, as in 0-49999 or 0-9,42", words, _distinct)
-LABELS = Kind("all, or class labels and ranges as in 0-9,207", words, lambda text: text == "all" or integers(text))
+SEEDS = Kind("distinct integers and ranges, both ends included, as in 0-49999 or 0-9,42", as_text, _distinct)
+LABELS = Kind("all, or class labels and ranges as in 0-9,207", as_text, lambda text: text == "all" or integers(text))

@@ -1,13 +1,13 @@
-"""What the library offers by name: rules, weights, solvers, grids, guides and rewards, read from its sources.
+"""Reads from the library's sources what it offers by name: rules, weights, solvers, grids, guides and rewards.
 
-A name is written once, where the thing is: the function, and its line in the `__init__` of its package. Its knobs,
-defaults, ranges, summary and source are those of its signature and docstring (see `guidance.ranges`). They are read
-without importing the library, so that a wrong name or knob is refused before JAX is imported: each function becomes a
-stub, which has the same name, signature and docstring, and does nothing.
+To add one, write the function, and its line in the `__init__` of its package; nothing is registered here. Its knobs
+(parameters), their defaults and ranges, its summary and its source are read from its signature and docstring (see
+`guidance.ranges`). The library is not imported for it, so that a wrong name or knob is refused before JAX is imported.
+Instead each function becomes a *stub*, a function with the same signature and docstring that does nothing.
 
-What kind a function is, its return annotation says: `Rule` combines predictions, `Stage` is a part of a rule; then
-`Weight`, `Step` and `Solver`, `Guide`, `Reward`; a grid is asked for a number of steps. A config can name what needs
-nothing but knobs with ranges, and what a job has at hand.
+The return annotation says of which kind a function is: `Rule` combines predictions, `Stage` is a part of a rule; then
+there are `Weight`, `Step` and `Solver`, `Guide`, `Reward`. A grid is an `Array` from a number of `steps`. A config can
+name a function if all its parameters have ranges, except those that a job fills in, such as the noise schedule.
 """
 
 import ast
@@ -24,16 +24,16 @@ from typing import Any, NamedTuple
 from guidance import ranges
 
 ROOT = pathlib.Path(ranges.__file__).parent
-PREDICTIONS = ["positive", "reference", "omega"]  # the parameters of a rule that is a function of them, not a maker
+PREDICTIONS = ["positive", "reference", "omega"]  # parameters of a rule itself; other functions make a rule
 
 
 class Shelf(NamedTuple):
-    """Where the functions of one kind are, and how they are told from others."""
+    """The place of the functions of one kind, and what tells them from others."""
 
-    package: str
-    returns: tuple[str, ...]
+    package: str  # of guidance
+    returns: tuple[str, ...]  # names of types, one of which they return
     at_hand: tuple[str, ...] = ()  # the parameters that a job fills in
-    suffix: str = ""  # of the library's names, which configs leave out
+    suffix: str = ""  # how their names end in the library; configs leave it out
 
 
 SHELVES = {
@@ -55,56 +55,56 @@ class Member(NamedTuple):
     package: str  # of guidance; "" for a word that is no function
     parameters: tuple[inspect.Parameter, ...]
     at_hand: tuple[str, ...] = ()  # the parameters that a config does not set
-    weight: ranges.WeightIs | None = None  # what the value of the weight means, where it is not omega
-    withheld: str = ""  # why configs cannot name it; "" where they can
+    weight: ranges.WeightIs | None = None  # of a rule whose weight is not omega: what it is
+    withheld: str = ""  # the reason why configs cannot name it, "" if they can
     doc: str = ""
 
     @property
     def plain(self) -> bool:
-        """Whether it is a rule itself, a function of the two predictions, and not a maker of one."""
+        """Returns whether it is a rule itself, a function of the two predictions; other functions make a rule."""
         return [parameter.name for parameter in self.parameters] == PREDICTIONS
 
     @property
     def signature(self) -> inspect.Signature:
-        """What a config may set, in order."""
+        """Returns the signature that configs see: only what they may set."""
         settable = [parameter for parameter in self.parameters if parameter.name not in self.at_hand]
         return inspect.Signature([] if self.plain else settable)
 
     @property
     def knobs(self) -> tuple[inspect.Parameter, ...]:
-        """The parameters of the signature."""
+        """Returns the parameters that a config may set, in order."""
         return tuple(self.signature.parameters.values())
 
     @property
     def usage(self) -> str:
-        """The signature for people, as in "apg(eta=0, cap=15, beta=-0.5)"."""
+        """Returns the signature for people, as in "apg(eta=0, cap=15, beta=-0.5)"."""
         return usage(self.name, self.knobs) if self.knobs else self.name
 
     def without(self, knob: str) -> "Member":
-        """The same for configs that do not set that knob, as a sweep does."""
+        """Returns the member without a knob, which something else sets, as a sweep sets omega."""
         return self._replace(at_hand=(*self.at_hand, knob))
 
 
-def word(name: str) -> Member:
-    """Returns a member without knobs that is no function of the library."""
+def bare_word(name: str) -> Member:
+    """Returns a member for a word that configs use like a function without knobs, and the library does not have."""
     return Member(name, name, "", ())
 
 
 @functools.cache
 def named(kind: str, root: pathlib.Path = ROOT) -> Mapping[str, Member]:
-    """Returns the functions of a kind of SHELVES that a config can name, by their names there."""
+    """Returns the functions of a kind (a key of SHELVES) that configs can name, by their names in configs."""
     return {member.name: member for member in members(kind, root) if not member.withheld}
 
 
 @functools.cache
 def members(kind: str, root: pathlib.Path = ROOT) -> tuple[Member, ...]:
-    """Returns all public functions of a kind of SHELVES, in the order of their package."""
+    """Returns all public functions of a kind (a key of SHELVES), in the order of their package."""
     found = (_member(kind, name, stub) for name, stub in functions(SHELVES[kind].package, root).items())
     return tuple(member for member in found if member is not None)
 
 
 def _member(kind: str, name: str, stub: Callable) -> Member | None:
-    """Returns the function as a member of the shelf of `kind`; None where it is of another kind."""
+    """Returns the member for a function of this kind; None for a function of another kind."""
     shelf, signature = SHELVES[kind], inspect.signature(stub)
     returns, *remarks = typing.get_args(signature.return_annotation) or [signature.return_annotation]
     plain = kind == "rule" and list(signature.parameters) == PREDICTIONS
@@ -124,7 +124,7 @@ def _member(kind: str, name: str, stub: Callable) -> Member | None:
 
 @functools.cache
 def functions(package: str, root: pathlib.Path = ROOT) -> Mapping[str, Callable]:
-    """Returns stubs of what a package of guidance exports, or of the public functions of a module, by their names."""
+    """Returns stubs of the functions that a package of guidance exports, or that a module defines, by name."""
     if _file(package, root).is_file():
         stubs = _stubs(_file(package, root))
         return {name: stubs[name] for name, node in stubs.nodes.items() if name[0] != "_" and _defines(node)}
@@ -137,12 +137,12 @@ def functions(package: str, root: pathlib.Path = ROOT) -> Mapping[str, Callable]
 
 
 def constants(module: str, name: str, root: pathlib.Path = ROOT) -> tuple[str, ...]:
-    """Returns the words of a table or tuple of a module of guidance, as in ("learning.rollout", "REMAT")."""
+    """Returns the words in a tuple, or the keys of a table, of a module of guidance: ("learning.rollout", "REMAT")."""
     return tuple(_stubs(_file(module, root))[name])
 
 
 def usage(name: str, parameters: Iterable[inspect.Parameter]) -> str:
-    """Returns "name(a, b=1)" for people: numbers have four digits."""
+    """Returns "name(a, b=1)" for people; numbers are rounded to four digits."""
     return f"{name}({', '.join(map(_shown, parameters))})"
 
 
@@ -155,7 +155,7 @@ def _shown(parameter: inspect.Parameter) -> str:
 
 
 def written(value: Any) -> str:
-    """Returns a text that reads back as the same value of a knob; 1 and 1.0 are one number, and have one text."""
+    """Returns a text that `expressions.parse` reads as this value of a knob. 1 and 1.0 have the same text."""
     if isinstance(value, tuple | list):
         return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -166,7 +166,7 @@ def written(value: Any) -> str:
 
 
 def _file(module: str, root: pathlib.Path) -> pathlib.Path:
-    """Returns the source of a module of guidance that is no package, by its dotted name."""
+    """Returns the path of the source of a module of guidance."""
     return root.joinpath(*module.split(".")).with_suffix(".py")
 
 
@@ -174,19 +174,20 @@ def _defines(node: ast.stmt | None) -> bool:
     return isinstance(node, ast.FunctionDef)
 
 
-class _Unknown(type):
-    """A name of which a source file does not say what it is: a class of that name, as are its attributes and items."""
+class _Placeholder(type):
+    """The type of placeholders: classes that stand for names imported by a source file, and for their attributes."""
 
-    def __getattr__(cls, name: str) -> "_Unknown":
+    def __getattr__(cls, name: str) -> "_Placeholder":
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Unknown(name, (), {})
+        return _Placeholder(name, (), {})
 
 
 class _Stubs(dict):
-    """What the names in a source file stand for: stubs of its functions, its constants, `guidance.ranges`, _Unknown.
+    """The names of a source file, as its signatures see them: {name: value}.
 
-    A function or constant is evaluated when it is first asked for, from its own lines alone.
+    A function is a stub, a constant has its value, and what `guidance.ranges` and `typing` define is known; any other
+    name is a placeholder. Only the lines of a name are evaluated, when it is first asked for.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -204,7 +205,7 @@ class _Stubs(dict):
     def __missing__(self, name: str) -> Any:
         node = self.nodes.get(name)
         if node is None:
-            return _Unknown(name, (), {})
+            return _Placeholder(name, (), {})
         if isinstance(node, ast.FunctionDef):
             node.decorator_list = [d for d in node.decorator_list if ast.unparse(d).startswith("not_by_name(")]
             node.body = node.body[:1] if ast.get_docstring(node) else [ast.Pass()]
@@ -216,7 +217,7 @@ _stubs = functools.cache(_Stubs)
 
 
 def _withholding(reason: str) -> Callable[[Callable], Callable]:
-    """Stands for `ranges.not_by_name`: the stub keeps the reason."""
+    """Replaces the decorator `ranges.not_by_name`, and keeps its reason with the stub."""
 
     def keep(stub):
         stub.withheld = reason

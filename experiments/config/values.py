@@ -1,7 +1,7 @@
-"""What one field of a config may hold: a `Kind` says it in words, and turns a value or its text into the final type.
+"""Fields of a config, and the kinds of values that they may hold. Imports nothing heavy.
 
-Values come from a config file (Python objects), from a config.json (JSON) or from the command line (text). One method,
-`Kind.read`, takes all three, and refuses in one line what it cannot take. Nothing heavy is imported.
+A value comes from a config file (a Python object), from a config.json (JSON) or from the command line (text). One
+method, `Kind.read`, takes all three: it returns the value in its final type, or refuses it in one line.
 """
 
 import ast
@@ -20,13 +20,13 @@ REQUIRED = object()  # the default of a field that every config file has to fill
 
 
 class Refused(ValueError):
-    """A field cannot hold a value. The message is one line, and is printed after the name and the value."""
+    """A field cannot hold a value. The message is one line, which is printed after the field's name and the value."""
 
 
 class Kind(NamedTuple):
-    """The values that a field may hold."""
+    """The set of values that a field may hold, and how they are read."""
 
-    allowed: str  # the words for people
+    allowed: str  # the set in words, for refusals and --help
     convert: Callable[[Any], Any]  # a value, or its text -> the value in its final type; may raise ValueError
     holds: Callable[[Any], Any] = lambda value: True  # whether the field may have the converted value
     exists: Callable[[Any], bool] = lambda value: True  # whether the file or folder that it names is there
@@ -47,43 +47,44 @@ class Kind(NamedTuple):
 
 
 class Field(NamedTuple):
-    """A field of a config: what it may hold, what it means, and its value where a config file does not set it."""
+    """A field of a config."""
 
     kind: Kind
-    meaning: str
-    default: Any = REQUIRED
+    meaning: str  # for --help
+    default: Any = REQUIRED  # its value where a config file does not set it
     used: Callable[[Any], bool] = lambda config: (
         True
     )  # whether the job of a config opens the file that the field names
 
 
 class Form:
-    """What a config may hold: fields by dotted name ("learn.batch"), and conditions between them.
+    """What the config of a problem holds: fields by dotted name ("learn.batch"), and conditions between them.
 
-    A condition is (the field that a refusal names, what is allowed there, a function of a config: whether it is so).
+    A condition is (name of a field, words, function of a config). Where the function returns false, the value of that
+    field is refused, and the words say what is allowed.
     """
 
     def __init__(self, fields: Mapping[str, Field], *conditions: tuple[str, str, Callable[[Any], Any]]):
         self.fields, self.conditions = fields, conditions
 
     def __or__(self, other: "Form") -> "Form":
-        """Joins two forms; where both have a field, that of the second stays."""
+        """Returns a form with the fields and conditions of both; the second replaces fields of the first."""
         return Form({**self.fields, **other.fields}, *self.conditions, *other.conditions)
 
 
 def group(name: str, **fields: Field) -> dict[str, Field]:
-    """Returns the fields of a group by their dotted names."""
+    """Returns {"name.field": field} for the fields of a group."""
     return {f"{name}.{field}": value for field, value in fields.items()}
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
-    """Returns "; did you mean X?" for the known name that is closest to `name`, or `otherwise` where none is close."""
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
+    """Returns "; did you mean X?", where X is the known name closest to `name`; `otherwise` if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else otherwise
 
 
 def literal(value: Any) -> Any:
-    """Returns what a text stands for: a Python literal, true or false. Any other value stays as it is."""
+    """Returns the number, tuple or boolean that a text spells. Returns any other value as it is."""
     if not isinstance(value, str):
         return value
     if value.lower() in ("true", "false"):
@@ -97,9 +98,9 @@ def literal(value: Any) -> Any:
 
 
 def listed(value: Any) -> list:
-    """Returns the entries of a tuple or list, or of its text: "a, b(1)", "(a, b(1))" and "['a', 'b(1)']" are equal.
+    """Returns the entries of a tuple or list, or of a text of one; any other value is the only entry of its list.
 
-    The entries of a text are texts. Any other value is an entry by itself.
+    The texts "a, b(1)", "(a, b(1))" and "['a', 'b(1)']" all have the entries "a" and "b(1)", which are texts.
     """
     if not isinstance(value, str):
         return list(value) if isinstance(value, tuple | list) else [value]
@@ -112,21 +113,21 @@ def listed(value: Any) -> list:
     return [str(entry.value) if isinstance(entry, ast.Constant) else ast.unparse(entry) for entry in entries]
 
 
-def words(value: Any) -> str:
-    """Returns a text without blanks and quotes around it, or a number as text. Raises ValueError for other values."""
+def as_text(value: Any) -> str:
+    """Returns a text without blanks and quotes around it, or the text of a number. Raises ValueError for others."""
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise ValueError
     return str(value).strip().strip("'\"")
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Kind:
-    """An integer from low to high, both included."""
+    """The integers from low to high, both included."""
     allowed = ranges.Whole(low, high)
     return Kind(allowed.words, literal, lambda value: allowed.holds(value) and not isinstance(value, bool))
 
 
 def number(low: float, high: float = math.inf, ends: str = "[]") -> Kind:
-    """A finite number between low and high that float32 holds; a square bracket in `ends` includes that end."""
+    """The float32 numbers between low and high; a square bracket in `ends` includes that end, a round one does not."""
     allowed = ranges.Number(low, high, ends if high < math.inf else f"{ends[0]})")
 
     def convert(value):
@@ -141,22 +142,22 @@ def number(low: float, high: float = math.inf, ends: str = "[]") -> Kind:
 
 
 def choice(*names: str, why: str = "") -> Kind:
-    """One of some words; people are told `why` there are no others."""
-    return Kind(" or ".join(names) + why, words, names.__contains__)
+    """These words only; a refusal also says `why`."""
+    return Kind(" or ".join(names) + why, as_text, names.__contains__)
 
 
 def text(allowed: str) -> Kind:
-    """A text that is not empty; whether it means anything turns out when the problem is built."""
-    return Kind(allowed, words, bool)
+    """Any text but the empty one. Whether it means anything is only known when the problem is built."""
+    return Kind(allowed, as_text, bool)
 
 
 def path(allowed: str, *others: str, exists: Callable[[str], bool] = isfile) -> Kind:
-    """The path of something that exists, or one of the words `others`."""
-    return Kind(allowed, words, exists=lambda value: value in others or exists(value))
+    """Paths for which `exists` returns true, and the words `others`."""
+    return Kind(allowed, as_text, exists=lambda value: value in others or exists(value))
 
 
 def each(kind: Kind, *, empty: bool = False) -> Kind:
-    """A tuple of distinct values of one kind; a single value counts as a tuple of one."""
+    """Tuples of distinct values of a kind; a single value is read as a tuple of one. `empty`: the empty tuple, too."""
     size = "any number of" if empty else "one or more"
     return Kind(
         f"{size} distinct values separated by commas, each {kind.allowed}",

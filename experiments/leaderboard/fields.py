@@ -1,4 +1,4 @@
-"""The fields of the leaderboard, and what must hold between them. Imports nothing heavy."""
+"""The fields of the leaderboard, and the conditions between them. Imports nothing heavy."""
 
 from experiments.config.expressions import COMBINATIONS, SHAPES, calls
 from experiments.config.values import COUNT, SAMPLES, Field, Form, choice, each, integer, number
@@ -9,7 +9,7 @@ EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 
 
 
 def _opened_by(field: Field, *columns: str) -> Field:
-    """Returns the field of a file that the leaderboard opens for these columns only."""
+    """Returns the field of a file that must exist only where one of these columns is asked for."""
     return field._replace(used=lambda config: any(column in config.columns for column in columns))
 
 

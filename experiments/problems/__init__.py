@@ -1,4 +1,4 @@
-"""Problems by the names that configs have for them: what a config may hold, and the problem that it makes.
+"""The problems by the names that configs use: the fields of their configs, and the modules that build them.
 
 Imports nothing heavy until a problem is built.
 """
@@ -10,7 +10,7 @@ from experiments.problems.images import fields as images
 from experiments.problems.latents import fields as latents
 from experiments.problems.mixtures import fields as mixtures
 
-# name: (what a config may hold, the module that builds the problem; "" for job encode, which needs none)
+# name: (fields of its config, module that builds the problem; "" for job encode, which has no problem)
 PROBLEMS = {
     "mixture": (mixtures.MIXTURE, "mixtures.mixture"),
     "digits": (images.DIGITS, "images.digits"),
@@ -25,6 +25,6 @@ FORMS = {name: form for name, (form, _) in PROBLEMS.items()}
 
 
 def build(config, folder: pathlib.Path | None = None):
-    """Returns the `interface.Problem` that a config names; the classifier that it trains is kept in `folder`."""
+    """Returns the `interface.Problem` of a config. If the problem trains a classifier, it is kept in `folder`."""
     _, module = PROBLEMS[config.problem.name]
     return importlib.import_module(f"experiments.problems.{module}").build(config, folder)

@@ -1,4 +1,4 @@
-"""The fields of every problem that trains, learns and evaluates, and what must hold between them.
+"""The fields that problems share which train, learn and evaluate, and the conditions between them.
 
 Imports nothing heavy.
 """
@@ -30,13 +30,13 @@ PAIRED = 50_000  # samples whose every pair is compared in minutes; ten times as
 
 
 def _starts_within(steps: int, lo: float, hi: float) -> bool:
-    """Returns whether one of `steps` uniform steps starts in (lo, hi]: the first start after lo does, if any."""
-    near = int(steps * last_equal(lo))
+    """Returns whether one of `steps` uniform steps starts in (lo, hi]."""
+    near = int(steps * last_equal(lo))  # the first start after lo is one of these three
     return any(within(i / steps, lo, hi) for i in (near, near + 1, near + 2))
 
 
 def _autoguided(config) -> bool:
-    """Returns whether a rule of the config guides away from a weaker denoiser."""
+    """Returns whether the config evaluates or learns autoguidance, which needs a weaker denoiser."""
     return expressions.AUTOGUIDED in (*config.eval.others, *config.learn.rules)
 
 
@@ -201,5 +201,5 @@ NETWORK = Form(
 
 
 def multiple(base) -> int:
-    """Returns what the side of the images or latents that a network sees must be a multiple of."""
+    """Returns a number that must divide the side of the images, or latents, which enter the network."""
     return {"dit": base.patch, "unet": 4, "adm": 8}.get(base.network, 1)

@@ -1,4 +1,4 @@
-"""The fields of the job `sample`, and what must hold between them. Imports nothing heavy."""
+"""The fields of the job `sample`, and the conditions between them. Imports nothing heavy."""
 
 import re
 
@@ -11,14 +11,14 @@ TAKEN = (  # names of what else a run leaves in its folder
 )  # fmt: skip
 FOLDER = Kind(
     "a name of up to 100 letters, digits and . _ - + @ that nothing else in the folder of a run has",
-    values.words,
+    values.as_text,
     lambda name: re.fullmatch(r"(?!.*\.png$)\w[\w.+@-]*", name) and len(name.encode()) <= 100 and name not in TAKEN,
 )
 BATCHES = 1_000_000  # files that a folder of batches may hold
 
 
 def weak_is_kept(part: str) -> tuple:
-    """Returns the condition that the weak denoiser of a group of fields is one that the training keeps."""
+    """Returns the condition that `part`.weak is 0, or a number of updates at which training keeps parameters."""
     return (
         f"{part}.weak",
         "0, or one of base.keep",

@@ -1,4 +1,4 @@
-"""The fields of problems on images, and what must hold between them. Imports nothing heavy."""
+"""The fields of problems on images, and the conditions between them. Imports nothing heavy."""
 
 from os.path import exists, isfile, join
 
@@ -9,7 +9,7 @@ MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for 
 
 
 def folder_of(names: tuple[str, ...]) -> Kind:
-    """The path of a folder that holds files of these names."""
+    """Paths of folders that hold files of all these names."""
     return path(f"a folder that holds {', '.join(names)}", exists=lambda p: all(isfile(join(p, n)) for n in names))
 
 

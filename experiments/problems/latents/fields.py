@@ -1,4 +1,4 @@
-"""The fields of problems on the latents of images, and what must hold between them. Imports nothing heavy."""
+"""The fields of problems on latents of images, and the conditions between them. Imports nothing heavy."""
 
 from os.path import isfile, join
 
@@ -9,7 +9,7 @@ from experiments.problems.sample_fields import SAMPLE
 
 
 def _evaluated(config) -> bool:
-    """Returns whether the job needs more than the network, as any but `sample` does."""
+    """Returns whether the job needs images to compare with, as every job but `sample` does."""
     return config.job != "sample"
 
 

@@ -1,4 +1,4 @@
-"""The fields of a mixture, and what must hold between them. Imports nothing heavy."""
+"""The fields of problems on a Gaussian mixture, and the conditions between them. Imports nothing heavy."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def _reward(config) -> dict[str, Any]:
 
 
 def _small(value: Any) -> bool:
-    """Returns whether a number, or each of a tuple, is at most 1000 in size."""
+    """Returns whether a number is in [-1000, 1000]; of a tuple, whether each number is."""
     return all(map(_small, value)) if isinstance(value, tuple) else abs(value) <= 1000
 
 

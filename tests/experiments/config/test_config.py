@@ -27,6 +27,7 @@ PRESETS = [f"{MIXTURE}:{name}" for name in ("exact", "attenuated", "under", "tra
 def test_every_shipped_config_is_sound_and_locked(source):
     config = load(source)
     assert flat(config).keys() == {"problem.name", *FORMS[config.problem.name].fields}
+    assert len(str(config).splitlines()) == len(flat(config)) and "python/tuple" not in f"{config}{config.learn}"
     with pytest.raises((AttributeError, KeyError)):
         config.learn.new_field = 1
 
@@ -205,6 +206,7 @@ def test_each_bad_command_is_one_line_and_exit_code_2(name, capfd, tmp_path, mon
     out, err = capfd.readouterr()
     assert code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert len(err) < 500 + sum(map(len, arguments)), "a listing in place of the nearest name"
     for word in words:
         assert word in err
     assert list(tmp_path.iterdir()) == []  # refused before anything was written
