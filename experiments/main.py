@@ -24,12 +24,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def parse(arguments: list[str]) -> config.Request:
-    """Returns the request of a command line; see `config.parse`."""
+    """Returns the config, folder and devices that a command line asks for. Raises ConfigError."""
     return config.parse(arguments, FORMS)
 
 
 def load(source: str, overrides: dict[str, str] | None = None):
-    """Returns the checked config of "FILE.py[:PRESET]"; see `config.load`."""
+    """Returns the checked config of "FILE.py[:PRESET]", with overrides by dotted name. Raises ConfigError."""
     return config.load(source, FORMS, overrides)
 
 

@@ -151,19 +151,19 @@ def _allowed(what: str, known: Known) -> str:
 
 
 def call(what: str, known: Known, *, empty: bool = False) -> Kind:
-    """Texts of one call, kept as they were typed; where `empty`, also the empty text."""
+    """Returns the kind of texts that are one call, or empty if `empty`. They are kept as they were typed."""
     allowed = ("empty, or " if empty else "one ") + _allowed(what, known)
     return Kind(allowed, as_text, lambda text: (empty and not text) or len(parse(what, text, known)) == 1)
 
 
 def calls(what: str, known: Known, *, empty: bool = False) -> Kind:
-    """Tuples of distinct calls, each kept with the values of all its knobs."""
+    """Returns the kind of tuples of distinct calls. Each is kept with the values of all its knobs."""
     one = call(what, known)
     return each(one._replace(convert=lambda value: spelled(what, as_text(value), known)), empty=empty)
 
 
 def rules() -> Kind:
-    """Texts of a stack, kept as they were typed: one rule that combines the predictions, and any number of stages."""
+    """Returns the kind of texts that are one rule, with any number of stages. They are kept as they were typed."""
     stages = f"with any number of stages, as in {_example(STAGES)}, before or after it, separated by commas"
 
     def one_combines(text):
@@ -173,7 +173,7 @@ def rules() -> Kind:
 
 
 def weight() -> Kind:
-    """Texts of a weight, kept as they were typed: a number (omega), a call, or the path of a learned weight."""
+    """Returns the kind of texts that are omega, a call of a weight, or the path of a learned weight, kept as typed."""
     allowed = f"a number, one {_allowed('weight', WEIGHTS)}; or the path of an existing {LEARNED} file"
 
     def known(text):
@@ -191,7 +191,7 @@ def is_number(text: str) -> bool:
 
 
 def integers(text: str) -> list[range]:
-    """Returns the ranges in a text such as "0-49999" or "0-9,42", whose ends are included. Raises Refused."""
+    """Returns the ranges of integers in a text such as "0-49999" or "0-9,42", ends included. Raises Refused."""
     found = []
     for part in text.replace(" ", "").split(","):
         low, dash, high = part.partition("-")

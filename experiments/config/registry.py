@@ -98,7 +98,7 @@ def named(kind: str, root: pathlib.Path = ROOT) -> Mapping[str, Member]:
 
 @functools.cache
 def members(kind: str, root: pathlib.Path = ROOT) -> tuple[Member, ...]:
-    """Returns all public functions of a kind (a key of SHELVES), in the order of their package."""
+    """Returns all public functions of a kind (a key of SHELVES), in the order of `__all__` of their package."""
     found = (_member(kind, name, stub) for name, stub in functions(SHELVES[kind].package, root).items())
     return tuple(member for member in found if member is not None)
 

@@ -98,7 +98,7 @@ def literal(value: Any) -> Any:
 
 
 def listed(value: Any) -> list:
-    """Returns the entries of a tuple or list, or of a text of one; any other value is the only entry of its list.
+    """Returns the entries of a tuple or list, or of the text of one. Any other value is returned as the only entry.
 
     The texts "a, b(1)", "(a, b(1))" and "['a', 'b(1)']" all have the entries "a" and "b(1)", which are texts.
     """
@@ -121,13 +121,13 @@ def as_text(value: Any) -> str:
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Kind:
-    """The integers from low to high, both included."""
+    """Returns the kind of the integers from low to high, both included."""
     allowed = ranges.Whole(low, high)
     return Kind(allowed.words, literal, lambda value: allowed.holds(value) and not isinstance(value, bool))
 
 
 def number(low: float, high: float = math.inf, ends: str = "[]") -> Kind:
-    """The float32 numbers between low and high; a square bracket in `ends` includes that end, a round one does not."""
+    """Returns the kind of the float32 numbers from low to high; a square bracket in `ends` includes that end."""
     allowed = ranges.Number(low, high, ends if high < math.inf else f"{ends[0]})")
 
     def convert(value):
@@ -142,22 +142,25 @@ def number(low: float, high: float = math.inf, ends: str = "[]") -> Kind:
 
 
 def choice(*names: str, why: str = "") -> Kind:
-    """These words only; a refusal also says `why`."""
+    """Returns the kind of these words; a refusal also says `why` there are no others."""
     return Kind(" or ".join(names) + why, as_text, names.__contains__)
 
 
 def text(allowed: str) -> Kind:
-    """Any text but the empty one. Whether it means anything is only known when the problem is built."""
+    """Returns the kind of any text but the empty one. What it means is found out when the problem is built."""
     return Kind(allowed, as_text, bool)
 
 
 def path(allowed: str, *others: str, exists: Callable[[str], bool] = isfile) -> Kind:
-    """Paths for which `exists` returns true, and the words `others`."""
+    """Returns the kind of paths for which `exists` returns true, and of the words `others`."""
     return Kind(allowed, as_text, exists=lambda value: value in others or exists(value))
 
 
 def each(kind: Kind, *, empty: bool = False) -> Kind:
-    """Tuples of distinct values of a kind; a single value is read as a tuple of one. `empty`: the empty tuple, too."""
+    """Returns the kind of tuples of distinct values of `kind`, and of the empty tuple if `empty`.
+
+    A single value is read as a tuple of one.
+    """
     size = "any number of" if empty else "one or more"
     return Kind(
         f"{size} distinct values separated by commas, each {kind.allowed}",

@@ -9,7 +9,7 @@ MNIST_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for 
 
 
 def folder_of(names: tuple[str, ...]) -> Kind:
-    """Paths of folders that hold files of all these names."""
+    """Returns the kind of paths of folders that hold files of all these names."""
     return path(f"a folder that holds {', '.join(names)}", exists=lambda p: all(isfile(join(p, n)) for n in names))
 
 
