@@ -89,9 +89,10 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, Field], origin: str
     """Returns the values in their final types. Raises a ConfigError that names every wrong one, after `origin`."""
     checked, refusals = {}, []
     for name, value in values.items():
+        if name not in fields:
+            refusals.append(f"{origin or '--config.'}{name}: {_unknown(name, fields)}")
+            continue
         try:
-            if name not in fields:
-                raise Refused(_unknown(name, fields))
             checked[name] = fields[name].kind.read(value)
         except Refused as error:
             refusals.append(f"{origin}{name} = {_brief(literal(value))}: {error}")

@@ -115,7 +115,10 @@ BAD = {
     "typo": (command("--config.learn.iteration=5"), ["learn.iteration", "did you mean learn.iterations"]),
     "typo in group": (command("--config.lern.delta=.2"), ["lern.delta", "did you mean learn.delta"]),
     "nothing like it": (command("--config.learn.qwerty=5"), ["learn.qwerty", "no such field; --help lists"]),
-    "a group": (command("--config.learn=5"), ["learn = 5: a group of fields, such as learn.objectives; --help lists"]),
+    "a group": (
+        command("--config.learn=5"),
+        ["--config.learn: a group of fields, such as learn.objectives; --help lists"],
+    ),
     "field of another problem": (command("--config.problem.train_fraction=.5"), ["problem.train_fraction"]),
     "another problem": (command("--config.problem.name=digits"), ["problem.name", "allowed: mixture"]),
     "unknown problem": (command("--config.problem.name=cifar"), ["problem.name", "allowed: mixture"]),
