@@ -8,10 +8,9 @@ The paper's numbers (100 steps, 50,000 samples): unguided FID 2.44, IS 2.94; int
 FID 2.37, IS 2.96; learned by self-consistency FID 2.10, IS 2.98. A row of a constant, and what it conditions on, were
 not found: here it is the attribute Male, and the two classes are sampled equally often. The reference statistics are
 those of held-out images unless problem.reference names a file that `python -m experiments.tools.fid ref` wrote.
-Batch 256,
-m = 4, beta 1.75, lambda 1, 100k updates, churn 1 in training and 0 in sampling are the paper's; the rest is our
-choice. Preset smoke: the whole chain with a small U-Net on random pictures of the same shape, ten classes: 130 s of
-CPU time with an empty compilation cache.
+docs/weights.md says where the weights of Inception come from. Batch 256, m = 4, beta 1.75, lambda 1, 100k updates,
+churn 1 in training and 0 in sampling are the paper's; the rest is our choice. Preset smoke: the whole chain with a
+small U-Net on random pictures of the same shape, ten classes: 130 s of CPU time with an empty compilation cache.
 """
 
 from configs import _common as common

@@ -3,7 +3,7 @@
     python -m experiments.main --config=configs/digits.py --workdir=runs/digits
 
 The digits are split in three: one part trains the denoiser and the weights, one trains the classifier whose features
-the metrics use, the rest is held out and is the reference for every number. Two disjoint halves of real digits give
+the metrics use; the rest is held out and is the reference for every number. Two disjoint halves of real digits give
 the floor. Expect a feature-space Frechet distance of 1.23, 1.08 and 1.02 for the rollout at 10, 20 and 50 steps; of
 1.29, 1.11 and 1.04 for the best interval; of 0.70 for true digits.
 """

@@ -1,12 +1,14 @@
 """Images to latents of Stable Diffusion's autoencoder, once, so that training reads latents instead of images.
 
-    python -m experiments.main --config=configs/encode.py --workdir=latents/imagenet256 \\
-        --config.problem.source=imagenet256 --config.problem.vae=weights/sd-vae-ft-mse.safetensors
-    python -m experiments.main --config=configs/encode.py:smoke --workdir=latents/smoke
+    python -m experiments.tools.prepare imagenet256
+    python -m experiments.main --config=configs/encode.py --workdir=latents/imagenet256
+    python -m experiments.main --config=configs/encode.py:smoke --workdir=latents/tiny
 
-Writes the law of the latents (mean and standard deviation) of every image and of its mirror image: 64 KB of ImageNet's
-256x256 pixels each pair, 84 GB of the whole. The same command resumes at the first file that is missing. The smoke
-preset encodes random pictures with a tiny random autoencoder: about ten seconds on two cores.
+The job writes the law of the latents (mean and standard deviation) of every image and of its mirror image: 64 KB for
+an image of 256 x 256 pixels, 84 GB for all of ImageNet. The same command resumes at the first file that is missing.
+docs/weights.md says where the weights of the autoencoder come from, and experiments.tools.prepare which archives of
+ImageNet it needs. The preset smoke encodes random pictures with a tiny random autoencoder: about ten seconds on two
+cores.
 """
 
 from configs import _common as common

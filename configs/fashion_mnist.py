@@ -1,11 +1,16 @@
-"""Learned guidance on Fashion-MNIST: a small diffusion transformer that is trained here, on real images.
+r"""Learned guidance on Fashion-MNIST: a small diffusion transformer that is trained here, on real images.
 
-    python -m experiments.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+    python -m experiments.tools.prepare fashion_mnist
+    python -m experiments.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist \
+        --config.problem.source=fashion_mnist
 
-The 60,000 training images are split in three: 60 % train the denoiser and the weights, 25 % the classifier whose
-features the metrics use, the rest is held out and is the reference for every number. `problem.source` is the folder of
-the four idx files, or fashion_mnist after `python -m experiments.tools.prepare fashion_mnist`. The preset `under`
-stops the training after a tenth of its updates, `unet` does the same with a small U-Net.
+The 60,000 training images are split in three: 60 % train the denoiser and the weights, 25 % train the classifier whose
+features the metrics use; the rest is held out and is the reference for every number. `problem.source` may also be the
+folder of the four idx files: the default is one in a folder `shared` beside this repository. docs/fashion_mnist.md has
+the results.
+
+Presets: under, the training stops after a tenth of its updates; unet, the same with a small U-Net; smoke, the whole
+chain in a minute or two.
 """
 
 from configs import _common as common

@@ -7,8 +7,9 @@
 DiT-B/2, 130 million parameters, with the settings of arXiv 2212.09748 and 2401.08740 for it: batch 256, learning rate
 1e-4, condition dropout 0.1, an average of the params, the velocity of the rectified flow; sizes are compared there at
 400,000 updates. Ours are the cosine decay and the relative width of the average. Every latent is read from disk;
-guidance is learned and measured on `problem.images` of them, as in configs/imagenet256_latents.py. Latents of other
-images, with labels: --config.problem.latents; another network: --config.base.network and the fields beside it.
+guidance is learned and measured on `problem.images` of them, as in configs/imagenet256_latents.py. docs/walkthrough.md
+says where the files come from. problem.latents names a folder of other latents with labels; base.network and the
+fields beside it choose another network.
 
 Presets: smoke, the whole chain on a tiny network and random latents of the same shape, ten classes.
 """

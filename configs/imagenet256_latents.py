@@ -1,5 +1,6 @@
 """Learned guidance on ImageNet at 256 x 256: a published DiT-XL/2 or SiT-XL/2, latents of the training images.
 
+    python -m experiments.main --config=configs/encode.py --workdir=latents/imagenet256
     python -m experiments.main --config=configs/imagenet256_latents.py:dit_xl --workdir=runs/dit_xl
     python -m experiments.main --config=configs/imagenet256_latents.py:sit_xl --workdir=runs/sit_xl
     python -m experiments.main --config=configs/imagenet256_latents.py:smoke --workdir=runs/latents_smoke

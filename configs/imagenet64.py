@@ -16,8 +16,8 @@ Batch 256, m = 4, beta 1.75, lambda 1, 100k updates, churn 1 in training and 0 i
 S_min and zeta are searched there and not printed. The U-Net is ADM's for this set, 296 million parameters with a null
 class, trained as a rectified flow; architecture, schedule, length and learning rates are our choice, as the paper does
 not print them (ADM's own weights know no null class, so that nothing could be guided). docs/walkthrough.md says what
-it costs. Preset smoke: the whole chain with a small U-Net on random pictures of the same shape, ten classes: 130 s of
-CPU time with an empty compilation cache.
+it costs and where the files come from. Preset smoke: the whole chain with a small U-Net on random pictures of the same
+shape, ten classes: 130 s of CPU time with an empty compilation cache.
 """
 
 from configs import _common as common

@@ -1,9 +1,10 @@
 """The leaderboard: every rule and weight on a dozen mixtures that each isolate one effect, at equal NFE.
 
-    python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard
+    python -m experiments.main --config=configs/leaderboard.py --workdir=runs/mixtures
 
-Writes leaderboard.md, leaderboard.csv and pictures; docs/leaderboard.md is such a page. Expect a second-order sampler
-to gain more than any rule, and learned weights to lead where no constant repairs the model. 13 minutes on 2 cores.
+The job writes leaderboard.md, leaderboard.csv and pictures; docs/leaderboard.md is such a page, of the preset all.
+Expect a second-order sampler to gain more than any rule, and learned weights to lead where no constant repairs the
+model. 13 minutes on 2 cores.
 """
 
 from configs import _common as common

@@ -3,13 +3,15 @@
     python -m experiments.main --config=configs/mixture.py --workdir=runs/mixture
     python -m experiments.main --config=configs/mixture.py:attenuated --workdir=runs/attenuated
 
-Presets, and what to expect of the learned weights:
-  exact             the denoiser has no error: they stay near 0 and do no harm
+Presets, and what to expect of the learned weights (numbers: the table of README.md):
+  exact             the denoiser has no error: the rollout stays near 0 and does no harm, self-consistency does
   attenuated        the conditional branch is weakened by rho (problem.attenuation): omega = rho / (1 - rho) repairs it
-  under (default)   a small denoiser trained for too short a time: they beat the best constant and the best interval
+                    exactly, the rollout almost; the one-step objectives fall short
+  under (default)   a small denoiser trained for too short a time: the rollout beats the best constant and the best
+                    interval, the one-step objectives beat neither
   record            the same at 10, 20 and 100 steps against a dense grid, 5 seeds (half an hour on 2 cores)
   trained           the same denoiser trained to the end: little is left to gain
-  reward            attenuated, and the target is the data tilted by a linear-quadratic reward
+  reward            attenuated (rho = 0.3), and the target is the data tilted by a reward: docs/learning.md
   high_dimensional  64 dimensions, 10 classes, under-trained
 """
 

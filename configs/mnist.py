@@ -2,12 +2,12 @@
 
     python -m experiments.main --config=configs/mnist.py --workdir=runs/mnist
 
-The three paths of `problem` say where the weights of the model, those of the LeNet that gives the metrics' features
-and the four MNIST files are; none of them is part of this repository. The published sweep (50 Euler steps: Frechet
-distance 3.15 at omega = -1, 0.29 at omega = 0, 0.84 at omega = 1) is
-reproduced by tests/experiments/problems/test_mnist.py. Expect 0.23
-(10 steps) and 0.22 (20 steps) for the rollout, 0.24 and 0.23 for the best interval, 0.25 and 0.24 for the best
-constant, 0.17 for true data. An hour and a half on 2 cores, half of it at 50 steps.
+problem.model names the weights of the model, problem.classifier those of the LeNet that gives the metrics' features,
+and problem.data the folder of the four MNIST files. None of them is part of this repository: the defaults are in a
+folder `shared` beside it. The published sweep (50 Euler steps: Frechet distance 3.15 at omega = -1, 0.29 at omega = 0,
+0.84 at omega = 1) is reproduced by tests/experiments/problems/test_mnist.py. Expect 0.23 (10 steps) and 0.22 (20
+steps) for the rollout, 0.24 and 0.23 for the best interval, 0.25 and 0.24 for the best constant, 0.17 for true data.
+An hour and a half on 2 cores, half of it at 50 steps.
 """
 
 from configs import _common as common
