@@ -69,8 +69,8 @@ NEVERS = [
         (f"experiments.{name}", HEAVY)
         for name in (
             "problems.chain_fields", "problems.sample_fields", "problems.mixtures.fields", "problems.images.fields",
-            "problems.latents.fields", "leaderboard.fields", "runtime.progress", "runtime.records",
-            "runtime.run_folder",
+            "problems.latents.fields", "leaderboard.fields", "runtime.ledger", "runtime.progress", "runtime.results",
+            "runtime.run_folder", "runtime.writing",
         )
     ),
 ]  # fmt: skip

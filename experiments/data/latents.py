@@ -11,7 +11,6 @@ here needs it already. Its bytes are a function of what is written: a shard writ
 
 import json
 import math
-import os
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 from experiments.files import names
 from experiments.files.opening import existing, one_line, reading
+from experiments.runtime.writing import replacing, write_whole
 
 LAYOUT = "uncompressed,group_size:1"  # noise does not compress; one record a group: random access reads that alone
 NUMBER, LABEL = np.dtype("<f4"), np.dtype("<i4")
@@ -71,22 +71,16 @@ def describe(folder, about: About) -> None:
             what = f"another {' and '.join(differing)}" if differing else f"other classes: {renamed}"
             raise ValueError(f"{path} is of {what}; encode into a new folder")
         return
-    fresh = path.with_name(".latents.json.new")
-    fresh.write_text(json.dumps(about._asdict(), indent=2) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    write_whole(path, json.dumps(about._asdict(), indent=2) + "\n")
 
 
 def write_shard(path: pathlib.Path, posteriors: np.ndarray, labels: Sequence[int]) -> None:
     """Writes posteriors [n, views, 2, h, w, channels] and labels [n]; the file appears only when it is whole."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    writer = _array_record().ArrayRecordWriter(str(fresh), LAYOUT)
-    for law, label in zip(posteriors, labels, strict=True):
-        writer.write(LABEL.type(label).tobytes() + np.ascontiguousarray(law, NUMBER).tobytes())
-    writer.close()
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    with replacing(path) as fresh:
+        writer = _array_record().ArrayRecordWriter(str(fresh), LAYOUT)
+        for law, label in zip(posteriors, labels, strict=True):
+            writer.write(LABEL.type(label).tobytes() + np.ascontiguousarray(law, NUMBER).tobytes())
+        writer.close()
 
 
 class Latents:

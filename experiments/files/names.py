@@ -1,10 +1,10 @@
 """Names of classes, kept beside what was made with them: a number says nothing once folders have come or gone."""
 
 import json
-import os
 import pathlib
 
 from experiments.files.opening import reading
+from experiments.runtime.writing import write_whole
 
 FILE = "classes.json"
 CLASSES = 100_000  # at most: more are a label gone wrong, and networks have a row for each
@@ -42,8 +42,5 @@ def keep(folder, names: tuple[str, ...] | None) -> None:
     differing = difference(there, names)
     if differing:
         raise ValueError(f"{path} is of a run on other classes: {differing}; another folder is needed")
-    if there is not None:
-        return
-    fresh = path.with_name(f".{FILE}.new")
-    fresh.write_text(json.dumps(names, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    if there is None:
+        write_whole(path, json.dumps(names, indent=0, ensure_ascii=False) + "\n")

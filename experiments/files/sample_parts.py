@@ -5,7 +5,6 @@ damaged counts as absent. The whole is written member by member, so that no more
 same bytes whether the parts came from one run or from several that were killed.
 """
 
-import os
 import pathlib
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.files.npz import read  # of a part, too
+from experiments.runtime.writing import replacing
 from guidance.keeping import write as write  # its bytes reach the disk before its name
 
 Arrays = dict[str, np.ndarray]
@@ -20,18 +20,10 @@ Arrays = dict[str, np.ndarray]
 
 def assemble(path: pathlib.Path, parts: Sequence[pathlib.Path], names: Sequence[str], count: int) -> None:
     """Joins the arrays `names` of all parts along their first axis, `count` rows in all, in one uncompressed .npz."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with open(fresh, "wb") as file:
-            # np.savez would want the whole arrays; it writes the same: members without a date
-            with zipfile.ZipFile(file, "w") as archive:
-                for name in names:
-                    _join(archive, name, parts, count)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    # np.savez would want the whole arrays; it writes the same: members without a date
+    with replacing(path) as fresh, zipfile.ZipFile(fresh, "w") as archive:
+        for name in names:
+            _join(archive, name, parts, count)
 
 
 def _join(archive: zipfile.ZipFile, name: str, parts: Sequence[pathlib.Path], count: int) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from experiments.files import npz
 from experiments.files.opening import existing, reading
 from experiments.runtime import launch
+from experiments.runtime.writing import replacing
 from guidance.words import listed
 
 WHOLE = "a whole .safetensors file"
@@ -95,19 +96,15 @@ def read_metadata(path) -> dict[str, str]:
 
 def write_safetensors(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes `arrays`, and text beside them; a file appears only when it is whole. Raises OSError."""
-    path = pathlib.Path(path)
-    unfinished = path.with_name(path.name + ".unfinished")
     # safetensors writes the memory as it lies, and would scramble a transposed array
     whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     try:
-        save_file(whole, unfinished, metadata=dict(metadata))
-        unfinished.replace(path)
+        with replacing(path) as fresh:
+            save_file(whole, fresh, metadata=dict(metadata))
     except safetensors.SafetensorError as error:  # of the system's errors it has the text alone
         found = re.search(r"\(os error ([0-9]+)\)", str(error))
         number = int(found[1]) if found else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def sha256(path) -> str:

@@ -15,9 +15,11 @@ from experiments.jobs import learn, train
 from experiments.jobs.candidates import UNGUIDED, Candidate
 from experiments.jobs.samplers import bases_of, keys, measured, sampler
 from experiments.problems import interface
-from experiments.runtime import launch, progress, records
-from experiments.runtime.records import DIFFERENCE, GIVEN, IN_FULL, LEARNED, NONE, SHARE, TUNED, Ledger
-from guidance import sampling, weights
+from experiments.runtime import launch, ledger, progress, results
+from experiments.runtime.ledger import Ledger
+from experiments.runtime.results import DIFFERENCE, GIVEN, IN_FULL, LEARNED, NONE, SHARE, TUNED
+from guidance import sampling, tables, weights
+from guidance.tables import Row
 
 SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.sweep_seeds still see
 
@@ -39,7 +41,7 @@ class Samplers:
         return self.compiled[kind](self.bases[rule][i], table, key)
 
 
-def run(problem, config, workdir) -> list[records.Row]:
+def run(problem, config, workdir) -> list[Row]:
     """Evaluates everything, writes results.json, prints the table of what matters, returns all rows."""
     interface.require(problem, config.job, "data", "instrument")
     learned = learn.run(problem, config, workdir)
@@ -48,15 +50,15 @@ def run(problem, config, workdir) -> list[records.Row]:
     rows, samplers = [], Samplers(problem, config, bases, workdir)
     for steps in config.eval.steps:
         rows += _at_steps(problem, config, ledger, steps, samplers, learned)
-    launch.first(lambda: records.write_results(workdir / "results.json", rows))
+    launch.first(lambda: results.write(workdir / "results.json", rows))
     tuned = problem.instrument.tuned
     shown = [row for row in rows if row.kind != GIVEN and row.metric in tuned]
-    print(records.table(shown))
+    print(tables.table(shown))
     print(f"all rows: {workdir / 'results.json'}")
     return rows
 
 
-def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[records.Row]:
+def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[Row]:
     """Evaluates all weights at one number of steps and returns the rows.
 
     The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
@@ -113,7 +115,7 @@ def _floor(problem, key, n) -> dict:
 
 def name_of(candidate: Candidate) -> str:
     """What tells a candidate from every other, as text."""
-    return records.key(candidate.identity)
+    return ledger.key(candidate.identity)
 
 
 class _Entries:
@@ -177,7 +179,7 @@ class _Rows:
         self.problem, self.tuned, self.steps, self.floors = problem.name, problem.instrument.tuned, steps, floors
         self.sampler = f"{shortened(config.eval.sampler, SAMPLERS)}, uniform grid"
 
-    def row(self, kind, method, words, settings, entries, metric, values=None) -> records.Row:
+    def row(self, kind, method, words, settings, entries, metric, values=None) -> Row:
         """One row from one entry per seed; `values` replaces the metric's own values (differences have no floor)."""
         floor = None
         if values is None:
@@ -185,12 +187,12 @@ class _Rows:
             floors = [f["metrics"][metric] for f in self.floors if metric in f["metrics"]]
             floor = float(np.mean(floors)) if floors else None
         nfe = float(np.mean([entry["nfe"] for entry in entries]))
-        return records.mean_row(
+        return tables.mean_row(
             self.problem, method, words, settings, self.sampler, self.steps, nfe, metric, values,
             floor=floor, kind=kind,
         )  # fmt: skip
 
-    def collect(self, table: _Entries, details) -> list[records.Row]:
+    def collect(self, table: _Entries, details) -> list[Row]:
         rows = []
         for name, by_seed in table.entries.items():
             entries, c = list(by_seed.values()), table.candidates[name]
@@ -207,7 +209,7 @@ class _Rows:
             rows += [self.row(IN_FULL, label, words, {}, entries, name) for name in others]
         return rows
 
-    def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[records.Row]:
+    def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[Row]:
         """The best of each hand-made family per seed, the learned weights' paired differences to it, and the share
         (unguided - learned) / (unguided - floor) of the gap to true data that they close."""
         rows = []

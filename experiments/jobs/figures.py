@@ -13,7 +13,7 @@ from experiments.problems.images import judge
 from experiments.problems.interface import shares
 from experiments.runtime import drawing
 from experiments.runtime.drawing import Picture
-from experiments.runtime.records import GIVEN, LEARNED, NONE, TUNED
+from experiments.runtime.results import GIVEN, LEARNED, NONE, TUNED
 from guidance import tables
 from guidance.conditions import are_labels, repeated, size, taken
 

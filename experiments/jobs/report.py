@@ -9,10 +9,12 @@ from experiments.config import ConfigError
 from experiments.config.loading import flat
 from experiments.jobs import evaluate, figures, learn, selection, train
 from experiments.problems.interface import require
-from experiments.runtime import launch, progress, records
-from experiments.runtime.records import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
+from experiments.runtime import launch, progress, results
+from experiments.runtime.ledger import Ledger
+from experiments.runtime.results import DIFFERENCE, IN_FULL, LEARNED, NONE, SHARE, TUNED
+from experiments.runtime.writing import write_whole
 from guidance import sampling
-from guidance.tables import Table, evaluations, number
+from guidance.tables import Table, comparable, evaluations, number
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -29,7 +31,7 @@ def run(problem, config, workdir) -> None:
     """Writes report.html, its tables as LaTeX, and its pictures as PNG and CSV; prints the paths."""
     require(problem, config.job, "data", "instrument")
     try:
-        rows = records.read_results(workdir / "results.json")
+        rows = results.read(workdir / "results.json")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{workdir / 'results.json'} cannot be read ({error}); allowed: job=evaluate first"
@@ -39,20 +41,20 @@ def run(problem, config, workdir) -> None:
         return
     tables = _tables(problem, config, rows)
     for name, (table, _) in tables.items():
-        records.write_atomically(workdir / f"{name}.tex", table.latex())
+        write_whole(workdir / f"{name}.tex", table.latex())
     for name, (picture, *_) in shown.items():
         with progress.waiting(f"writing {name}.png"):
             picture.save(workdir / f"{name}.png")
         print(workdir / f"{name}.png")
     report = workdir / "report.html"
-    records.write_atomically(report, _page(problem, config, workdir, list(tables.values()), shown))
+    write_whole(report, _page(problem, config, workdir, list(tables.values()), shown))
     print(report)
 
 
 def _draw(problem, config, workdir, rows) -> dict:
     """Returns {file name: (picture, title, caption)}."""
     learned, bases = learn.run(problem, config, workdir), train.run(problem, config, workdir)
-    ledger = records.Ledger(workdir / "evaluations.jsonl")
+    ledger = Ledger(workdir / "evaluations.jsonl")
     steps = config.eval.steps[len(config.eval.steps) // 2]
     detailed = _detailed(ledger, config.seed, steps)
     samples = {}
@@ -110,7 +112,7 @@ def _selection(problem, config, workdir) -> dict:
     """Returns what draws how checkpoints of the learned weights were chosen, if any were, with its words."""
     if not config.learn.select_every:
         return {}
-    scores = list(records.Ledger(workdir / "selection.jsonl", selection.FIELDS).done.values())
+    scores = list(Ledger(workdir / "selection.jsonl", selection.FIELDS).done.values())
     caption = (
         f"Score of every checkpoint of the learned weights on {scores[0]['samples']} samples, with noise that the "
         "evaluation does not see. The lowest, marked, is the one that is evaluated."
@@ -174,7 +176,7 @@ def _main(config, rows, metric) -> tuple[Table, Set[int]]:
     gaps = {(r.settings["learned"], r.settings["minus"], r.steps): r for r in differences}
     closed = {(r.method, r.steps): r for r in rows if r.kind == SHARE and r.metric == f"{metric}_gap_closed"}
     main = [r for r in rows if r.metric == metric and r.kind in (NONE, TUNED, LEARNED)]
-    main.sort(key=lambda r: (r.steps, records.comparable(r)))
+    main.sort(key=lambda r: (r.steps, comparable(r)))
     body = []
     for row in main:
         gap = [gaps.get((row.method, family, row.steps)) for family in ("constant", "interval")]

@@ -27,7 +27,7 @@ from experiments.problems import construct
 from experiments.problems.images.judge import to_pixels
 from experiments.problems.interface import require
 from experiments.runtime import drawing, launch, mesh, progress, sizes
-from experiments.runtime.records import write_atomically
+from experiments.runtime.writing import write_whole
 from guidance import sampling
 from guidance.conditions import size, taken
 
@@ -237,7 +237,7 @@ def _claim(folder: pathlib.Path, config) -> bool:
         return True
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_atomically(path, json.dumps(here, indent=2) + "\n")
+        write_whole(path, json.dumps(here, indent=2) + "\n")
     return False
 
 
@@ -262,7 +262,7 @@ def _finish(problem, config, folder: pathlib.Path, parts, count: int) -> None:
         "sha256": {path.name: _digest(path) for path in written},
         "settings": _settings(config),
     }
-    write_atomically(folder / "samples.json", json.dumps(report, indent=2) + "\n")
+    write_whole(folder / "samples.json", json.dumps(report, indent=2) + "\n")
     shutil.rmtree(folder / "parts")
     branches = ", ".join(f"{name} {value:g}" for name, value in report["nfe"].items() if name != "total")
     print(f"{count} samples, {report['nfe']['total']:g} network evaluations each ({branches})")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from experiments.jobs.samplers import keys, measured, sampler
 from experiments.problems import interface
 from experiments.runtime import checkpoints, mesh, progress
-from experiments.runtime.records import Ledger, key
+from experiments.runtime.ledger import Ledger, key
 from guidance import sampling, weights
 from guidance.conditions import size
 

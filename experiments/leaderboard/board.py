@@ -13,9 +13,10 @@ from experiments.leaderboard import evaluate, images, learned, page
 from experiments.leaderboard.contenders import Unit
 from experiments.leaderboard.problems import GUIDED, groups
 from experiments.problems import construct
-from experiments.runtime import progress, records
-from experiments.runtime.records import Ledger
+from experiments.runtime import progress, results
+from experiments.runtime.ledger import Ledger
 from guidance import sampling
+from guidance.tables import Row
 
 SAMPLER = sampling.ddim()
 
@@ -43,8 +44,8 @@ def run(config, workdir) -> None:
         return done
 
     with progress.counting("leaderboard", sum(map(len, units))) as count, ThreadPoolExecutor(2) as pool:
-        rows = [records.Row(**row) for done in pool.map(work, units) for row in done]
-    records.write_results(workdir / "results.json", rows)
+        rows = [Row(**row) for done in pool.map(work, units) for row in done]
+    results.write(workdir / "results.json", rows)
     page.write(workdir, rows, config)
     print(f"the leaderboard: {workdir / 'leaderboard.md'}")
 

@@ -8,8 +8,7 @@ import jaxlib
 import numpy as np
 
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
-from experiments.runtime import records
-from guidance import metrics, sampling, weights
+from guidance import metrics, sampling, tables, weights
 from guidance.sampling.sample import advance, begin
 from guidance.shapes import row_keys
 from guidance.truth import mixtures
@@ -128,7 +127,7 @@ def rows(problem, method, words, settings, steps, nfe, values) -> list[dict]:
     """One row for each metric from {metric: a value for each seed}."""
     grid, nfe = "uniform grid", float(nfe)
     return [
-        records.mean_row(problem, method, words, settings, grid, steps, nfe, metric, seeds)._asdict()
+        tables.mean_row(problem, method, words, settings, grid, steps, nfe, metric, seeds)._asdict()
         for metric, seeds in values.items()
     ]
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from experiments.leaderboard import images, pictures
-from experiments.runtime import records
-from guidance.tables import Table, comma_separated, number
+from experiments.runtime.writing import write_whole
+from guidance.tables import Table, comma_separated, comparable, number
 
 LEAD, TRUTH = "energy_distance", "true data"
 COMMAND = "python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard"
@@ -22,14 +22,14 @@ page as LaTeX.
 
 def write(workdir, rows, config) -> None:
     """Writes leaderboard.md, each of its tables as .tex, leaderboard.csv and the pictures into the folder."""
-    records.write_atomically(workdir / "leaderboard.csv", as_csv(rows))
+    write_whole(workdir / "leaderboard.csv", as_csv(rows))
     for name, table in tables(rows).items():
-        records.write_atomically(workdir / f"leaderboard_{name.replace(', ', '_')}.tex", table.latex())
+        write_whole(workdir / f"leaderboard_{name.replace(', ', '_')}.tex", table.latex())
     mixtures = [row for row in rows if row.problem not in images.PROBLEMS]
     captions = pictures.draw(workdir, mixtures, config) if mixtures else []
     if "mnist" in config.columns:
         captions.append(images.draw(workdir, config))
-    records.write_atomically(workdir / "leaderboard.md", as_page(rows, config, captions))
+    write_whole(workdir / "leaderboard.md", as_page(rows, config, captions))
 
 
 def as_csv(rows) -> str:
@@ -51,7 +51,7 @@ def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
         if row.metric == LEAD and row.nfe == nfe:
             cells.setdefault(row.method, {})[row.problem] = row
     problems = list(next(iter(cells.values())))
-    values = np.array([[records.comparable(cells[method][p]) for p in problems] for method in cells])
+    values = np.array([[comparable(cells[method][p]) for p in problems] for method in cells])
     ranks = 1 + (values[None] < values[:, None]).sum(1) + ((values[None] == values[:, None]).sum(1) - 1) / 2
     order = np.argsort(ranks.mean(1), kind="stable")
     methods = list(cells)
@@ -92,7 +92,7 @@ def _mixtures(rows, nfe: float) -> Table:
     floors = {row.problem: row for row in rows if row.metric == LEAD and row.method == TRUTH}
     ranked = standings([row for row in rows if row.method != TRUTH], nfe)
     problems = list(ranked[0][2])
-    best = {p: min((cells[p] for _, _, cells in ranked), key=records.comparable) for p in problems}
+    best = {p: min((cells[p] for _, _, cells in ranked), key=comparable) for p in problems}
     body = [[method, f"{rank:.1f}", *(_cell(cells[p], 1000) for p in problems)] for method, rank, cells in ranked]
     body.append([TRUTH, "", *(_cell(floors[p], 1000) for p in problems)])
     bold = {
@@ -108,8 +108,8 @@ def _images(rows) -> Table:
     nfes = _nfes(rows)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows if row.method != TRUTH))
-    methods.sort(key=lambda method: records.comparable(cells[method, nfes[-1], metrics[0]]))
-    best = {nfe: min((cells[m, nfe, metrics[0]] for m in methods), key=records.comparable) for nfe in nfes}
+    methods.sort(key=lambda method: comparable(cells[method, nfes[-1], metrics[0]]))
+    best = {nfe: min((cells[m, nfe, metrics[0]] for m in methods), key=comparable) for nfe in nfes}
     columns = [(nfe, metric) for nfe in nfes for metric in metrics]
     body = [[method, *(_cell(cells[method, *column]) for column in columns)] for method in methods]
     if (TRUTH, 0.0, metrics[0]) in cells:
@@ -133,4 +133,4 @@ def _close(row, best) -> bool:
     """Whether a value lies within two standard errors, of the difference, of the best."""
     if row.value is None:
         return False
-    return row.value <= records.comparable(best) + 2 * np.hypot(row.standard_error or 0, best.standard_error or 0)
+    return row.value <= comparable(best) + 2 * np.hypot(row.standard_error or 0, best.standard_error or 0)

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.runtime import records
+from experiments.runtime.writing import write_whole
 from guidance import tables
 
 COLUMNS = 4  # panels in a row
@@ -31,9 +31,9 @@ class Picture(NamedTuple):
         """Writes the figure to `path` and its data beside it, as CSV."""
         path, image = pathlib.Path(path), io.BytesIO()
         self.figure.savefig(image, format="png", dpi=dpi, bbox_inches="tight", pil_kwargs={"optimize": True})
-        records.write_atomically(path, image.getvalue())
+        write_whole(path, image.getvalue())
         if self.columns:
-            records.write_atomically(path.with_suffix(".csv"), tables.comma_separated(self.columns, self.lines))
+            write_whole(path.with_suffix(".csv"), tables.comma_separated(self.columns, self.lines))
 
 
 def subplots(

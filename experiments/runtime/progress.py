@@ -16,7 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.runtime import launch, records
+from experiments.runtime import launch, ledger
+from experiments.runtime.writing import write_whole
 from guidance import bars
 
 SHOW_AFTER = 2.0  # seconds; shorter work shows nothing
@@ -244,17 +245,17 @@ class Metrics:
     def _keep_until(self, step: int) -> None:
         if not self.path.is_file():
             return
-        found = records.entries(self.path)
+        found = ledger.entries(self.path)
         lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [line for line, (row, number) in zip(lines, found, strict=True) if self._keeps(row, number, step)]
         if len(kept) != len(lines):
-            records.write_atomically(self.path, b"".join(kept))
+            write_whole(self.path, b"".join(kept))
 
     def _keeps(self, row: Any, number: int, step: int) -> bool:
         try:
             return row["phase"] != self.phase or row["step"] <= step
         except (KeyError, TypeError):
-            records.told_of(self.path, number, "and nothing else is lost")
+            ledger.warn_of(self.path, number, "and nothing else is lost")
             return True
 
 

@@ -14,7 +14,7 @@ from ml_collections import config_dict
 from experiments.config import RESUMABLE, ConfigError, flat, nested, stored
 from experiments.config.values import Field
 from experiments.runtime import launch
-from experiments.runtime.records import write_atomically
+from experiments.runtime.writing import write_whole
 
 # fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
 GROWING = {
@@ -71,7 +71,7 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         there = stored(workdir)
         _agree(workdir, there, config, fields)
-        write_atomically(workdir / "config.json", json.dumps(_kept(there, config), indent=2) + "\n")
+        write_whole(workdir / "config.json", json.dumps(_kept(there, config), indent=2) + "\n")
     except BlockingIOError:
         os.close(lock)
         raise ConfigError(f"--workdir={workdir}: another run is using it; allowed: a folder of its own") from None
@@ -107,7 +107,7 @@ def release(workdir: pathlib.Path, before: Before, aside: str, samples: str = ""
     """
     workdir = pathlib.Path(workdir)
     if before.config is not None:
-        write_atomically(workdir / "config.json", before.config)
+        write_whole(workdir / "config.json", before.config)
         return False
     made = {path.name for path in workdir.iterdir()} - before.names - {".lock", aside}
     if made <= {"config.json", samples}:

@@ -14,7 +14,7 @@ import sys
 import experiments.fid
 from experiments.fid import BadInput
 from experiments.runtime import launch, progress
-from experiments.runtime.records import write_atomically
+from experiments.runtime.writing import write_whole
 from experiments.tools import generate
 
 METRICS = ("fid", "sfid", "kid", "is", "prdc")
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
         with contextlib.ExitStack() as around:
             result = json.dumps(run(options, rest, around), indent=2, allow_nan=False)
             if options.command != "ref" and options.out and launch.primary():
-                write_atomically(pathlib.Path(options.out), result + "\n")
+                write_whole(options.out, result + "\n")
             if launch.primary():
                 print(result)
     except BadInput as error:

@@ -12,8 +12,9 @@ import pytest
 from experiments.files import weight_files
 from experiments.jobs import evaluate, learn, samplers, train
 from experiments.main import load
-from experiments.runtime import records
+from experiments.runtime import results
 from guidance import sampling, weights
+from guidance.tables import Row
 from tests.conftest import REPOSITORY
 from tests.experiments import two_numbers
 
@@ -198,6 +199,4 @@ def test_what_is_not_tuned_is_shown_at_the_weights_tuned_on_the_leading_metric(r
 
 def test_results_are_what_was_returned(run):
     workdir, _, rows, _, _ = run
-    assert records.read_results(workdir / "results.json") == [
-        records.Row(*json.loads(json.dumps(row))) for row in rows
-    ]
+    assert results.read(workdir / "results.json") == [Row(*json.loads(json.dumps(row))) for row in rows]

@@ -11,10 +11,11 @@ from matplotlib.patches import StepPatch
 from experiments import problems
 from experiments.jobs import figures
 from experiments.main import load
-from experiments.runtime import drawing, records
-from experiments.runtime.records import GIVEN, NONE, TUNED
+from experiments.runtime import drawing, results
+from experiments.runtime.results import GIVEN, NONE, TUNED
 from experiments.tools import three_stages
 from guidance import sampling, weights
+from guidance.tables import Row
 from tests.conftest import REPOSITORY
 from tests.experiments import two_numbers
 
@@ -25,7 +26,7 @@ def problem():
 
 
 def row(kind, method, steps, nfe, value, error, **settings):
-    return records.Row("p", method, "w", settings, "ddim", steps, nfe, 3, "error", value, error, 0.05, kind)
+    return Row("p", method, "w", settings, "ddim", steps, nfe, 3, "error", value, error, 0.05, kind)
 
 
 LEARNED = {"family": "rollout", "line": "rollout"}
@@ -33,9 +34,9 @@ ROWS = [
     row(NONE, "unguided", 10, 10, 0.9, 0.01, family="unguided"), row(GIVEN, "constant", 10, 20, 0.5, 0.02, omega=1.0),
     row(GIVEN, "constant", 10, 20, 0.7, 0.03, omega=0.5),
     row(TUNED, "best constant", 10, 20, 0.45, 0.04, family="constant"),
-    row(records.LEARNED, "rollout@10", 10, 20, 0.3, 0.05, **LEARNED),
+    row(results.LEARNED, "rollout@10", 10, 20, 0.3, 0.05, **LEARNED),
     row(NONE, "unguided", 5, 5, 1.1, 0.01, family="unguided"), row(GIVEN, "constant", 5, 10, 0.8, 0.02, omega=1.0),
-    row(records.LEARNED, "rollout@5", 5, 10, 0.6, 0.06, **LEARNED),
+    row(results.LEARNED, "rollout@5", 5, 10, 0.6, 0.06, **LEARNED),
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from experiments import problems
 from experiments.files import weight_files
 from experiments.jobs import evaluate, figures, learn
 from experiments.main import load, main
-from experiments.runtime import records
+from experiments.runtime import results
 from guidance import schedules, weights
 from tests.conftest import REPOSITORY
 
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
 
 
 def test_leaves_everything_a_reader_needs(finished):
-    rows = records.read_results(finished / "results.json")
+    rows = results.read(finished / "results.json")
     methods = {row.method for row in rows}
     assert {"unguided", "constant", "interval", "best constant", "best interval", "self_consistency", "l2"} <= methods
     assert {"rollout@4", "rollout@8"} <= methods
@@ -163,9 +163,9 @@ def test_a_finished_run_gains_weights_limited_to_an_interval(tmp_path):
     """0 outside to the last bit, so that those steps cost one evaluation; what was there before stays."""
     small = {"seeds": "1", "learn.objectives": "rollout", "eval.steps": "5", "figures": "False", "base.steps": "5"}
     assert main(command(tmp_path, **small)) == 0
-    before = records.read_results(tmp_path / "results.json")
+    before = results.read(tmp_path / "results.json")
     assert main(command(tmp_path, **small, **{"learn.intervals": "((0.0,0.61),)"})) == 0
-    after = records.read_results(tmp_path / "results.json")
+    after = results.read(tmp_path / "results.json")
     assert [row for row in after if "0.61" not in row.method] == before
     assert {row.nfe for row in after if row.method == "rollout 0 to 0.61@5"} == {5 + 3}, "0.6, 0.4 and 0.2 are guided"
     ledger = evaluate.Ledger(tmp_path / "evaluations.jsonl").done
@@ -177,7 +177,7 @@ def test_a_finished_run_gains_weights_limited_to_an_interval(tmp_path):
 
 
 def test_differences_are_paired_over_seeds(finished):
-    rows = {(r.method, r.steps, r.metric): r for r in records.read_results(finished / "results.json")}
+    rows = {(r.method, r.steps, r.metric): r for r in results.read(finished / "results.json")}
     for steps in (4, 8):
         gap = rows[f"rollout@{steps} - best constant", steps, "energy_distance_difference"]
         mine = rows[f"rollout@{steps}", steps, "energy_distance"]
@@ -188,7 +188,7 @@ def test_differences_are_paired_over_seeds(finished):
 
 
 def test_network_evaluations_are_counted(finished):
-    rows = {(r.method, r.weight, r.steps): r for r in records.read_results(finished / "results.json")}
+    rows = {(r.method, r.weight, r.steps): r for r in results.read(finished / "results.json")}
     assert rows["unguided", "omega = 0", 8].nfe == 8
     assert rows["constant", "omega = 0.5", 8].nfe == 16
     # t in (0.2, 0.8] on the grid 1, 0.875, ..., 0.125: 0.75, 0.625, 0.5, 0.375, 0.25 start inside
@@ -207,10 +207,10 @@ def test_a_finished_run_that_grows_ends_as_if_it_had_been_whole_from_the_start(f
     """A best constant of another omega, a second seed, rollouts at more steps from those at fewer."""
     small = {"seeds": "1", "learn.objectives": "rollout", "eval.steps": "4", "eval.omegas": "0,1", "figures": "False"}
     assert main(command(tmp_path, **small)) == 0
-    few = records.read_results(tmp_path / "results.json")
+    few = results.read(tmp_path / "results.json")
     assert main(command(tmp_path, figures="False")) == 0
     assert (tmp_path / "results.json").read_bytes() == (finished / "results.json").read_bytes()
-    assert len(few) < len(records.read_results(finished / "results.json")) / 2
+    assert len(few) < len(results.read(finished / "results.json")) / 2
 
 
 def test_a_sweep_over_weights_compiles_once():

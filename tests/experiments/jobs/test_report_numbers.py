@@ -13,10 +13,11 @@ import pytest
 
 from experiments.jobs import learn, report, samplers, selection
 from experiments.main import load
-from experiments.runtime import checkpoints, records
+from experiments.runtime import checkpoints, results
 from guidance import sampling, weights
 from guidance import tables as guidance_tables
 from guidance.learning.training import Recipe
+from guidance.tables import Row, mean_row
 from tests.conftest import REPOSITORY
 from tests.experiments import two_numbers
 
@@ -25,14 +26,14 @@ PLAIN = {"figures": "False", "seeds": "5", "eval.steps": "4,2", "learn.select_sa
 
 
 def row(kind, method, metric, value, error=None, floor=None, weight="w", steps=10, nfe=20, **settings):
-    return records.Row("p", method, weight, settings, "ddim", steps, nfe, 5, metric, value, error, floor, kind)
+    return Row("p", method, weight, settings, "ddim", steps, nfe, 5, metric, value, error, floor, kind)
 
 
 ROWS = [
-    row(records.NONE, "unguided", "error", 0.45678, 0.0211, 0.00061, "omega = 0", nfe=10),
-    row(records.GIVEN, "constant", "error", 0.3, 0.01, 0.00061, "omega = 1"),
+    row(results.NONE, "unguided", "error", 0.45678, 0.0211, 0.00061, "omega = 0", nfe=10),
+    row(results.GIVEN, "constant", "error", 0.3, 0.01, 0.00061, "omega = 1"),
     row(
-        records.TUNED,
+        results.TUNED,
         "best constant",
         "error",
         0.26543,
@@ -41,10 +42,10 @@ ROWS = [
         "; ".join(f"omega = {i}.123456789" for i in range(5)),
         nfe=52 / 3,
     ),
-    row(records.LEARNED, "rollout@10", "error", 0.21511, 0.0173, 0.00061, "omega(s, t, c)"),
-    row(records.SHARE, "rollout@10", "error_gap_closed", 0.53062, 0.01, weight="share of the gap"),
+    row(results.LEARNED, "rollout@10", "error", 0.21511, 0.0173, 0.00061, "omega(s, t, c)"),
+    row(results.SHARE, "rollout@10", "error_gap_closed", 0.53062, 0.01, weight="share of the gap"),
     row(
-        records.DIFFERENCE,
+        results.DIFFERENCE,
         "rollout@10 - best constant",
         "error_difference",
         -0.05032,
@@ -54,7 +55,7 @@ ROWS = [
         weight="paired over seeds",
     ),
     row(
-        records.DIFFERENCE,
+        results.DIFFERENCE,
         "rollout@10 - best interval",
         "error_difference",
         -0.0213,
@@ -63,10 +64,10 @@ ROWS = [
         minus="interval",
         weight="paired over seeds",
     ),
-    row(records.NONE, "unguided", "error", 0.5, 0.1, 0.00061, "omega = 0", steps=5, nfe=5),
-    row(records.IN_FULL, "unguided", "end", 12.3456, 0.0321, 3.0, "as tuned on error", nfe=10),
-    row(records.IN_FULL, "rollout@10", "end", 1234.56, None, 3.0, "as tuned on error"),
-    row(records.IN_FULL, "unguided", "median_omega", 0.0, 0.0, None, "as tuned on error", nfe=10),
+    row(results.NONE, "unguided", "error", 0.5, 0.1, 0.00061, "omega = 0", steps=5, nfe=5),
+    row(results.IN_FULL, "unguided", "end", 12.3456, 0.0321, 3.0, "as tuned on error", nfe=10),
+    row(results.IN_FULL, "rollout@10", "end", 1234.56, None, 3.0, "as tuned on error"),
+    row(results.IN_FULL, "unguided", "median_omega", 0.0, 0.0, None, "as tuned on error", nfe=10),
 ]
 
 
@@ -82,7 +83,7 @@ def tables(page):
 
 def test_a_report_prints_its_rows(tmp_path):
     """Two digits of the error and the value to the same place; the best first; the paired gap, with its sign."""
-    records.write_results(tmp_path / "results.json", ROWS)
+    results.write(tmp_path / "results.json", ROWS)
     problem = two_numbers.problem(two_numbers.Measured())
     report.run(problem, load(CONFIG, PLAIN), tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -118,7 +119,7 @@ def test_a_report_prints_its_rows(tmp_path):
 )
 def test_a_row_is_the_mean_and_its_standard_error(values, mean, error):
     """1, 2, 6: squares of deviations 4 + 1 + 9, so a variance of 7, over three seeds 7/3; 2, 4: 2, over two 1."""
-    found = records.mean_row("p", "m", "w", {}, "s", 3, 6, "error", np.float32(values), floor=0.5)
+    found = mean_row("p", "m", "w", {}, "s", 3, 6, "error", np.float32(values), floor=0.5)
     assert found.value == pytest.approx(mean) and found.floor == 0.5
     assert found.seeds == len(values) and (found.steps, found.nfe) == (3, 6)
     assert found.standard_error == (None if error is None else pytest.approx(error))
@@ -169,7 +170,7 @@ def test_latex_compiles(tmp_path):
 
 
 def test_the_table_of_a_terminal_has_the_same_numbers():
-    lines = [line.split("  ") for line in records.table([ROWS[3], ROWS[0]]).splitlines()]
+    lines = [line.split("  ") for line in guidance_tables.table([ROWS[3], ROWS[0]]).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert cells[2] == ["p", "error", "10", "20", "rollout@10", "omega(s, t, c)", "0.215 ± 0.017",
                         "0.00061", "5"]  # fmt: skip

@@ -21,7 +21,7 @@ from experiments.jobs import learn, samplers, selection
 from experiments.main import load, main
 from experiments.problems import interface
 from experiments.problems.images import inception, judge, labelled
-from experiments.runtime import records
+from experiments.runtime import results
 from guidance.learning import training
 from guidance.nets import vae
 from guidance.nets.unet import unet
@@ -368,7 +368,7 @@ def test_a_setting_is_built(source):
 def test_the_whole_chain_on_latents(tmp_path):
     fewer = ["--config.eval.samples=20", "--config.eval.batch=5"]
     assert main([f"--config={SMOKES[2]}", f"--workdir={tmp_path}", *fewer]) == 0
-    rows = records.read_results(tmp_path / "results.json")
+    rows = results.read(tmp_path / "results.json")
     assert {"unguided", "best constant", "best interval", "rollout@3", "self_consistency"} <= {r.method for r in rows}
     assert {row.metric for row in rows} >= {"fid", "inception_score", "kid", "recall"}
     assert all("FID of 20 samples" in row.problem for row in rows)

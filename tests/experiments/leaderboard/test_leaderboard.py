@@ -13,8 +13,8 @@ from experiments.config import expressions
 from experiments.leaderboard import board, evaluate, page, problems
 from experiments.leaderboard import contenders as field
 from experiments.main import load
-from experiments.runtime import records
 from guidance import guides, rules, sampling, weights
+from guidance.tables import Row
 from guidance.truth import mixtures
 
 CONFIG = config_dict.ConfigDict(
@@ -78,11 +78,11 @@ def test_the_exact_repair_wins_the_tuning():
     group = problems._many_classes()
     bench = board.Bench(group, CONFIG)
     entrant = next(one for one in contenders(0.0, 1.0, 3.0) if one.name == "cfg")
-    rows = [records.Row(**row) for row in bench.tuned(entrant, 20)]
+    rows = [Row(**row) for row in bench.tuned(entrant, 20)]
     lead = next(row for row in rows if row.metric == "energy_distance")
     assert lead.settings == {"omega": 1.0} and lead.steps == 10 and lead.nfe == 20
-    unguided = [records.Row(**row) for row in bench.tuned(contenders(0.0)[0], 20)][0]
-    floor = [records.Row(**row) for row in bench.floor()][0]
+    unguided = [Row(**row) for row in bench.tuned(contenders(0.0)[0], 20)][0]
+    floor = [Row(**row) for row in bench.floor()][0]
     assert unguided.steps == 20
     assert lead.value - floor.value < 0.2 * (unguided.value - floor.value)
 
@@ -109,7 +109,7 @@ def _rows():
     lead = {"a": (0.3, 0.1), "b": (0.1, 0.101), "true data": (0.0, 0.0)}
     nfe = {"a": 10.0, "b": 10.0, "true data": 0.0}
     return [
-        records.Row(f"problem {p}", name, "w", {}, "DDIM", 5, nfe[name], 2, metric, value, 0.01)
+        Row(f"problem {p}", name, "w", {}, "DDIM", 5, nfe[name], 2, metric, value, 0.01)
         for name, values in lead.items()
         for p, value in enumerate(values)
         for metric in ("energy_distance", "norm_growth")
@@ -129,7 +129,7 @@ def test_standings_rank_and_the_page_marks_what_is_close():
 def test_the_page_of_images_has_its_own_table_ranked_by_the_last_nfe():
     scores = {("a", 10.0): 0.5, ("a", 20.0): 0.2, ("b", 10.0): 0.4, ("b", 20.0): 0.3, ("true data", 0.0): 0.1}
     rows = [
-        records.Row("mnist", name, "w", {}, "DDIM", 5, nfe, 3, "frechet_distance", value, 0.01)
+        Row("mnist", name, "w", {}, "DDIM", 5, nfe, 3, "frechet_distance", value, 0.01)
         for (name, nfe), value in scores.items()
     ]
     lines = page.as_page(rows, CONFIG, []).splitlines()

@@ -12,8 +12,8 @@ from scipy.spatial.distance import cdist
 
 from experiments.leaderboard import board, evaluate, images, page, pictures, problems
 from experiments.leaderboard import contenders as field
-from experiments.runtime import records
 from guidance import rules, sampling
+from guidance.tables import Row
 from guidance.truth import mixtures
 from tests.experiments.leaderboard.test_leaderboard import contenders
 
@@ -171,7 +171,7 @@ def contender(**changes):
 
 def test_knobs_are_tuned_on_the_tuning_seeds_and_reported_on_the_others(bench):
     """Means of the tuning seeds: (5, 2, 2.5) and (2, 4, 1.25), so the second and the third knob win."""
-    rows = [records.Row(**row) for row in bench.tuned(contender(), 10)]
+    rows = [Row(**row) for row in bench.tuned(contender(), 10)]
     lead = {row.problem: row for row in rows if row.metric == "energy_distance"}
     assert {name: row.settings for name, row in lead.items()} == {"easy": {"omega": 1.0}, "hard": {"omega": 2.0}}
     assert lead["easy"].weight == "omega = 1" and lead["hard"].weight == "omega = 2"
@@ -240,7 +240,7 @@ def test_learned_weights_are_reported_on_the_same_seeds(monkeypatch):
     monkeypatch.setattr(board.learned, "trainer", trainer)
     monkeypatch.setattr(evaluate, "learned_evaluator", built)
     bench = board.Bench(types.SimpleNamespace(names=("easy", "hard")), CONFIG)
-    rows = [records.Row(**row) for row in bench.learned("cfg", 20)]
+    rows = [Row(**row) for row in bench.learned("cfg", 20)]
     assert [one[:2] for one in trained] == [(10, 20)] * 3 and len({one[2] for one in trained}) == 3
     lead = {row.problem: row.value for row in rows if row.metric == "energy_distance"}
     assert lead == pytest.approx({"easy": 3.0, "hard": 30.0})  # seeds 2, 3 and 4
@@ -249,7 +249,7 @@ def test_learned_weights_are_reported_on_the_same_seeds(monkeypatch):
 def test_true_data_score_on_the_reported_seeds(monkeypatch):
     monkeypatch.setattr(evaluate, "floor", lambda group, key, n: np.full((2, 5), seed_of(key) + n / 10))
     bench = board.Bench(types.SimpleNamespace(names=("easy", "hard")), CONFIG)
-    row = records.Row(**bench.floor()[0])
+    row = Row(**bench.floor()[0])
     assert row.value == pytest.approx(3.8) and row.standard_error == pytest.approx(3**-0.5) and row.nfe == 0
 
 
@@ -274,7 +274,7 @@ def test_images_are_tuned_on_one_seed_and_reported_on_the_others():
     rows = images._protocol(
         CONFIG, "mnist", "mine", "omega", (0.3, 0.6, 0.9), draws, 2 * images.TRIAL, scored, steps=5, nfe=10
     )
-    lead, count = (records.Row(**row) for row in rows)
+    lead, count = (Row(**row) for row in rows)
     assert lead.settings == {"omega": 0.6} and lead.weight == "omega = 0.6" and lead.seeds == 3
     # knob 1; seeds 1, 2 and 3, the mean of batches 0 and 1: 50 + 10.5, 20.5 and 30.5
     assert lead.value == pytest.approx(70.5) and lead.standard_error == pytest.approx(10 / 3**0.5)
@@ -285,7 +285,7 @@ def test_images_are_tuned_on_one_seed_and_reported_on_the_others():
 
 
 def row(problem, method, value, error=0.01, nfe=10.0, metric="energy_distance"):
-    return records.Row(problem, method, "w", {}, "DDIM", 5, nfe, 2, metric, value, error)
+    return Row(problem, method, "w", {}, "DDIM", 5, nfe, 2, metric, value, error)
 
 
 def test_ranks_are_means_over_the_problems_and_ties_share_theirs():

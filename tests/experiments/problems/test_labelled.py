@@ -14,7 +14,7 @@ from experiments.config import ConfigError
 from experiments.jobs import learn, samplers
 from experiments.main import load, main
 from experiments.problems.images import labelled
-from experiments.runtime import records
+from experiments.runtime import results
 
 CONFIG = "configs/fashion_mnist.py:smoke"
 
@@ -175,7 +175,7 @@ def test_a_class_of_one_held_out_image_is_refused_at_once():
 def test_the_whole_chain(source, tmp_path, capsys):
     flags = [f"--config.{name}={value}" for name, value in _overrides(source).items()]
     assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
-    rows = records.read_results(tmp_path / "results.json")
+    rows = results.read(tmp_path / "results.json")
     methods = {row.method: row for row in rows}
     assert {"unguided", "best constant", "best interval", "rollout@3", "rollout apg(cap=2.5)@3"} <= methods.keys()
     assert "rollout autoguided@3" in methods

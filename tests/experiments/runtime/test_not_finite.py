@@ -11,7 +11,10 @@ import pytest
 from experiments.jobs import figures
 from experiments.leaderboard import page
 from experiments.main import main
-from experiments.runtime import progress, records
+from experiments.runtime import progress, results
+from experiments.runtime.ledger import Damaged, Ledger, key
+from guidance import tables
+from guidance.tables import Row, mean_row
 from tests.conftest import REPOSITORY
 
 MIXTURE = str(REPOSITORY / "configs/mixture.py:attenuated")
@@ -39,7 +42,7 @@ def command(workdir, **overrides) -> list[str]:
 def test_a_weight_beyond_all_bounds_is_reported_as_such(finished, capsys):
     """omega = 1e30: samples of about 1e30 to the third power, which float32 does not hold; a NaN once counted as a
     sample at no distance from any other, and won."""
-    wild = [r for r in records.read_results(finished / "results.json") if r.weight == "omega = 1e+30"]
+    wild = [r for r in results.read(finished / "results.json") if r.weight == "omega = 1e+30"]
     assert wild and all(row.value is None and row.standard_error is None for row in wild)
     ledger = (finished / "evaluations.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in ledger.splitlines()]
@@ -48,7 +51,7 @@ def test_a_weight_beyond_all_bounds_is_reported_as_such(finished, capsys):
     assert main(command(finished)) == 0  # the folder reports again, and repeats nothing
     assert (finished / "evaluations.jsonl").read_text() == ledger
     assert (finished / "results.json").read_bytes() == before
-    best = [r for r in records.read_results(finished / "results.json") if r.method == "best constant"]
+    best = [r for r in results.read(finished / "results.json") if r.method == "best constant"]
     assert best and all("1e+30" not in row.weight for row in best), "what is not finite is never the best"
 
 
@@ -57,10 +60,10 @@ def test_a_rubbish_line_is_told_of_and_nothing_else_is_lost(finished, tmp_path):
     whole = (finished / "evaluations.jsonl").read_bytes().splitlines(keepends=True)
     for rubbish in (b"rubbish\n", b"\xff\xfe\n", b"[1]\n", b'{"key": 3}\n', b"{}\n", b'{"key": {}, "metrics": 1}\n'):
         path.write_bytes(b"".join([*whole[:2], rubbish, *whole[2:], b'{"key": "cut short']))
-        with pytest.warns(records.Damaged, match=r"evaluations.jsonl: line 3 is not what a run wrote") as told:
-            ledger = records.Ledger(path)
+        with pytest.warns(Damaged, match=r"evaluations.jsonl: line 3 is not what a run wrote") as told:
+            ledger = Ledger(path)
         assert len(told) == 1 and "\n" not in str(told[0].message)
-        assert ledger.done == records.Ledger(finished / "evaluations.jsonl").done
+        assert ledger.done == Ledger(finished / "evaluations.jsonl").done
         assert path.read_bytes() == b"".join([*whole[:2], rubbish, *whole[2:]])
 
 
@@ -68,23 +71,23 @@ def test_a_rubbish_line_of_the_metrics_stays(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = ['{"phase": "a", "step": 1}\n', "rubbish\n", '{"phase": "b", "step": 1}\n', '{"phase": "b", "step": 9}\n']
     path.write_text("".join(lines) + '{"phase": "b", "st')
-    with pytest.warns(records.Damaged, match="metrics.jsonl: line 2 "), progress.Metrics(path, "b", 1):
+    with pytest.warns(Damaged, match="metrics.jsonl: line 2 "), progress.Metrics(path, "b", 1):
         pass
     assert path.read_text() == "".join(lines[:3])
 
 
-ROW = records.Row("p", "m", "w", {}, "ddim", 3, 3.0, 2, "energy_distance", None)
+ROW = Row("p", "m", "w", {}, "ddim", 3, 3.0, 2, "energy_distance", None)
 
 
 def test_means_with_a_value_that_is_not_finite_are_none():
     for values in ([1.0, math.inf], [math.nan, 1.0], [math.inf, -math.inf]):
-        row = records.mean_row("p", "m", "w", {}, "ddim", 3, 3, "energy_distance", values)
+        row = mean_row("p", "m", "w", {}, "ddim", 3, 3, "energy_distance", values)
         assert row.value is None and row.standard_error is None
-    assert records.mean_row("p", "m", "w", {}, "ddim", 3, 3, "energy_distance", [1.0, 3.0])[9:11] == (2.0, 1.0)
+    assert mean_row("p", "m", "w", {}, "ddim", 3, 3, "energy_distance", [1.0, 3.0])[9:11] == (2.0, 1.0)
 
 
 def test_every_table_says_not_finite():
-    assert records.table([ROW, ROW._replace(value=1.0)]).splitlines()[-1].split()[-3:] == ["not", "finite", "2"]
+    assert tables.table([ROW, ROW._replace(value=1.0)]).splitlines()[-1].split()[-3:] == ["not", "finite", "2"]
     assert page._cell(ROW, 1000) == "not finite" and not page._close(ROW, ROW._replace(value=1.0))
     assert page._close(ROW._replace(value=1.0), ROW)
     table = page.standings([ROW, ROW._replace(method="n", value=1.0)], 3.0)
@@ -99,10 +102,10 @@ def test_pictures_leave_out_what_is_not_finite_and_say_so(lost):
             method=method, kind=kind, settings={"family": family} | knob, value=None if method in lost else 1.0
         )
         for method, kind, family, knob in (
-            ("unguided", records.NONE, "unguided", {}),
-            ("constant", records.GIVEN, "constant", {"omega": 2.0}),
-            ("best constant", records.TUNED, "constant", {}),
-            ("learned", records.LEARNED, "l2", {}),
+            ("unguided", results.NONE, "unguided", {}),
+            ("constant", results.GIVEN, "constant", {"omega": 2.0}),
+            ("best constant", results.TUNED, "constant", {}),
+            ("learned", results.LEARNED, "l2", {}),
         )
     ]
     problem = types.SimpleNamespace(instrument=types.SimpleNamespace(tuned=("energy_distance",)))
@@ -135,6 +138,6 @@ def test_a_line_with_a_damaged_value_counts_as_none(damage, tmp_path):
     entries = [{"nfe": 1, "metrics": {"energy_distance": 0.5}, "key": known} for known in settings]
     damage(entries[0])
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    with pytest.warns(records.Damaged, match="line 1 is not what a run wrote"):
-        ledger = records.Ledger(path, ("nfe", "metrics"), ("energy_distance",))
-    assert list(ledger.done) == [records.key(settings[1])]
+    with pytest.warns(Damaged, match="line 1 is not what a run wrote"):
+        ledger = Ledger(path, ("nfe", "metrics"), ("energy_distance",))
+    assert list(ledger.done) == [key(settings[1])]

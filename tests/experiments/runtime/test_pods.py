@@ -21,7 +21,7 @@ import pytest
 from experiments import data, problems
 from experiments.jobs import learn, train
 from experiments.main import load, main
-from experiments.runtime import records
+from experiments.runtime import results
 from tests.conftest import REPOSITORY
 
 ROOT = REPOSITORY
@@ -124,7 +124,7 @@ def test_two_processes_learn_what_one_device_learns(alone, together):
 
 @pytest.mark.slow
 def test_two_processes_report_the_same_numbers(alone, together):
-    mine, theirs = (records.read_results(folder / "results.json") for folder in (alone, together))
+    mine, theirs = (results.read(folder / "results.json") for folder in (alone, together))
     assert [row._replace(value=0, standard_error=0, floor=0) for row in mine] == [
         row._replace(value=0, standard_error=0, floor=0) for row in theirs
     ]

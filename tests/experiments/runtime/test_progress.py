@@ -1,8 +1,7 @@
-"""Bars that show late, requests to stop, metrics whose history survives a kill; the records of a run."""
+"""Bars that show late, requests to stop, metrics whose history survives a kill."""
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 import tqdm
 
-from experiments.config import ConfigError
-from experiments.runtime import progress, records
+from experiments.runtime import progress
 from guidance import bars
 from tests.conftest import REPOSITORY
 
@@ -161,98 +159,3 @@ def test_metrics_stay_json_when_a_loss_is_not_finite(tmp_path):
         metrics.write(1, loss=np.float32("nan"), worst=float("inf"), note="diverged")
     row = json.loads((tmp_path / "m.jsonl").read_text(), parse_constant=pytest.fail)
     assert row == {"phase": "learn", "step": 1, "loss": None, "worst": None, "note": "diverged"}
-
-
-ROW = records.Row("mixture", "constant", "omega = 0.5", {"omega": 0.5}, "ddim", 10, 20, 5, "energy", 0.07, 0.001, 0.0)
-
-
-def test_results_round_trip_and_are_plain_json(tmp_path):
-    rows = [
-        ROW,
-        ROW._replace(value=np.float32(0.25), steps=np.int64(20)),
-        ROW._replace(value=float("nan"), floor=None),
-    ]
-    records.write_results(tmp_path / "results.json", rows)
-    assert records.read_results(tmp_path / "results.json") == [
-        ROW, ROW._replace(value=0.25, steps=20), ROW._replace(value=None, floor=None)
-    ]  # fmt: skip
-    stored = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
-    assert [list(row) for row in stored] == [list(records.Row._fields)] * 3
-    records.write_results(tmp_path / "results.json", [])
-    assert records.read_results(tmp_path / "results.json") == []
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"steps": 0}, {"steps": 10.0}, {"steps": True}, {"seeds": 0}, {"value": "0.1"}, {"standard_error": -0.1},
-        {"method": None}, {"settings": (0.5,)}, {"nfe": -1},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_wrong_row_is_refused_by_field_and_leaves_the_old_file(wrong, tmp_path):
-    path = tmp_path / "results.json"
-    records.write_results(path, [ROW])
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        records.write_results(path, [ROW, ROW._replace(**wrong)])
-    assert records.read_results(path) == [ROW]
-
-
-def test_unknown_or_missing_fields_of_stored_rows_are_refused(tmp_path):
-    path = tmp_path / "results.json"
-    for row in ({**ROW._asdict(), "fid": 1.0}, {"problem": "mixture"}):
-        path.write_text(json.dumps([row]))
-        with pytest.raises(ValueError, match="row 0: fields"):
-            records.read_results(path)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    records.write_results(path, [ROW])
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        records.write_results(path, [])
-    assert records.read_results(path) == [ROW]
-    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
-
-
-def test_the_table_is_aligned_and_puts_the_best_first():
-    rows = [ROW, ROW._replace(method="rollout", weight="learned", settings={}, value=0.05), ROW._replace(value=None)]
-    lines = records.table(rows).splitlines()
-    assert lines[0].split() == ["problem", "metric", "steps", "nfe", "method", "weight", "value", "floor", "seeds"]
-    assert "rollout" in lines[2] and "0.0500 ± 0.0010" in lines[2]
-    assert "0.0700 ± 0.0010" in lines[3]
-    assert lines[4].split()[-4:] == ["not", "finite", "0", "5"]  # floor 0, 5 seeds
-    column = lines[0].index("value")
-    assert all(line[column - 1] == " " and line[column] != " " for line in lines[2:])
-    assert records.table([]) == "no results"
-
-
-# ---- the ledger
-
-
-def test_a_ledger_knows_evaluations_by_their_settings(tmp_path):
-    """To the last bit, in any order of the settings, and again after it was read."""
-    path, asked = tmp_path / "evaluations.jsonl", []
-    ledger = records.Ledger(path)
-    for omega in (0.12345671, 0.12345674, 0.12345671):
-        settings = {"steps": 4, "weight": f"constant(omega={omega})"}
-        entry = ledger.get(settings, lambda omega=omega: asked.append(omega) or {"value": omega})
-        assert entry == {"value": omega, "key": settings}
-    assert asked == [0.12345671, 0.12345674]
-    again = records.Ledger(path)
-    swapped = {"weight": "constant(omega=0.12345674)", "steps": 4}
-    assert again.get(swapped, pytest.fail)["value"] == 0.12345674 and again.done == ledger.done
-
-
-def test_a_ledger_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_path):
-    path = tmp_path / "evaluations.jsonl"
-    path.write_text('{"nfe": 8, "key": "4 steps, seed 0, constant, omega = 0.5"}\n')
-    before = path.read_bytes()
-    with pytest.raises(ConfigError, match="earlier version, which named evaluations in words; allowed: a new folder"):
-        records.Ledger(path)
-    assert path.read_bytes() == before
