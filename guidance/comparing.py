@@ -84,7 +84,8 @@ def compare(
     def draw(key, arrays, grid, omegas):
         model, step = together(arrays)
         ids, weight = jnp.arange(groups * samples), table(grid, omegas, columns)
-        return draws(key, model, weight, step, grid, shape, cond, ids)
+        out = model.sample(key, weight, step, grid, shape, cond, ids)
+        return out.x0, out.evaluations
 
     with tqdm(total=len(steps) * len(weights) * seeds, desc="comparing", dynamic_ncols=True) as bar:
         for number in steps:
@@ -130,24 +131,6 @@ def _check(weights, metric, shape, steps, seeds, samples) -> None:
     for name, value in (("seeds", seeds), ("samples", samples)):
         if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{name} = {value!r}: allowed: an integer of at least 1")
-
-
-def draws(
-    key: Array,
-    model: Model,
-    weight: Weight,
-    step: Step | Solver,
-    grid: Array,
-    shape: tuple[int, ...],
-    cond: Cond,
-    ids: Array,
-) -> tuple[Array, Array]:
-    """Returns (x0 [batch, *shape], network evaluations per sample); a sample follows from its id and the key."""
-    start_key, step_key = jax.random.split(key)
-    x = sampling.initial_noise(start_key, model.schedule, grid, shape, ids)
-    guide = model.guide(weight)
-    out = sampling.sample(step_key, model.denoise, guide, step, model.schedule, grid, x, cond, ids=ids)
-    return out.x0, jnp.asarray(sum(out.nfe.values()))
 
 
 def _on_grid(weight: Weight, grid: Array, conditions: Cond) -> Array:

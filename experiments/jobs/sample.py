@@ -28,7 +28,6 @@ from experiments.problems.images.judge import to_pixels
 from experiments.problems.interface import require
 from experiments.runtime import drawing, launch, mesh, progress, sizes
 from experiments.runtime.writing import write_whole
-from guidance import sampling
 from guidance.conditions import size, taken
 
 SHOWN = 100  # samples in the grid
@@ -131,16 +130,12 @@ def _sampler(problem, times, rule, weight, step):
     With a Pair of params the reference is the weaker denoiser. Samples are uint8 images where the problem has images,
     else as the sampler left them; whole: no NaN, no infinity.
     """
-    schedule = problem.model.schedule
 
     @jax.jit
     def run(base, to_images, seeds, labels):
         seeds, labels = mesh.spread((seeds, labels))
-        start_key, step_key = jax.random.split(jax.random.key(0))
-        x = sampling.initial_noise(start_key, schedule, times, problem.model.shape, seeds)
-        model = samplers.model_of(problem, rule, base)
-        guide, cond = model.guide(weight), taken(problem.model.conditions, labels)
-        out = sampling.sample(step_key, model.denoise, guide, step, schedule, times, x, cond, ids=seeds)
+        model, cond = samplers.model_of(problem, rule, base), taken(problem.model.conditions, labels)
+        out = model.sample(jax.random.key(0), weight, step, times, problem.model.shape, cond, seeds)
         whole = _finite(out.x0)
         if to_images is None:
             return out.x0, whole, out.nfe

@@ -10,7 +10,6 @@ from experiments.jobs import train
 from experiments.problems import construct, interface
 from experiments.runtime import mesh, progress
 from guidance import sampling, weights
-from guidance.comparing import draws
 from guidance.conditions import repeated, size, taken
 from guidance.learning import Model
 from guidance.types import Rule
@@ -74,7 +73,8 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
     @jax.jit
     def run(base, table, key, ids, cond):
         guided, weight = model_of(problem, construct.rule(rule), base), weights.table(grid, table, columns)
-        return draws(key, guided, weight, step, grid, model.shape, cond, ids)
+        out = guided.sample(key, weight, step, grid, model.shape, cond, ids)
+        return out.x0, out.evaluations
 
     def sample(base, table, key):
         parts, evaluations, table = [], 0, np.asarray(table)  # learned ones are committed to devices, others not

@@ -13,7 +13,7 @@ from experiments.problems.images.judge import COLUMNS, ROWS
 from experiments.problems.interface import require
 from experiments.runtime import checkpoints, drawing, launch, loop, mesh, progress
 from guidance import guides, sampling
-from guidance.conditions import dropped, repeated, size, taken
+from guidance.conditions import dropped, repeated, taken
 from guidance.learning import averages, update_in_parts
 from guidance.learning.matched import guidance_matched_loss
 from guidance.predictions import x0_from, x0_to
@@ -185,8 +185,8 @@ def _sample(problem, params, cond):
 
     @jax.jit
     def run(params):
-        x = sampling.initial_noise(jax.random.key(0), model.schedule, grid, model.shape, jnp.arange(size(cond)))
-        ask = model.denoise(params), guides.unguided(), sampling.ddim(), model.schedule, grid, x, cond
-        return sampling.sample(jax.random.key(1), *ask).x0
+        keys, step = (jax.random.key(0), jax.random.key(1)), sampling.ddim()
+        asked = model.denoise(params), guides.unguided(), step, model.schedule, grid, model.shape, cond
+        return sampling.from_noise(keys, *asked).x0
 
     return run(params)

@@ -9,8 +9,6 @@ import numpy as np
 
 from experiments.leaderboard.problems import GUIDED, SCHEDULE, Group
 from guidance import metrics, sampling, tables, weights
-from guidance.sampling.sample import advance, begin
-from guidance.shapes import row_keys
 from guidance.truth import mixtures
 
 REFERENCE = 4  # true samples that a measurement compares with, for each sample that it measures
@@ -94,23 +92,8 @@ def _sample(group, guide, step, truth, model, table, grid, steps, key, samples):
     dimension = truth.means.shape[-1]
     built = guide(weights.table(grid, table), truth.null)
     cond = jnp.repeat(jnp.arange(GUIDED), samples)
-    x = loop(group.denoise(model), built, step, SCHEDULE, (dimension,), grid, steps, key, cond)
-    return x.reshape(GUIDED, samples, dimension)
-
-
-def loop(denoise, guide, step, schedule, shape, grid, steps, key, cond):
-    """Samples [batch, *shape] of the conditions [batch], as `sampling.sample`, where the number of steps is data."""
-    start_key, step_key = jax.random.split(key)
-    ids = jnp.arange(len(cond))
-    x = sampling.initial_noise(start_key, schedule, grid, shape, ids)
-    keys = row_keys(step_key, ids)
-    solver = sampling.as_solver(step)
-
-    def body(i, carry):
-        return advance(keys, (i, grid[i], grid[i + 1]), denoise, guide, solver, schedule, *carry, cond)
-
-    start = x, begin(denoise, guide, solver, schedule, grid, x, cond)
-    return jax.lax.fori_loop(0, steps, body, start)[0]
+    asked = group.denoise(model), built, step, SCHEDULE, grid, (dimension,), cond
+    return sampling.from_noise(jax.random.split(key), *asked, steps=steps).x0.reshape(GUIDED, samples, dimension)
 
 
 def padded(grid, longest: int):

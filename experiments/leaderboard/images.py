@@ -135,9 +135,9 @@ def draw(workdir, config) -> tuple[str, str]:
 
 @jax.jit
 def _sampled(denoise, guide, schedule, grid, key, cond):
-    """DDIM samples [batch, 28, 28, 1] on the whole grid."""
-    steps = grid.shape[0] - 1
-    return evaluate.loop(denoise, guide, sampling.ddim(), schedule, mnist.IMAGE_SHAPE, grid, steps, key, cond)
+    """Draws DDIM samples [batch, 28, 28, 1]."""
+    keys, step = jax.random.split(key), sampling.ddim()
+    return sampling.from_noise(keys, denoise, guide, step, schedule, grid, mnist.IMAGE_SHAPE, cond).x0
 
 
 def _sampler(model, guide, step):
@@ -148,7 +148,8 @@ def _sampler(model, guide, step):
     def run(table, grid, steps, key):
         built = guide(weights.table(grid, table), model.null)
         cond = jnp.repeat(model.conditions, n)
-        x = evaluate.loop(model.denoise(()), built, step, model.schedule, model.shape, grid, steps, key, cond)
+        asked = model.denoise(()), built, step, model.schedule, grid, model.shape, cond
+        x = sampling.from_noise(jax.random.split(key), *asked, steps=steps).x0
         return x.reshape(mnist.CLASSES, n, *model.shape)
 
     return run

@@ -16,7 +16,6 @@ from experiments.problems import construct
 from experiments.runtime import drawing
 from experiments.runtime.drawing import Picture
 from guidance import sampling, weights
-from guidance.sampling.sample import sample
 from guidance.truth import mixtures
 
 PROBLEM = "attenuated"  # the one that is drawn: two classes of two modes each
@@ -189,16 +188,13 @@ def _paths(group, index) -> Picture:
     shown = ("unguided", "cfg", "angle_domain", "apg(cap=2.5)", "cfg_rescale", "cfg_zero_star")
     figure, panels = drawing.panels(len(shown), 2.6, 2.8, columns=3)
     times, n, lines = sampling.uniform_grid(40), 12, []
-    x = sampling.initial_noise(jax.random.key(2), SCHEDULE, times, (2,), jnp.arange(n))
     for axes, name in zip(panels, shown, strict=True):
         build = field.unguided if name == "unguided" else field.by_rule(construct.rule(name))
         guide = build(weights.constant(STRONG), truth.null)
         denoise, cond = group.denoise(model), jnp.zeros(n, jnp.int32)
-        out = np.asarray(
-            sample(
-                jax.random.key(0), denoise, guide, sampling.ddim(), SCHEDULE, times, x, cond, trajectory=True
-            ).trajectory
-        )
+        inputs = denoise, guide, sampling.ddim(), SCHEDULE, times, (2,), cond
+        keys = jax.random.key(2), jax.random.key(0)
+        out = np.asarray(sampling.from_noise(keys, *inputs, trajectory=True).trajectory)
         two_mode_panel(axes, truth, name, out[-1])
         axes.set_title(name, fontsize=9)
         for i, path in enumerate(out.transpose(1, 0, 2)):

@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+import jax
+
 from guidance import checks
 from guidance.guides import autoguided, both_branches, guided
 from guidance.guides.two import prediction_of
 from guidance.rules import cfg
-from guidance.types import Array, Cond, Denoise, Guide, Rule, Schedule, Weight
+from guidance.sampling import Sampled, from_noise
+from guidance.types import Array, Cond, Denoise, Guide, Rule, Schedule, Solver, Step, Weight
 
 
 class Model(NamedTuple):
@@ -34,3 +37,21 @@ class Model(NamedTuple):
         if self.weak is None:
             return guided(self.rule, weight, self.null, skip)
         return autoguided(self.rule, weight, self.weak, skip)
+
+    def sample(
+        self,
+        key: Array,
+        weight: Weight,
+        step: Step | Solver,
+        grid: Array,
+        shape: tuple[int, ...],
+        cond: Cond,
+        ids: Array,
+    ) -> Sampled:
+        """Draws noise and samples from it with this weight: `sampling.from_noise` with the two halves of the key.
+
+        cond leaves [batch, ...], ids [batch]; a sample follows from the key and its id.
+        """
+        return from_noise(
+            jax.random.split(key), self.denoise, self.guide(weight), step, self.schedule, grid, shape, cond, ids=ids
+        )

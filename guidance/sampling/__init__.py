@@ -21,7 +21,7 @@ from guidance.sampling.grids import (
     uniform_grid,
 )
 from guidance.sampling.grids import edm_grid as karras_grid
-from guidance.sampling.sample import Sampled, initial_noise, sample
+from guidance.sampling.sample import Sampled, from_noise, initial_noise, sample
 from guidance.sampling.solvers import as_solver, edm, edm_stochastic, exact_reverse, heun
 from guidance.sampling.steps import churned_ddim, ddim, ddpm, euler, transition
 from guidance.sampling.unipc import unipc
@@ -44,6 +44,7 @@ __all__ = [
     "edm_stochastic",
     "euler",
     "exact_reverse",
+    "from_noise",
     "heun",
     "initial_noise",
     "karras_grid",

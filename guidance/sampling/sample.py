@@ -18,6 +18,11 @@ class Sampled(NamedTuple):
     nfe: dict[str, Array]
     trajectory: Array | None  # [steps + 1, batch, ...], from noise to x0
 
+    @property
+    def evaluations(self) -> Array:
+        """Network evaluations per sample, all branches together."""
+        return jnp.asarray(sum(self.nfe.values()))
+
 
 class Running(NamedTuple):
     """The state of a sampler beside x: the guide's state, the evaluations so far by branch, the solver's memory."""
@@ -52,6 +57,7 @@ def sample(
     *,
     ids: Array | None = None,
     trajectory: bool = False,
+    steps: Array | None = None,
 ) -> Sampled:
     """Samples by running x from time grid[0] down to grid[-1]: x_{i+1} = step(guide(x_i, t_i, t_{i+1})).
 
@@ -61,7 +67,12 @@ def sample(
 
     `nfe` counts the evaluations that took place, so that skipped branches and corrections do not count. Times keep the
     dtype of the grid. x is kept in float32 or wider, whatever the dtype of the network; integer x (tokens) is not
-    cast. Raises TypeError or ValueError for arguments that do not fit (see `guidance.checks`).
+    cast.
+
+    steps: how many steps of the grid are taken, an integer that may be traced (default: all). Inside jit, grids that
+    zeros fill up to one length then compile once. There is no trajectory then, and no gradient.
+
+    Raises TypeError or ValueError for arguments that do not fit (see `guidance.checks`).
     """
     checks.inputs(key, guide, schedule, grid, x, cond)
     ids = jnp.arange(x.shape[0]) if ids is None else ids
@@ -74,10 +85,38 @@ def sample(
         return (x, running), (x if trajectory else None)
 
     start = (x, begin(denoise, guide, solver, schedule, grid, x, cond))
+    if steps is not None:
+        last, running = jax.lax.fori_loop(0, steps, lambda i, carry: body(carry, (i, grid[i], grid[i + 1]))[0], start)
+        return Sampled(last, running.nfe, None)
     (last, running), path = jax.lax.scan(body, start, step_inputs(grid))
     if trajectory:
         path = jnp.concatenate([x[None], path])
     return Sampled(last, running.nfe, path)
+
+
+def from_noise(
+    keys: Array | tuple[Array, Array],
+    denoise: Denoise,
+    guide: Guide,
+    step: Step | Solver,
+    schedule: Schedule,
+    grid: Array,
+    shape: tuple[int, ...],
+    cond: Cond,
+    *,
+    ids: Array | None = None,
+    trajectory: bool = False,
+    steps: Array | None = None,
+) -> Sampled:
+    """Samples from noise: draws `initial_noise` [batch, *shape] and runs `sample` on it.
+
+    keys: two keys, of the noise and of the steps, as from jax.random.split(key). cond leaves [batch, ...]. The other
+    arguments, and the errors, are those of `sample`.
+    """
+    noise_key, step_key = keys
+    ids = jnp.arange(jax.tree.leaves(cond)[0].shape[0]) if ids is None else ids
+    x = initial_noise(noise_key, schedule, grid, shape, ids)
+    return sample(step_key, denoise, guide, step, schedule, grid, x, cond, ids=ids, trajectory=trajectory, steps=steps)
 
 
 def step_inputs(grid: Array) -> tuple[Array, Array, Array]:

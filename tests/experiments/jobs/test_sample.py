@@ -195,7 +195,7 @@ def test_samples_that_are_not_finite_are_refused_and_the_others_kept(tmp_path, c
         return jnp.where((ids == 9)[:, None], jnp.nan, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "initial_noise", broken)
+        patch.setattr(sys.modules["guidance.sampling.sample"], "initial_noise", broken)
         err = refused(command(tmp_path), capsys, code=1)
     assert "1 seeds of this batch are not finite, the first is seed 9" in err
     assert os.listdir(tmp_path / "samples" / "parts") == ["part_000000.npz"]
