@@ -55,7 +55,7 @@ def in_data_parallel(problem: interface.Problem) -> interface.Problem:
         ),
         data=data
         and data._replace(
-            draw=lambda arrays, key, n: mesh.spread(data.draw(arrays, key, n)),
+            draw=lambda key, arrays, n: mesh.spread(data.draw(key, arrays, n)),
             arrays=mesh.shard(data.arrays),
         ),
     )

@@ -130,7 +130,9 @@ def _trained(problem, recipe: Recipe, rule: str) -> tuple[Callable, Callable]:
     weight = training.weight_of(net, model.schedule, recipe)
 
     def loss(params, key, base, data):
-        truth = Truth(functools.partial(own.draw, data), functools.partial(own.real, data))
+        truth = Truth(
+            lambda key, n: own.draw(key, data, n), lambda key, k, conditions: own.real(key, data, k, conditions)
+        )
         guided = model_of(problem, construct.rule(rule), base)
         return training.loss(key, guided, weight(params), truth, model.conditions, recipe)
 

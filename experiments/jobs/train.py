@@ -134,7 +134,7 @@ def _batch(problem, base, key, arrays, pair=None) -> Batch:
     """
     n = base.batch
     data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
-    x0, cond = problem.data.draw(arrays, data_key, n) if pair is None else pair
+    x0, cond = problem.data.draw(data_key, arrays, n) if pair is None else pair
     eps = jax.random.normal(noise_key, x0.shape)
     t = jax.random.uniform(time_key, (n,), minval=1e-3, maxval=1.0)
     drop = jax.random.uniform(drop_key, (n,)) < base.condition_dropout

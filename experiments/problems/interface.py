@@ -40,8 +40,8 @@ class Model(NamedTuple):
 class Data(NamedTuple):
     """What is learned from. `arrays` may be large: it is an argument of what is compiled, never a constant in it."""
 
-    draw: Callable[..., tuple[Array, Cond]]  # (arrays, key, n) -> training pairs (x0, cond), leaves [n, ...]
-    # (arrays, key, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
+    draw: Callable[..., tuple[Array, Cond]]  # (key, arrays, n) -> training pairs (x0, cond), leaves [n, ...]
+    # (key, arrays, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
     real: Callable[..., Array]
     arrays: Any = ()  # what `draw` and `real` draw from, a pytree
     # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training

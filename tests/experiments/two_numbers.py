@@ -59,7 +59,7 @@ class Measured:
         return {"error": float(error), "excess": float(excess), "end": float(n)}
 
 
-def draw(arrays, key, n):
+def draw(key, arrays, n):
     """Points of both classes, where a = 0 and omega = 1 end, with a little noise."""
     del arrays
     label_key, key = jax.random.split(key)
@@ -68,7 +68,7 @@ def draw(arrays, key, n):
     return jnp.stack([first, jnp.zeros(n)], axis=-1), cond
 
 
-def real(arrays, key, k, conditions):
+def real(key, arrays, k, conditions):
     del arrays
     first = 2.0 * (conditions[:, None] + 1) + 0.1 * jax.random.normal(key, (len(conditions), k))
     return jnp.stack([first, jnp.zeros_like(first)], axis=-1)
@@ -108,8 +108,8 @@ def by_tree(given: interface.Problem) -> interface.Problem:
         whole = cond["sign"] == SIGNS[cond["label"]]
         return jnp.where(whole, apply(params, x, t, cond["label"]), jnp.nan)
 
-    def draw_tree(arrays, key, n):
-        x0, labels = draw(arrays, key, n)
+    def draw_tree(key, arrays, n):
+        x0, labels = draw(key, arrays, n)
         return x0, tree(labels)
 
     return given._replace(
@@ -120,6 +120,6 @@ def by_tree(given: interface.Problem) -> interface.Problem:
             network=interface.Network(init, apply_tree, "x0"),
         ),
         data=data._replace(
-            draw=draw_tree, real=lambda arrays, key, k, conditions: real(arrays, key, k, conditions["label"])
+            draw=draw_tree, real=lambda key, arrays, k, conditions: real(key, arrays, k, conditions["label"])
         ),
     )

@@ -1,4 +1,4 @@
-"""What problems on labelled images share: draws from a finite set, metrics in a classifier's features, pictures."""
+"""What problems on labelled images share: checks of their classes, metrics in a classifier's features, pictures."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,22 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance import metrics
+from guidance import metrics, pools
+from guidance.pools import Pool
 from guidance.types import Array
 
 NEIGHBOURS = 5
 TUNED = ("frechet_distance", "energy_distance")  # of `measure`, what hand-made weights are tuned on
 COLUMNS, ROWS = 10, 6  # of a picture: classes, and samples of each
 MANIFOLD = 2000  # held-out images that precision, recall, density and coverage see; their cost is quadratic
-
-
-class Pool(NamedTuple):
-    """Images sorted by label, so that one class is one run of rows."""
-
-    images: Array  # [N, ...]: [H, W, C] in [0, 1], or whatever else stands for an image
-    labels: Array  # [N]
-    starts: Array  # [G]
-    counts: Array  # [G]
 
 
 def check_classes(
@@ -49,26 +41,9 @@ def check_classes(
 
 
 def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
-    """Sorts by label. Raises ValueError if a class is empty, or a label none of theirs."""
+    """Sorts images by label. Raises ValueError if a class is empty, or a label none of theirs."""
     check_classes(labels, classes)
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels, minlength=classes)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return Pool(jnp.asarray(images[order]), jnp.asarray(labels[order]), jnp.asarray(starts), jnp.asarray(counts))
-
-
-def draw(data: Pool, key: Array, n: int) -> tuple[Array, Array]:
-    """n pairs (image, label) with replacement."""
-    rows = jax.random.randint(key, (n,), 0, data.images.shape[0])
-    return data.images[rows], data.labels[rows]
-
-
-def draw_each(data: Pool, key: Array, k: int, labels: Array) -> Array:
-    """k images of each of K classes with replacement, [K, k, H, W, C]."""
-    starts, counts = data.starts[labels], data.counts[labels]
-    unit = jax.random.uniform(key, (labels.shape[0], k))
-    rows = starts[:, None] + jnp.floor(unit * counts[:, None]).astype(jnp.int32)
-    return data.images[jnp.minimum(rows, (starts + counts - 1)[:, None])]
+    return pools.pool(images, labels, np.arange(classes))
 
 
 class Meter(NamedTuple):

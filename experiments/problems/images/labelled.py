@@ -23,12 +23,13 @@ from experiments.problems.images import inception, judge
 from experiments.problems.interface import Data, Instrument, Model, Network, Problem, shares
 from experiments.runtime import launch, mesh, progress
 from experiments.runtime.loop import compiled, fit
-from guidance import predictions, schedules
+from guidance import pools, predictions, schedules
 from guidance.learning import update
 from guidance.nets.convolution import Conv
 from guidance.nets.dit import DiT
 from guidance.nets.mlp import DenoiserMLP
 from guidance.nets.unet import UNet
+from guidance.pools import Pool
 
 SPLIT_SEED = 0
 CHUNK = 160  # evaluations at a time on a CPU
@@ -164,8 +165,12 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
     example = jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     network = Network(lambda key: net.init(key, *example), net.apply, kind)
 
-    def real(data, key, k, conditions):
-        return 2 * judge.draw_each(data, key, k, conditions) - 1
+    def draw(key, arrays, n):
+        x, labels = pools.draw(key, arrays, n)
+        return 2 * x - 1, labels
+
+    def real(key, arrays, k, conditions):
+        return 2 * pools.draw_each(key, arrays, k, conditions) - 1
 
     def denoise(params):
         whole = predictions.as_denoise(net.apply, params, kind, schedule)
@@ -182,22 +187,22 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
         apart = everything.images[np.concatenate([judges, held])]
         meter = inception.load(settings, inception.as_images("held-out images", apart, Partial(jnp.asarray)))
         of_floor, _ = shares(every, config.eval.samples)
-        true = functools.partial(real, training)
+        true = lambda key, n, conditions: real(key, training, n, conditions)  # noqa: E731
         instrument = inception.instrument(meter, Partial(_to_unit), true, of_floor, show)
         name += f", FID of {config.eval.samples} samples"
     return Problem(
         name,
         Model(schedule, shape, every, classes, denoise, network, to_images=Partial(_to_unit)),
-        Data(lambda arrays, key, n: _centred(judge.draw(arrays, key, n)), real, training, names=everything.names),
+        Data(draw, real, training, names=everything.names),
         instrument,
     )
 
 
-def _by_classifier(read, meter: judge.Meter, training: judge.Pool, conditions, picture) -> Instrument:
+def _by_classifier(read, meter: judge.Meter, training: Pool, conditions, picture) -> Instrument:
     """What measures in the features of the classifier `read`."""
     return Instrument(
         measure=lambda key, samples, full: judge.measure(meter, _to_unit(samples), full),
-        floor=lambda key, n, full: judge.measure(meter, judge.draw_each(training, key, n, conditions), full),
+        floor=lambda key, n, full: judge.measure(meter, pools.draw_each(key, training, n, conditions), full),
         tuned=judge.TUNED,
         picture=picture,
         features=lambda x: read(_to_unit(x))[0],
@@ -212,15 +217,11 @@ def _parts(count: int, settings):
     return data.split(count, (settings.train_fraction, settings.classifier_fraction, rest), SPLIT_SEED)
 
 
-def _centred(pair):
-    return 2 * pair[0] - 1, pair[1]
-
-
 def _to_unit(x):
     return (x + 1) / 2
 
 
-def _train_classifier(judges: judge.Pool, classes: int, shape, steps: int, folder: pathlib.Path):
+def _train_classifier(judges: Pool, classes: int, shape, steps: int, folder: pathlib.Path):
     """A jitted (images in [0, 1]) -> (features, logits), trained on its own split with one-pixel shifts.
 
     It is kept in `folder`: trained again on another number of threads or devices it would be another one.
@@ -230,7 +231,7 @@ def _train_classifier(judges: judge.Pool, classes: int, shape, steps: int, folde
 
     def loss(params, key, judges):
         draw_key, shift_key = jax.random.split(key)
-        x, labels = judge.draw(judges, draw_key, 128)
+        x, labels = pools.draw(draw_key, judges, 128)
         shift = jax.random.randint(shift_key, (2,), -1, 2)
         _, logits = net.apply(params, jnp.roll(x, shift, (1, 2)))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))

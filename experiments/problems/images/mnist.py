@@ -15,7 +15,7 @@ from experiments import data
 from experiments.files import tensors
 from experiments.problems.images import judge
 from experiments.problems.interface import Data, Instrument, Model, Problem
-from guidance import predictions, schedules
+from guidance import pools, predictions, schedules
 from guidance.nets import flow_vit, lenet
 from guidance.types import Denoise
 
@@ -48,10 +48,10 @@ def build(config, folder) -> Problem:
             denoise=lambda params: predictions.in_chunks(model.denoise, CHUNK),
             to_images=Partial(jnp.asarray),
         ),
-        Data(judge.draw, judge.draw_each, training),
+        Data(pools.draw, pools.draw_each, training),
         Instrument(
             measure=lambda key, samples, full: judge.measure(meter, samples, full),
-            floor=lambda key, n, full: judge.measure(meter, judge.draw_each(training, key, n, every), full),
+            floor=lambda key, n, full: judge.measure(meter, pools.draw_each(key, training, n, every), full),
             tuned=judge.TUNED,
             picture=judge.picture,
             features=lambda x: look(x).features,

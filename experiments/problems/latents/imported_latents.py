@@ -8,8 +8,6 @@ it. A bounded pool and no stream from disk is our choice: the weights see no ima
 For the job `sample` there is no need of latents, and the problem is that of `imported`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +19,9 @@ from experiments.problems.images import inception, judge
 from experiments.problems.interface import Data, Problem, shares
 from experiments.problems.latents import imported
 from experiments.runtime import launch, mesh, progress
+from guidance import pools
 from guidance.nets import vae
+from guidance.pools import Pool
 
 SEED = 0
 SYNTHETIC = 4  # latents of each class
@@ -66,28 +66,29 @@ def with_data(problem: Problem, config, latents: data.Latents | None, feed=None)
     def show(axes, samples):
         judge.picture(axes, samples, _in_blocks(model.to_images), latents and latents.names)
 
-    means = vae.scale_latents(np.asarray(pool.images[:, 0, 0], np.float32))
+    means = vae.scale_latents(np.asarray(pool.x0[:, 0, 0], np.float32))
     decode = mesh.shard(model.to_images)
     meter = inception.load(settings, inception.as_images("decoded latents", means, decode))
+    true = lambda key, k, conditions: real(key, pool, k, conditions)  # noqa: E731
     of_floor, _ = shares(model.conditions, config.eval.samples)
     return problem._replace(
         name=f"{problem.name}, FID of {config.eval.samples} samples",
         data=Data(draw, real, pool, feed, latents and latents.names),
-        instrument=inception.instrument(meter, decode, functools.partial(real, pool), of_floor, show),
+        instrument=inception.instrument(meter, decode, true, of_floor, show),
     )
 
 
-def draw(pool: judge.Pool, key, n: int):
+def draw(key, pool: Pool, n: int):
     """n pairs (latents, label)."""
     row_key, view_key = jax.random.split(key)
-    laws, labels = judge.draw(pool, row_key, n)
+    laws, labels = pools.draw(row_key, pool, n)
     return views(jax.random.split(view_key, n), laws), labels
 
 
-def real(pool: judge.Pool, key, k: int, conditions):
+def real(key, pool: Pool, k: int, conditions):
     """Latents of k images of each condition, [K, k, h, w, channels]."""
     row_key, view_key = jax.random.split(key)
-    laws = judge.draw_each(pool, row_key, k, conditions)
+    laws = pools.draw_each(row_key, pool, k, conditions)
     flat = laws.reshape(-1, *laws.shape[2:])
     return views(jax.random.split(view_key, len(flat)), flat).reshape(*laws.shape[:2], *laws.shape[4:])
 

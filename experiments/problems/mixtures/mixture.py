@@ -51,8 +51,8 @@ def build(config, folder) -> Problem:
         _name(settings),
         Model(schedule, (dimension,), every, classes, denoise, network),
         Data(
-            draw=lambda _, key, n: mixtures.sample_joint(key, data, n),
-            real=lambda _, key, k, conditions: of_target(key, k, conditions),
+            draw=lambda key, _, n: mixtures.sample_joint(key, data, n),
+            real=lambda key, _, k, conditions: of_target(key, k, conditions),
         ),
         Instrument(
             measure,

@@ -49,7 +49,7 @@ def test_trees_are_fed_from_disk_as_they_are_drawn(tmp_path):
 
     def feed(batch, part, seed):
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        draw = lambda i: drawn.data.draw((), jax.random.split(jax.random.fold_in(key, i), 4)[0], batch)  # noqa: E731
+        draw = lambda i: drawn.data.draw(jax.random.split(jax.random.fold_in(key, i), 4)[0], (), batch)  # noqa: E731
         return lambda i: jax.tree.map(np.asarray, draw(i))
 
     levels = []
@@ -63,8 +63,8 @@ def test_trees_are_fed_from_disk_as_they_are_drawn(tmp_path):
 def test_a_broken_batch_is_kept_leaf_by_leaf(tmp_path):
     _, (problem, _) = both()
 
-    def draw(arrays, key, n):
-        x0, cond = problem.data.draw(arrays, key, n)
+    def draw(key, arrays, n):
+        x0, cond = problem.data.draw(key, arrays, n)
         return x0 * jnp.nan, cond
 
     with pytest.raises(progress.Diverged):

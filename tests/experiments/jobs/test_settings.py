@@ -295,7 +295,7 @@ def _written(folder, count=20, label=lambda i: i % 10, spoil=lambda a: a, **abou
 
 def test_latents_are_drawn_from_both_views_of_the_right_images(tmp_path):
     problem = problems.build(load(LATENTS + ":smoke", _written(tmp_path / "latents")))
-    z, labels = jax.jit(problem.data.draw, static_argnums=2)(problem.data.arrays, jax.random.key(0), 4000)
+    z, labels = jax.jit(problem.data.draw, static_argnums=2)(jax.random.key(0), problem.data.arrays, 4000)
     z = np.asarray(z).reshape(4000, 16) / vae.SCALE
     image = np.rint(np.abs(z.mean(1))).astype(int)
     near = image % 10 == np.asarray(labels)
@@ -304,7 +304,7 @@ def test_latents_are_drawn_from_both_views_of_the_right_images(tmp_path):
     assert abs(z.std(axis=1, ddof=1).mean() - 0.983) < 5 * 0.18 / np.sqrt(4000)  # c4(16) of 16 standard normals
     far = image > 3
     assert abs((z.mean(1) > 0)[far].mean() - 0.5) < 5 * 0.5 / np.sqrt(far.sum())
-    each = problem.data.real(problem.data.arrays, jax.random.key(1), 50, jnp.asarray([7, 3]))
+    each = problem.data.real(jax.random.key(1), problem.data.arrays, 50, jnp.asarray([7, 3]))
     assert each.shape == (2, 50, 2, 2, 4)
     third = np.rint(np.abs(np.asarray(each[1]).reshape(50, 16).mean(1) / vae.SCALE))
     assert np.isin(third, [2, 3, 4, 12, 13, 14]).all()
@@ -352,7 +352,7 @@ def _problem(source):
 @pytest.mark.parametrize("source", SMOKES)
 def test_a_setting_is_built(source):
     problem = _problem(source)
-    x0, cond = problem.data.draw(problem.data.arrays, jax.random.key(0), 3)
+    x0, cond = problem.data.draw(jax.random.key(0), problem.data.arrays, 3)
     assert x0.shape == (3, *problem.model.shape) and cond.shape == (3,) and len(problem.model.conditions) == 10
     assert problem.model.shape == ((32, 32, 4) if "latents" in source else (64, 64, 3))
     pictures = jax.eval_shape(problem.model.to_images, jax.ShapeDtypeStruct((2, *problem.model.shape), jnp.float32))

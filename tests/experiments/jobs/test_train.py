@@ -28,7 +28,7 @@ def _truth():
     config = load(CONFIG)
     problem = problems.build(config)
     schedule = problem.model.schedule
-    x0, cond = problem.data.draw(problem.data.arrays, jax.random.key(1), 1000)
+    x0, cond = problem.data.draw(jax.random.key(1), problem.data.arrays, 1000)
     t = jnp.linspace(0.2, 0.9, 1000)
     x = diffuse(schedule, x0, jax.random.normal(jax.random.key(2), x0.shape), t)
     return x, t, cond, jax.jit(mixtures.denoise(mixture.truth(config.problem), schedule))(x, t, cond)
@@ -61,7 +61,7 @@ def test_a_guidance_matched_denoiser_is_right_when_guided_at_its_weight(tmp_path
     assert matched[2.0] == pytest.approx(plain[0.0], rel=0.4)
 
 
-def _draw(arrays, key, n):
+def _draw(key, arrays, n):
     return jax.random.normal(key, (n, 1)), jnp.zeros(n, jnp.int32)
 
 
@@ -131,7 +131,7 @@ def test_a_feed_takes_the_place_of_draws(tmp_path):
         def at(i):
             asked.append(i)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), i)
-            return tuple(map(np.asarray, _draw((), jax.random.split(key, 4)[0], batch)))
+            return tuple(map(np.asarray, _draw(jax.random.split(key, 4)[0], (), batch)))
 
         return at
 

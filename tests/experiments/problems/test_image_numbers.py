@@ -140,22 +140,6 @@ def test_fewer_samples_than_classes_are_compared_with_their_own_classes():
     assert values["energy_distance"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_draws_of_a_class_are_equally_often_each_of_its_images():
-    """Every row of the class and none of another, each with the same chance."""
-    labels = np.repeat([0, 1, 2], [4, 3, 5])
-    pool = judge.pool(np.arange(12.0)[::-1, None], labels[::-1], 3)
-    drawn = np.asarray(judge.draw_each(pool, jax.random.key(0), 6000, jnp.asarray([2, 0])))[..., 0]
-    for got, members in zip(drawn, (range(7, 12), range(4)), strict=True):
-        values, counts = np.unique(got, return_counts=True)
-        np.testing.assert_array_equal(values, list(members))
-        share = 1 / len(members)
-        assert np.all(np.abs(counts / 6000 - share) < 5 * np.sqrt(share / 6000))
-    x, cond = judge.draw(pool, jax.random.key(1), 6000)
-    np.testing.assert_array_equal(labels[np.asarray(x)[:, 0].astype(int)], cond)
-    counts = np.bincount(np.asarray(x)[:, 0].astype(int), minlength=12)
-    assert np.all(np.abs(counts / 6000 - 1 / 12) < 5 * np.sqrt(1 / 12 / 6000))
-
-
 def test_pixels_are_rounded_to_the_nearest_level():
     levels = jnp.asarray([-0.2, 0.0, 0.4 / 255, 0.6 / 255, 100.4 / 255, 100.6 / 255, 254.6 / 255, 1.0, 1.4])
     assert judge.to_pixels(levels).tolist() == [0, 0, 0, 1, 100, 101, 255, 255, 255]

@@ -48,7 +48,7 @@ def test_what_it_is_made_of(source, network, tmp_path):
     problem = problems.build(load(CONFIG, _overrides(source, **{"base.network": network})), tmp_path)
     model, drawn, instrument = problem.model, problem.data, problem.instrument
     assert model.shape == (12, 12, 1) and model.null == 2 and problem.name.startswith(f"halves.npz, {network}")
-    x0, cond = drawn.draw(drawn.arrays, jax.random.key(0), 16)
+    x0, cond = drawn.draw(jax.random.key(0), drawn.arrays, 16)
     assert x0.shape == (16, 12, 12, 1) and float(x0.min()) >= -1 and float(x0.max()) <= 1 and cond.shape == (16,)
     right = np.asarray(x0)[:, :, 6:].mean((1, 2, 3)) > np.asarray(x0)[:, :, :6].mean((1, 2, 3))
     np.testing.assert_array_equal(right, np.asarray(cond) == 1)
@@ -93,7 +93,7 @@ def test_what_does_not_fit_memory_is_fed_and_what_is_set_apart_is_not(tmp_path):
     fed = set(np.concatenate(seen))
     apart = round(80 * (1 - config.problem.train_fraction))
     assert len(fed) == n - apart
-    drawn = set(level(problem.data.draw(problem.data.arrays, jax.random.key(0), 2000)[0]))
+    drawn = set(level(problem.data.draw(jax.random.key(0), problem.data.arrays, 2000)[0]))
     assert drawn <= fed and len(drawn) == 80 - apart
 
 

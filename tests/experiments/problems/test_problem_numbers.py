@@ -53,8 +53,8 @@ def test_the_denoiser_the_classifier_and_the_metrics_see_images_of_their_own(sou
     seen = {}
 
     def classifier(pool, classes, shape, steps, folder):
-        seen["classifier"] = set(level(pool.images).tolist())
-        np.testing.assert_array_equal(level(pool.images) % 2, pool.labels)
+        seen["classifier"] = set(level(pool.x0).tolist())
+        np.testing.assert_array_equal(level(pool.x0) % 2, pool.cond)
         return jax.jit(lambda x: (jnp.mean(x, axis=(1, 2)), jnp.zeros((len(x), classes))))
 
     def meter(read, images, labels):
@@ -73,10 +73,10 @@ def test_the_denoiser_the_classifier_and_the_metrics_see_images_of_their_own(sou
     problem = problems.build(config, tmp_path)
     assert seen == {"classifier": judges, "reference": held}
 
-    x0, cond = problem.data.draw(problem.data.arrays, jax.random.key(0), 2000)
+    x0, cond = problem.data.draw(jax.random.key(0), problem.data.arrays, 2000)
     assert set(level((x0 + 1) / 2).tolist()) == own and float(x0.min()) >= -1
     np.testing.assert_array_equal(level((x0 + 1) / 2) % 2, cond)
-    real = problem.data.real(problem.data.arrays, jax.random.key(1), 500, jnp.asarray([1, 0]))
+    real = problem.data.real(jax.random.key(1), problem.data.arrays, 500, jnp.asarray([1, 0]))
     assert set(level((real[0] + 1) / 2).tolist()) == {i for i in own if i % 2 == 1}
     assert set(level((real[1] + 1) / 2).tolist()) == {i for i in own if i % 2 == 0}
 
@@ -116,7 +116,7 @@ def test_a_fid_without_a_reference_file_is_to_all_images_that_are_set_apart(sour
     problem = problems.build(config, tmp_path)
     assert sorted(map(int, seen)) == sorted(judges | held)
     assert problem.instrument.tuned == ("fid",) and f"FID of {config.eval.samples} samples" in problem.name
-    x0, _ = problem.data.draw(problem.data.arrays, jax.random.key(0), 2000)
+    x0, _ = problem.data.draw(jax.random.key(0), problem.data.arrays, 2000)
     assert set(level((x0 + 1) / 2).tolist()) == own
 
 
@@ -194,7 +194,7 @@ def test_the_floor_is_that_of_independent_true_samples(tilted):
     energies = np.array([one["energy_distance"] for one in found])
     error = energies.std(ddof=1) / 6**0.5
     assert abs(energies.mean()) < 5 * error and error < 0.01
-    own = problem.data.real(problem.data.arrays, jax.random.key(0), 400, problem.model.conditions)
+    own = problem.data.real(jax.random.key(0), problem.data.arrays, 400, problem.model.conditions)
     shared = problem.instrument.measure(jax.random.key(0), own, True)  # the reference of this key begins like these
     assert abs(shared["energy_distance"] - energies[0]) > 1e-4
     shares = np.array([one["mode_share_error"] for one in found])

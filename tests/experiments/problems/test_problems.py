@@ -9,7 +9,6 @@ from experiments import data, problems
 from experiments.config import ConfigError
 from experiments.jobs import evaluate, learn, report, train
 from experiments.main import load
-from experiments.problems.images import judge
 from experiments.problems.mixtures import mixture
 from guidance.truth import mixtures
 from tests import oracles
@@ -33,9 +32,9 @@ def test_every_preset_builds_and_draws(preset):
     config = load(f"{CONFIGS / 'mixture.py'}:{preset}")
     problem = problems.build(config)
     draw, real = (jax.jit(one, static_argnums=2) for one in (problem.data.draw, problem.data.real))
-    x0, cond = draw(problem.data.arrays, jax.random.key(0), 6)
+    x0, cond = draw(jax.random.key(0), problem.data.arrays, 6)
     assert x0.shape == (6, *problem.model.shape) and cond.shape == (6,)
-    drawn = real(problem.data.arrays, jax.random.key(0), 3, problem.model.conditions)
+    drawn = real(jax.random.key(0), problem.data.arrays, 3, problem.model.conditions)
     assert drawn.shape == (config.problem.classes, 3, *problem.model.shape)
     assert (problem.reward is not None) == (preset == "reward")
 
@@ -46,7 +45,7 @@ def test_reward_targets_the_tilted_law():
     problem = problems.build(config)
     plain = mixture.truth(config.problem)
     real = jax.jit(problem.data.real, static_argnums=2)
-    tilted = np.asarray(real(problem.data.arrays, jax.random.key(1), 20000, problem.model.conditions))
+    tilted = np.asarray(real(jax.random.key(1), problem.data.arrays, 20000, problem.model.conditions))
 
     @jax.jit
     def untilted(c):
@@ -76,19 +75,6 @@ def test_a_job_that_needs_a_missing_part_says_so_before_anything_else(job, part,
 def test_an_imported_network_comes_without_data_and_instrument():
     problem = problems.build(load(f"{CONFIGS / 'sample.py'}", {"problem.weights": "random", "problem.vae": "random"}))
     assert (problem.data, problem.instrument, problem.reward) == (None, None, None)
-
-
-def test_draws_keep_images_and_labels_together():
-    labels = np.repeat(np.arange(4), [1, 7, 3, 5])
-    shuffled = np.random.default_rng(0).permutation(labels)
-    pictures = np.broadcast_to(shuffled[:, None, None, None], (16, 2, 2, 1)).astype(np.float32)
-    pool = judge.pool(pictures, shuffled, 4)
-    x, cond = judge.draw(pool, jax.random.key(0), 200)
-    np.testing.assert_array_equal(x[:, 0, 0, 0], cond)
-    each = judge.draw_each(pool, jax.random.key(1), 200, jnp.arange(4))
-    np.testing.assert_array_equal(each[..., 0, 0, 0], np.repeat(np.arange(4)[:, None], 200, axis=1))
-    with pytest.raises(ValueError, match="class 4 has no image"):
-        judge.pool(pictures, shuffled, 5)
 
 
 @pytest.fixture(scope="module")
