@@ -29,13 +29,9 @@ def trainer(group: Group, rule, steps: int, updates: int):
 
     def train(truth, model, key):
         params = training.initial(key, net, labels)
-
-        def one(state, key):
-            params, opt_state, _ = learning.update(key, optimizer, functools.partial(loss, truth, model), *state)
-            return (params, opt_state), None
-
         keys = jax.random.split(jax.random.fold_in(key, 1), updates)
-        (params, _), _ = jax.lax.scan(one, (params, optimizer.init(params)), keys)
+        loss_here = functools.partial(loss, truth, model)
+        params, _ = learning.updates(keys, optimizer, loss_here, params, optimizer.init(params))
         return weights.tabulated(weight(params), grid, labels)
 
     def train_all(key):

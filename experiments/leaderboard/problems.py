@@ -5,9 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import Partial
 
-from guidance import predictions, schedules
+from guidance import learning, predictions, schedules
 from guidance.nets.mlp import DenoiserMLP
 from guidance.truth import mixtures, model_errors
 from guidance.truth.mixtures import Mixture
@@ -88,13 +89,10 @@ def _attenuated(name, truth) -> Group:
 
 
 def _networks(key, base_steps) -> Group:
-    """A small network trained on the ring for too short a time, and for longer."""
-    import optax
-
+    """Trains a small network on the ring for too short a time, and for longer."""
     truth = mixtures.from_classes([[[2.0, 0.0], [0.0, 2.0]], [[-2.0, 0.0], [0.0, -2.0]]], 0.15, [[0.6, 0.4]] * 2)
     net = DenoiserMLP(2, 64, 3)
-    init = net.init(key, jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    optimizer = optax.adam(1e-3)
+    params, optimizer = net.init(key, jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32)), optax.adam(1e-3)
 
     def loss(params, key):
         data, noise, time, drop = jax.random.split(key, 4)
@@ -104,15 +102,10 @@ def _networks(key, base_steps) -> Group:
         out = net.apply(params, (1 - t)[:, None] * x0 + t[:, None] * eps, t, cond)
         return jnp.mean((out - (eps - x0)) ** 2)
 
-    def update(state, key):
-        params, opt = state
-        updates, opt = optimizer.update(jax.grad(loss)(params, key), opt)
-        return (optax.apply_updates(params, updates), opt), None
-
-    run = jax.jit(lambda state, keys: jax.lax.scan(update, state, keys)[0])
-    trained, state, done = [], (init, optimizer.init(init)), 0
+    run = jax.jit(lambda keys, *state: learning.updates(keys, optimizer, loss, *state))
+    trained, state, done = [], (params, optimizer.init(params)), 0
     for steps in base_steps:
-        state = run(state, jax.random.split(jax.random.fold_in(key, steps), steps - done))
+        state = run(jax.random.split(jax.random.fold_in(key, steps), steps - done), *state)
         done = steps
         trained.append(state[0])
     denoise = Partial(predictions.as_denoise, net.apply, kind="velocity", schedule=SCHEDULE)

@@ -21,10 +21,10 @@ from guidance.learning.one_step import (
     self_consistency,
 )
 from guidance.learning.rollout import REMAT, Rollout, rollout_loss
-from guidance.learning.updating import update, update_in_parts
+from guidance.learning.updating import update, update_in_parts, updates
 
 __all__ = [
     "REMAT", "Model", "OneStep", "Particles", "Rollout", "draw_steps", "guided_particles", "l2",
     "marginal_consistency", "mean_reward", "per_condition_consistency", "reward_only", "rollout_loss",
-    "score_matching", "self_consistency", "update", "update_in_parts",
+    "score_matching", "self_consistency", "update", "update_in_parts", "updates",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""One step of an optimiser on a loss, as pure functions."""
+"""Steps of an optimiser on a loss, as pure functions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,18 @@ def update(key: Array, optimizer: optax.GradientTransformation, loss, params, op
     The metrics are "loss", before the step, and "gradient_norm".
     """
     return _applied(optimizer, params, opt_state, *jax.value_and_grad(loss)(params, key))
+
+
+def updates(keys: Array, optimizer: optax.GradientTransformation, loss, params, opt_state):
+    """Takes an `update` for each of keys [n], all in one scan; returns (params, opt_state).
+
+    A small network is trained by one compiled program so, of which no one sees the loss.
+    """
+
+    def one(state, key):
+        return update(key, optimizer, loss, *state)[:2], None
+
+    return jax.lax.scan(one, (params, opt_state), keys)[0]
 
 
 def update_in_parts(optimizer: optax.GradientTransformation, loss, params, opt_state, parts):
