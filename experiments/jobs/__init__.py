@@ -1,4 +1,4 @@
-"""Jobs: train a base denoiser, learn guidance, evaluate, report; sample; encode. `run` does what config.job names."""
+"""Jobs: train a base denoiser, learn guidance, evaluate, report; sample; encode. `run` runs what config.job names."""
 
 from jax.tree_util import Partial
 
@@ -10,7 +10,7 @@ from experiments.runtime import mesh, sizes
 
 
 def run(config, workdir) -> None:
-    """Runs one job, or with config.job = "all" the chain; what is already done is restored, not repeated.
+    """Runs one job or, with config.job = "all", the chain. What an earlier command has done is restored, not repeated.
 
     Raises ConfigError, in one line, for what does not fit this machine.
     """
@@ -25,7 +25,7 @@ def _run(config, workdir) -> None:
         return
     try:
         problem = in_data_parallel(problems.build(config, workdir))
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # what a user's files are not
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # of the user's files
         raise ConfigError(str(error)) from error
     construct.check(config, problem.model)
     if config.job == "train":
@@ -41,7 +41,7 @@ def _run(config, workdir) -> None:
 
 
 def in_data_parallel(problem: interface.Problem) -> interface.Problem:
-    """The same problem with the batches that it draws and that its networks see cut over the devices."""
+    """Returns the problem with its batches cut over the devices: those that it draws and those that networks see."""
 
     model, data = problem.model, problem.data
 

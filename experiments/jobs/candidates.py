@@ -1,4 +1,4 @@
-"""The hand-made competitors of the job `evaluate`: families with one or two knobs, and what samples with each."""
+"""The weights that the job `evaluate` compares: hand-made families with one or two knobs, and learned ones."""
 
 import functools
 from collections.abc import Callable
@@ -24,16 +24,20 @@ UNGUIDED = {"unguided": "unguided", TWICE: "unguided, 2 x steps"}  # family: wha
 class Candidate(NamedTuple):
     """A weight to evaluate.
 
-    `family`, `called` and `rule` are what it is: the family that its knobs are tuned in, the calls of its weight and
-    of the rule that the weight enters, all knobs spelled (of a learned weight, the name of its task). `method` and
-    `words` are what people see. `longer`: how many times the steps it takes.
+    family         among whose members the best is chosen
+    method, words  what people see
+    settings       its knobs
+    weight         grid -> the weight
+    called, rule   the call of the weight (of a learned one, the name of its task) and of the rule that it enters, with
+                   all knobs spelled
+    longer         how many times as many steps it takes
     """
 
     family: str
     method: str
     settings: dict
     words: str
-    weight: Callable[[Array], Weight]  # of the grid
+    weight: Callable[[Array], Weight]
     called: str
     rule: str = "cfg"
     longer: int = 1
@@ -41,13 +45,13 @@ class Candidate(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from every other; nothing in it is English."""
+        """What tells this weight from every other. Words for people are no part of it."""
         kind = "learned" if self.learned else "weight"
         return {"family": self.family, kind: self.called, "rule": self.rule, "longer": self.longer}
 
 
 def candidates(config, schedule: Schedule) -> list[Candidate]:
-    """Unguided, constants, intervals, clamped ramps, and the families of eval.others, on the grids of the config."""
+    """Returns the hand-made weights of a config: unguided, constants, intervals, clamped ramps, and eval.others."""
     found = [_fixed("unguided", {"family": "unguided"}, "omega = 0", "constant(0)")]
     omegas = [omega for omega in config.eval.omegas if omega != 0]
     for omega in omegas:
@@ -67,13 +71,13 @@ def candidates(config, schedule: Schedule) -> list[Candidate]:
 
 
 def learned(task, weight: Weight) -> Candidate:
-    """The weight that a task of job `learn` has learned."""
-    settings, shape = {"family": task.family, "line": task.line}, functools.partial(_same, weight)
-    return Candidate(task.family, task.name, settings, "omega(s, t, c)", shape, task.name, task.rule, learned=True)
+    """Returns the weight that a task of the job `learn` has learned, as a candidate."""
+    settings, on_grid = {"family": task.family, "line": task.line}, functools.partial(_same, weight)
+    return Candidate(task.family, task.name, settings, "omega(s, t, c)", on_grid, task.name, task.rule, learned=True)
 
 
 def _fixed(family: str, settings, words, text: str, rule: str = "cfg", longer: int = 1, method: str = "") -> Candidate:
-    """A candidate whose weight is the same on every grid."""
+    """Returns a candidate whose weight is the same on every grid."""
     weight = functools.partial(_same, construct.fixed(text))
     called, method = spelled("weight", text, WEIGHTS), method or UNGUIDED.get(family, family)
     return Candidate(family, method, settings, words, weight, called, rule, longer)
@@ -93,8 +97,8 @@ def _other(text: str, omegas, schedule: Schedule) -> list[Candidate]:
         if name == AUTOGUIDED or name in COMBINATIONS:
             found.append(_fixed(text, settings, words, f"constant({written(omega)})", text, method=method))
         else:
-            shape = functools.partial(_on_grid, text, schedule, omega)
-            found.append(Candidate(text, method, settings, words, shape, f"{text}, omega={written(omega)}"))
+            on_grid = functools.partial(_on_grid, text, schedule, omega)
+            found.append(Candidate(text, method, settings, words, on_grid, f"{text}, omega={written(omega)}"))
     return found
 
 

@@ -1,8 +1,8 @@
-"""Job `encode`: images of any source -> the laws of their latents, in files that `data.Latents` reads.
+"""Job `encode`: writes the laws of the latents of images, of any source, in files that `data.Latents` reads.
 
-A shard is finished when its file is there, whole; a run that was stopped or killed goes on at the first that is
-missing, and loses what it had done of one shard. Images are read ahead by threads while the devices compute. Of every
-batch each process reads the part that its devices encode; the first writes.
+The file of a shard appears once the shard is whole. A run that was stopped or killed goes on at the first shard that
+is missing, and loses what it had done of one. Threads read images ahead while the devices compute. Every process reads
+the part of a batch that its devices encode; the first one writes.
 """
 
 import collections
@@ -28,10 +28,10 @@ COLOURS = 3
 
 
 def run(config, workdir) -> None:
-    """Writes the shards that are missing and prints how many images a second it took.
+    """Writes the shards that are missing, and prints how many images a second it encoded.
 
     Raises ConfigError, in one line, for a source, an image or weights that cannot be used and for latents that are not
-    finite; `progress.Stopped` when asked to stop.
+    finite. Raises `progress.Stopped` when a stop was requested.
     """
     with _in_one_line():
         source = data.chosen(config.problem)
@@ -52,8 +52,8 @@ def run(config, workdir) -> None:
                 if progress.stop_requested():
                     raise progress.Stopped
                 placed = mesh.place(examples, batch)
-                found = mesh.whole((encode(params, placed["image"]), placed["label"]))
-                posteriors, labels = (values[: len(rows)] for values in found)
+                encoded = mesh.whole((encode(params, placed["image"]), placed["label"]))
+                posteriors, labels = (values[: len(rows)] for values in encoded)
                 _check(source, rows, posteriors)
                 parts.append((posteriors, labels))
                 clock.count(len(rows))
@@ -80,7 +80,7 @@ def _about(config, source, net: vae.AutoencoderKL, digest: str) -> latents.About
 
 
 def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, str]:
-    """The network, its params, and what tells its weights from others."""
+    """Returns the network, its params, and the digest of their file."""
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
     if path == "random":
         net, params = imported.random_autoencoder(dtype)
@@ -93,7 +93,10 @@ def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, st
 
 
 def _encoder(net: vae.AutoencoderKL, mirrored: bool):
-    """(params, uint8 [batch, H, W, 3]) -> float32 [batch, views, 2, h, w, channels]: mean and std of each view."""
+    """Returns a function (params, uint8 [batch, H, W, 3]) -> laws, float32 [batch, views, 2, h, w, channels].
+
+    The two are the mean and the standard deviation of the latents of a view.
+    """
 
     @jax.jit
     def encode(params, images):
@@ -106,30 +109,32 @@ def _encoder(net: vae.AutoencoderKL, mirrored: bool):
 
 
 def _batches(source, rows: range, batch: int, part: tuple[int, int], pool) -> Iterator[tuple[range, dict]]:
-    """(the rows of a batch, this process's part of it) for each batch of one shard; a last one is filled up with its
-    last image. The part: {"image": uint8 [n, H, W, 3], "label": int32 [n]}."""
+    """Yields (the rows of a batch, this process's part of it) for each batch of one shard.
+
+    The part is {"image": uint8 [n, H, W, 3], "label": int32 [n]}. The last batch is filled up with its last image.
+    """
     index, size = part[0], batch // part[1]
     cuts = collections.deque(rows[start : start + batch] for start in range(0, len(rows), batch))
     reading = collections.deque()
     while cuts or reading:
         while cuts and len(reading) <= AHEAD:
             cut = cuts.popleft()
-            own = [cut[min(i, len(cut) - 1)] for i in range(index * size, (index + 1) * size)]
-            futures = {i: pool.submit(source.__getitem__, i) for i in dict.fromkeys(own)}
-            reading.append((cut, own, futures))
-        cut, own, futures = reading.popleft()
+            numbers = [cut[min(i, len(cut) - 1)] for i in range(index * size, (index + 1) * size)]
+            futures = {i: pool.submit(source.__getitem__, i) for i in dict.fromkeys(numbers)}
+            reading.append((cut, numbers, futures))
+        cut, numbers, futures = reading.popleft()
         with _in_one_line():
             examples = {i: future.result() for i, future in futures.items()}
             for i, example in examples.items():
                 if example["image"].shape[-1] != COLOURS:
                     shape = example["image"].shape
                     raise ValueError(f"{source.name}[{i}]: image of shape {shape}; the autoencoder takes 3 channels")
-        labels = [examples[i].get("label", -1) for i in own]
-        yield cut, {"image": np.stack([examples[i]["image"] for i in own]), "label": np.asarray(labels, np.int32)}
+        labels = [examples[i].get("label", -1) for i in numbers]
+        yield cut, {"image": np.stack([examples[i]["image"] for i in numbers]), "label": np.asarray(labels, np.int32)}
 
 
 def _write(path, parts) -> None:
-    """A shard from (posteriors, labels) of its batches."""
+    """Writes a shard from (posteriors, labels) of its batches."""
     latents.write_shard(path, *(np.concatenate(of) for of in zip(*parts, strict=True)))
 
 
@@ -142,7 +147,7 @@ def _check(source, rows: range, posteriors: np.ndarray) -> None:
 
 @contextmanager
 def _in_one_line():
-    """Around what fails because of a user's files, whose one line then ends the run."""
+    """Raises what a user's files are the cause of as ConfigError, whose one line then ends the run."""
     try:
         yield
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
@@ -150,7 +155,7 @@ def _in_one_line():
 
 
 class _Clock:
-    """Images a second, from the end of the first batch on: before it the compiler works."""
+    """Counts images a second from the end of the first batch on: before it the compiler works."""
 
     def __init__(self):
         self.began, self.done = None, 0
@@ -162,7 +167,7 @@ class _Clock:
             self.done += images
 
     def rate(self) -> str:
-        """The end of a sentence."""
+        """Returns the end of a sentence, empty where there is nothing to say."""
         if not self.done:
             return ""
         return f", {self.done / (time.monotonic() - self.began):.1f} images/s"

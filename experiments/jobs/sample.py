@@ -1,9 +1,9 @@
-"""Job `sample`: the checkpoint of a problem, or imported weights, in; images out.
+"""Job `sample`: takes the checkpoint of a problem, or imported weights, and writes images.
 
-Each sample follows from its own seed: its noise, the noise of its steps and its label, whatever else is in the batch.
-Batches are saved one by one under WORKDIR/<sample.into>/parts, and joined at the end; a run that was killed or stopped
-goes on with the batches that are missing and ends with the same bytes. Beside the samples lies `samples.json`: the
-settings, the evaluations of the network for each sample, and the digests of what was written.
+A sample follows from its seed, whatever else is in the batch: its noise, the noise of its steps and its label. Batches
+are saved one by one under WORKDIR/<sample.into>/parts and joined at the end. A run that was killed or stopped goes on
+with the batches that are missing, and ends with the same bytes. Beside the samples lies `samples.json`, with the
+settings, the network evaluations per sample, and the digests of the files.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from experiments.runtime.writing import write_whole
 from guidance.conditions import size, taken
 
 SHOWN = 100  # samples in the grid
-ARRAYS = ("arr_0", "arr_1", "seeds")  # samples and labels under the names of the ADM suite; the seeds
+ARRAYS = ("arr_0", "arr_1", "seeds")  # samples and labels, by the names of the ADM suite, and the seeds
 
 
 class DamagedPart(UserWarning):
@@ -39,7 +39,7 @@ class DamagedPart(UserWarning):
 
 
 def run(problem, config, workdir) -> None:
-    """Samples what is missing, writes what `sample.output` names, and prints where it is."""
+    """Draws the samples that are missing, writes what `sample.output` names, and prints where that is."""
     settings, model = config.sample, problem.model
     if model.to_images is None and "png" in settings.output:
         raise ConfigError("sample.output: png: the samples of this problem are vectors; allowed: npz, grid")
@@ -58,19 +58,19 @@ def run(problem, config, workdir) -> None:
     base = _base(problem, config, workdir)
     to_images = mesh.shard(model.to_images)
     starts = range(0, len(seeds), batch)
-    left = launch.first(lambda: _left(folder, model, seeds, starts, batch))
-    for k in progress.track(left, "sampling", total=len(starts), start=len(starts) - len(left)):
+    missing = launch.first(lambda: _missing(folder, model, seeds, starts, batch))
+    for k in progress.track(missing, "sampling", total=len(starts), start=len(starts) - len(missing)):
         if progress.stop_requested():
             raise progress.Stopped
-        own = seeds[starts[k] : starts[k] + batch]
-        with progress.waiting("sampling: compiling") if k == left[0] else contextlib.nullcontext():
-            arrays = _batch(sampler, base, to_images, own, labels[own % len(labels)], mesh.rounded(batch), settings)
+        part = seeds[starts[k] : starts[k] + batch]
+        with progress.waiting("sampling: compiling") if k == missing[0] else contextlib.nullcontext():
+            arrays = _batch(sampler, base, to_images, part, labels[part % len(labels)], mesh.rounded(batch), settings)
         launch.first(lambda k=k, arrays=arrays: sample_parts.write(_part(folder, k), arrays))
     launch.first(lambda: _finish(problem, config, folder, [_part(folder, k) for k in range(len(starts))], len(seeds)))
 
 
 def _names(problem, workdir) -> tuple[str, ...] | None:
-    """Of the classes: the problem's or, where it comes without data, those that the run keeps."""
+    """Returns the names of the classes: the problem's or, where it comes without data, those that the run keeps."""
     if problem.data is not None:
         return problem.data.names
     try:
@@ -80,43 +80,46 @@ def _names(problem, workdir) -> tuple[str, ...] | None:
 
 
 class Integers:
-    """The integers that "0-49999" or "0-9,42" names, in the order given; only those asked for take memory."""
+    """The integers that "0-49999" or "0-9,42" names, in the order given; only those that are read take memory."""
 
     def __init__(self, text: str):
         self.ranges = integers(text)
-        self.ends = np.cumsum([len(found) for found in self.ranges])
+        self.ends = np.cumsum([len(each) for each in self.ranges])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def __getitem__(self, places) -> np.ndarray:
-        """int64 at a slice, or at an array of places."""
+        """Returns the integers at a slice, or at an array of places, int64."""
         places = np.arange(*places.indices(len(self))) if isinstance(places, slice) else np.asarray(places)
         which = np.searchsorted(self.ends, places, side="right")
-        starts = np.asarray([found.start for found in self.ranges])
+        starts = np.asarray([each.start for each in self.ranges])
         return starts[which] + places - (self.ends[which] - [len(self.ranges[i]) for i in which])
 
 
 def labels_of(text: str, count: int) -> Integers:
-    """The labels that seeds get in turn, the i-th of them seed i; a label is the number of one of the model's `count`
-    conditions. Raises ConfigError for labels that it does not have.
+    """Returns the labels that seeds get in turn: seed i the i-th of them, and again from the first.
+
+    A label is the number of one of the model's `count` conditions. Raises ConfigError for a number beyond them.
     """
     chosen = Integers(f"0-{count - 1}" if text == "all" else text)
-    foreign = [max(count, found.start) for found in chosen.ranges if found.stop > count]
-    if foreign:
-        raise ConfigError(f"sample.labels: the model has no class {min(foreign)}; allowed: 0 to {count - 1}")
+    beyond = [max(count, each.start) for each in chosen.ranges if each.stop > count]
+    if beyond:
+        raise ConfigError(f"sample.labels: the model has no class {min(beyond)}; allowed: 0 to {count - 1}")
     return chosen
 
 
-def _left(folder: pathlib.Path, model, seeds: Integers, starts: range, batch: int) -> list[int]:
-    """The parts that are missing. Raises ConfigError where the disk has no room for them and, at the end, for all of
-    them joined."""
-    left = [k for k, i in enumerate(starts) if not _there(_part(folder, k), seeds[i : i + batch])]
+def _missing(folder: pathlib.Path, model, seeds: Integers, starts: range, batch: int) -> list[int]:
+    """Returns the numbers of the parts that are missing.
+
+    Raises ConfigError where the disk has no room for them and, in the end, for all parts joined.
+    """
+    missing = [k for k, i in enumerate(starts) if not _is_whole(_part(folder, k), seeds[i : i + batch])]
     shape = model.shape if model.to_images is None else _image_shape(model)
     each = int(np.prod(shape)) * (4 if model.to_images is None else 1) + 2 * 8  # label and seed
     free = shutil.disk_usage(folder).free
-    sizes.check_disk(folder, "sample.seeds", each * (len(left) * batch + len(seeds)), free)
-    return left
+    sizes.check_disk(folder, "sample.seeds", each * (len(missing) * batch + len(seeds)), free)
+    return missing
 
 
 def _image_shape(model) -> tuple[int, ...]:
@@ -125,10 +128,10 @@ def _image_shape(model) -> tuple[int, ...]:
 
 
 def _sampler(problem, times, rule, weight, step):
-    """(base params, decoder or None, seeds [batch], labels [batch]) -> (samples, whole [batch], evaluations); jitted.
+    """Returns a jitted function (params or a Pair, decoder or None, seeds [batch], labels [batch]) -> batch.
 
-    With a Pair of params the reference is the weaker denoiser. Samples are uint8 images where the problem has images,
-    else as the sampler left them; whole: no NaN, no infinity.
+    The batch is (samples, finite [batch], network evaluations by branch). Samples are uint8 images where the problem
+    has images, else as the sampler left them; finite says which of them have no NaN and no infinity.
     """
 
     @jax.jit
@@ -136,11 +139,11 @@ def _sampler(problem, times, rule, weight, step):
         seeds, labels = mesh.spread((seeds, labels))
         model, cond = samplers.model_of(problem, rule, base), taken(problem.model.conditions, labels)
         out = model.sample(jax.random.key(0), weight, step, times, problem.model.shape, cond, seeds)
-        whole = _finite(out.x0)
+        finite = _finite(out.x0)
         if to_images is None:
-            return out.x0, whole, out.nfe
+            return out.x0, finite, out.nfe
         images = to_images(out.x0)
-        return to_pixels(images), whole & _finite(images), out.nfe
+        return to_pixels(images), finite & _finite(images), out.nfe
 
     return run
 
@@ -150,8 +153,10 @@ def _finite(x):
 
 
 def _base(problem, config, workdir):
-    """The params to sample with: those that are known, or the checkpoint of one repetition (trained if need be); with
-    sample.weak a Pair."""
+    """Returns the params to sample with: those that are known, or those of one repetition, trained if need be.
+
+    With sample.weak they are a Pair.
+    """
     weak = config.sample.weak
     if problem.model.network is None and not weak:
         return mesh.shard(problem.model.known)
@@ -163,12 +168,12 @@ def _base(problem, config, workdir):
 
 
 def _batch(sampler, base, to_images, seeds, labels, size: int, settings) -> sample_parts.Arrays:
-    """One part. It is filled up with its first seed to `size` rows, so that nothing is compiled twice."""
+    """Draws one part. It is filled up with its first seed to `size` rows, so that nothing is compiled twice."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
-    samples, whole, nfe = mesh.whole(sampler(base, to_images, *filled))
-    if not whole[:count].all():
-        broken = seeds[~whole[:count]]
+    samples, finite, nfe = mesh.whole(sampler(base, to_images, *filled))
+    if not finite[:count].all():
+        broken = seeds[~finite[:count]]
         raise progress.Diverged(
             f"the samples of {len(broken)} seeds of this batch are not finite, the first is seed {broken[0]}: "
             f"sample.weight = {settings.weight}, sample.rule = {settings.rule}, sample.sampler = {settings.sampler} "
@@ -182,49 +187,49 @@ def _part(folder: pathlib.Path, k: int) -> pathlib.Path:
     return folder / "parts" / f"part_{k:06d}.npz"
 
 
-def _there(part: pathlib.Path, seeds: np.ndarray) -> bool:
-    """Whether a part is on disk, whole; a damaged one is told of."""
+def _is_whole(part: pathlib.Path, seeds: np.ndarray) -> bool:
+    """Returns whether a part with these seeds is on the disk; warns of one that is damaged."""
     if not part.exists():
         return False
+    fault = f"{part} holds other seeds"
     try:
-        held = sample_parts.read(part)
+        if np.array_equal(sample_parts.read(part).get("seeds", ()), seeds):
+            return True
     except (ValueError, FileNotFoundError) as error:  # FileNotFoundError: of a folder, too
-        held = {"error": error}
-    if "error" in held or not np.array_equal(held.get("seeds", ()), seeds):
-        warnings.warn(
-            f"{held.get('error', f'{part} holds other seeds')}; sampling it again", DamagedPart, stacklevel=2
-        )
-        return False
-    return True
+        fault = str(error)
+    warnings.warn(f"{fault}; sampling it again", DamagedPart, stacklevel=2)
+    return False
 
 
 def _settings(config) -> dict:
-    """What the samples follow from, the contents of the files that it names included."""
-    said = {name: value for name, value in flat(config).items() if name.startswith(("sample.", "problem."))}
-    said |= {name: config[name] for name in ("seed",) if name in config}
-    paths = [value for value in said.values() if isinstance(value, str) and value.endswith((".npz", LEARNED))]
+    """Returns what the samples follow from: fields of the config, and digests of the files that they name."""
+    fields = {name: value for name, value in flat(config).items() if name.startswith(("sample.", "problem."))}
+    fields |= {name: config[name] for name in ("seed",) if name in config}
+    paths = [value for value in fields.values() if isinstance(value, str) and value.endswith((".npz", LEARNED))]
     digests = {f"sha256 of {path}": tensors.sha256(path) for path in paths}
-    return json.loads(json.dumps({k: v for k, v in said.items() if k != "sample.into"} | digests))
+    return json.loads(json.dumps({k: v for k, v in fields.items() if k != "sample.into"} | digests))
 
 
 def _claim(folder: pathlib.Path, config) -> bool:
-    """Takes the folder for samples of these settings; True if they are all there. Raises ConfigError for a folder that
-    holds something else.
+    """Takes the folder for samples of these settings; returns whether it has all of them already.
+
+    Raises ConfigError for a folder that holds something else.
     """
-    here, path = _settings(config), folder / "settings.json"
+    settings, path = _settings(config), folder / "settings.json"
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"sample.into = {folder.name!r}: {folder} is a file; allowed: another sample.into")
     if path.exists():
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-            differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            names = sorted(settings.keys() | stored.keys())
+            differing = [name for name in names if settings.get(name) != stored.get(name)]
         except (ValueError, AttributeError):
             raise ConfigError(f"{path} cannot be read; allowed: another sample.into") from None
         if differing:
             name = differing[0]
             raise ConfigError(
-                f"{folder} holds samples of other settings: {name} = {there.get(name)!r} there, {here.get(name)!r} "
-                "here; allowed: the same command, or another sample.into"
+                f"{folder} holds samples of other settings: {name} = {stored.get(name)!r} there, "
+                f"{settings.get(name)!r} here; allowed: the same command, or another sample.into"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds no samples; allowed: another sample.into")
@@ -232,12 +237,12 @@ def _claim(folder: pathlib.Path, config) -> bool:
         return True
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_whole(path, json.dumps(here, indent=2) + "\n")
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
     return False
 
 
 def _finish(problem, config, folder: pathlib.Path, parts, count: int) -> None:
-    """Writes what was asked for, says so in samples.json, and removes the parts."""
+    """Writes what sample.output names, then samples.json, and removes the parts."""
     settings, written = config.sample, []
     if "npz" in settings.output:
         written.append(folder / "samples.npz")
@@ -245,8 +250,8 @@ def _finish(problem, config, folder: pathlib.Path, parts, count: int) -> None:
     if "png" in settings.output:
         (folder / "png").mkdir(exist_ok=True)
         for part in progress.track(parts, "writing PNG files"):
-            held = sample_parts.read(part)
-            for seed, image in zip(held["seeds"], held["arr_0"], strict=True):
+            arrays = sample_parts.read(part)
+            for seed, image in zip(arrays["seeds"], arrays["arr_0"], strict=True):
                 _image(image).save(folder / "png" / f"seed_{seed:010d}.png")
     if "grid" in settings.output:
         written.append(folder / "grid.png")
@@ -266,20 +271,20 @@ def _finish(problem, config, folder: pathlib.Path, parts, count: int) -> None:
 
 
 def _evaluations(parts) -> dict[str, float]:
-    """Network evaluations per sample, the mean over the samples: skipping may differ from batch to batch."""
+    """Returns network evaluations per sample, by branch: means, since batches may skip different steps."""
     counts, total = {}, 0
     for part in parts:
-        held = sample_parts.read(part, lambda name: name != "arr_0")
-        size = len(held.pop("seeds"))
-        total += size
-        for name in held.keys() - {"arr_1"}:
-            counts[name] = counts.get(name, 0) + int(held[name]) * size
+        arrays = sample_parts.read(part, lambda name: name != "arr_0")
+        rows = len(arrays.pop("seeds"))
+        total += rows
+        for name in arrays.keys() - {"arr_1"}:
+            counts[name] = counts.get(name, 0) + int(arrays[name]) * rows
     means = {name.removeprefix("nfe_"): counts[name] / total for name in sorted(counts)}
     return {"total": sum(means.values())} | means
 
 
 def _draw(problem, parts, path: pathlib.Path) -> None:
-    """One picture: the first images row by row, or all vectors as the problem draws them."""
+    """Draws one picture: the first images row by row, or the first vectors as the problem draws them."""
     if problem.model.to_images is None:
         _scatter(problem, parts, path)
         return
@@ -294,9 +299,9 @@ def _draw(problem, parts, path: pathlib.Path) -> None:
 
 
 def _scatter(problem, parts, path: pathlib.Path) -> None:
-    held = _first(parts, 4000)
-    groups = [held["arr_0"][held["arr_1"] == label] for label in range(size(problem.model.conditions))]
-    # one array for all classes, filled up with what no picture shows
+    arrays = _first(parts, 4000)
+    groups = [arrays["arr_0"][arrays["arr_1"] == label] for label in range(size(problem.model.conditions))]
+    # one array for all classes, filled up with NaN, which no picture shows
     filled = np.full((len(groups), max(map(len, groups)), *problem.model.shape), np.nan, np.float32)
     for row, group in zip(filled, groups, strict=True):
         row[: len(group)] = group
@@ -307,14 +312,14 @@ def _scatter(problem, parts, path: pathlib.Path) -> None:
 
 
 def _first(parts, count: int) -> sample_parts.Arrays:
-    """The first rows of the parts."""
-    held, have = [], 0
+    """Returns the first rows of the parts."""
+    read, rows = [], 0
     for part in parts:
-        held.append(sample_parts.read(part))
-        have += len(held[-1]["seeds"])
-        if have >= count:
+        read.append(sample_parts.read(part))
+        rows += len(read[-1]["seeds"])
+        if rows >= count:
             break
-    return {name: np.concatenate([one[name] for one in held])[:count] for name in ARRAYS}
+    return {name: np.concatenate([arrays[name] for arrays in read])[:count] for name in ARRAYS}
 
 
 def _image(pixels: np.ndarray) -> Image.Image:

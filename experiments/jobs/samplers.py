@@ -1,4 +1,4 @@
-"""Samples of a problem under a weight, as `evaluate` measures them and as the selection of checkpoints does."""
+"""Samples of a problem under a weight: what the job `evaluate` measures, and the selection of checkpoints."""
 
 from typing import Any, NamedTuple
 
@@ -16,14 +16,14 @@ from guidance.types import Rule
 
 
 class Pair(NamedTuple):
-    """The params of a denoiser, and of a weaker one that autoguidance moves away from."""
+    """Params of a denoiser, and of a weaker one that autoguidance moves away from."""
 
     strong: Any
     weak: Any
 
 
 def bases_of(problem, config, workdir, rule: str, bases: list) -> list:
-    """What a rule is sampled with, for each seed: the params themselves, or a Pair for autoguidance."""
+    """Returns what a rule is sampled with, for each seed: the params `bases` or, for autoguidance, a Pair."""
     if rule != AUTOGUIDED:
         return bases
     updates = config.eval.weak
@@ -31,37 +31,39 @@ def bases_of(problem, config, workdir, rule: str, bases: list) -> list:
 
 
 def model_of(problem, rule: Rule, base) -> Model:
-    """What is guided by the rule. base: params of the denoiser, or a Pair of them."""
+    """Returns the model that the rule guides. base: params of the denoiser, or a Pair of them."""
     model = problem.model
     strong, weak = (base.strong, model.denoise(base.weak)) if isinstance(base, Pair) else (base, None)
     return Model(model.denoise(strong), model.schedule, model.null, rule, weak)
 
 
 def step_of(config):
-    """The step or solver of evaluations and rollouts."""
+    """Returns the step or solver of evaluations and rollouts."""
     return construct.solver(config.eval.sampler, "eval.sampler")
 
 
 def keys(seed: int, purpose: int = 3) -> tuple[jax.Array, jax.Array]:
-    """The keys of a seed's initial noise and of its measurements; every purpose has noise of its own."""
+    """Returns the keys of a seed's initial noise and of its measurements. Every purpose has different noise."""
     return tuple(jax.random.split(jax.random.fold_in(jax.random.key(seed), purpose)))
 
 
 def measured(problem, key, samples, full: bool) -> dict[str, float]:
-    """What the instrument of the problem measures on samples [K, n, ...]; of samples that are not all finite, no
-    instrument's number means anything: the tuned metrics are infinite, and there are no others."""
+    """Returns what the problem's instrument measures on samples [K, n, ...], by metric.
+
+    Numbers mean nothing where a sample is not finite: the tuned metrics are infinite then, and there are no others.
+    """
     if not np.isfinite(samples).all():
         return dict.fromkeys(problem.instrument.tuned, float("inf"))
     return problem.instrument.measure(key, samples, full)
 
 
 def sampler(problem, config, steps: int, count: int | None = None, rule: str = "cfg"):
-    """(base params or a Pair, table [steps, G], key) -> (samples [K, n, ...], network evaluations per sample).
+    """Returns a function (params or a Pair, table [steps, G], key) -> (samples [K, n, ...], evaluations per sample).
 
-    `count` samples (default eval.samples) of the conditions that `problems.shares` deals out, eval.batch at a time.
-    Each follows from its number, whatever the batch; samples of several batches come back in the host's memory. A
-    batch is filled up with its last sample to what the devices divide, the last batch to as many as the others.
-    Compiled once. Raises progress.Stopped between batches.
+    It draws `count` samples (default: eval.samples), n for each of the K conditions that `interface.shares` chooses,
+    eval.batch at a time. A sample follows from its number and the key, whatever its batch. Samples of several batches
+    come back in the host's memory. Every batch is filled up with copies of its last sample, to one size that the
+    devices divide, so that there is one compilation. The function raises progress.Stopped between batches.
     """
     grid, step, model = sampling.uniform_grid(steps), step_of(config), problem.model
     conditions, n = interface.shares(model.conditions, count or config.eval.samples)
@@ -81,10 +83,10 @@ def sampler(problem, config, steps: int, count: int | None = None, rule: str = "
         for start in progress.track(starts, f"samples at {steps} steps") if len(starts) > 1 else starts:
             if start and progress.stop_requested():
                 raise progress.Stopped
-            own = min(batch, total - start)
-            ids = np.minimum(np.arange(start, start + mesh.rounded(batch)), start + own - 1)
+            rows = min(batch, total - start)
+            ids = np.minimum(np.arange(start, start + mesh.rounded(batch)), start + rows - 1)
             x, nfe = mesh.local(run(base, table, key, ids, taken(cond, ids)))
-            parts.append(x[:own] if len(starts) == 1 else np.asarray(x[:own]))
+            parts.append(x[:rows] if len(starts) == 1 else np.asarray(x[:rows]))
             evaluations += int(nfe) * len(parts[-1])
         samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
         whole, rest = divmod(evaluations, total)

@@ -1,7 +1,7 @@
-"""Which checkpoint of a learned weight is kept: the one whose samples score best, as the paper chooses its own.
+"""Chooses the checkpoint of a learned weight whose samples score best, as the paper chooses its own.
 
-The loss does not tell: its minimum and that of the FID of a whole sampler lie apart. So every `learn.select_every`
-updates the params are put aside, and once the learning has ended each is scored by the leading tuned metric on
+The loss cannot choose: its minimum and that of the FID of a whole sampler lie apart. So every `learn.select_every`
+updates the params are saved, and once the learning has ended all are scored by the leading tuned metric on
 `learn.select_samples` samples, with noise that no evaluation sees. The scores stay in selection.jsonl.
 Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815 (checkpoints chosen by FID on 2048 samples).
 """
@@ -16,19 +16,20 @@ from experiments.runtime.ledger import Ledger, key
 from guidance import sampling, weights
 from guidance.conditions import size
 
-PURPOSE = 4  # of the noise; see draws.keys
+PURPOSE = 4  # of the noise; see samplers.keys
 FIELDS = ("task", "family", "seed", "update", "metric", "samples", "score")  # of a line of selection.jsonl
 
 
 def marks(every: int, iterations: int) -> list[int]:
-    """The updates after which params are put aside: every so many, and the last; none for 0."""
+    """Returns the updates after which params are saved: every so many, and the last; none for every = 0."""
     return [*range(every, iterations, every), iterations] if every else []
 
 
 def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Callable:
-    """(seed, base params, folder, params of some update) -> the params with the lowest score, whole on this device.
+    """Returns a function (seed, base params, folder, params of some update) -> the params with the lowest score.
 
-    Weights for any number of sampler steps are scored at the largest that is evaluated. The first of equals wins.
+    Weights for any number of sampler steps are scored at the largest number that is evaluated. Of equal scores the
+    first wins. The params that are returned lie whole on this device.
     """
     wanted, steps_sampled = config.learn.select_samples, task.steps or max(config.eval.steps)
     grid = sampling.uniform_grid(steps_sampled)
@@ -48,27 +49,16 @@ def chooser(problem, config, task, steps: list[int], path: pathlib.Path) -> Call
             omegas = weights.tabulated(task.weight(restored(step)), grid, problem.model.conditions)
             samples, _ = run_sampler(base, omegas, noise_key)
             value = measured(problem, measure_key, samples, False)[metric]
-            return {
-                "task": task.name,
-                "family": task.family,
-                "seed": seed,
-                "update": step,
-                "metric": metric,
-                "samples": count,
-                "score": value,
-            }
+            return dict(zip(FIELDS, (task.name, task.family, seed, step, metric, count, value), strict=True))
 
         names = {step: {"task": task.name, "seed": seed, "update": step, "samples": wanted} for step in steps}
         fresh = any(key(name) not in ledger.done for name in names.values())
         tracked = progress.track(steps, f"{task.name}, seed {seed}: scoring")
-        best = min((ledger.get(names[step], lambda step=step: score(step)) for step in tracked), key=_score)
+        entries = [ledger.get(names[step], lambda step=step: score(step)) for step in tracked]
+        best = min(entries, key=lambda entry: entry["score"])
         if fresh:
             words = f"update {best['update']} of {steps[-1]} has the lowest {metric}, {best['score']:.4g}"
             print(f"{task.name}, seed {seed}: {words} of {count} samples")
         return restored(best["update"])
 
     return choose
-
-
-def _score(entry: dict) -> float:
-    return entry["score"]
