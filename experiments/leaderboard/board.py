@@ -22,36 +22,37 @@ SAMPLER = sampling.ddim()
 
 
 def run(config, workdir) -> None:
-    """Fills the ledger, then writes results.json, leaderboard.md, leaderboard.csv and the pictures.
+    """Evaluates what the ledger lacks, then writes results.json, leaderboard.md, leaderboard.csv and the pictures.
 
-    Two units at a time: while one compiles or waits, the other computes. The numbers do not depend on it.
+    Two units run at a time: while one compiles or waits, the other computes. The numbers do not depend on that. Raises
+    ConfigError, in one line, for files that cannot be used, and `progress.Stopped` when a stop was requested.
     """
     ledger = Ledger(workdir / "evaluations.jsonl", ("rows",))
     columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
     try:
         with progress.waiting("preparing the problems"):
             units = [unit for name in config.columns for unit in columns[name](config)]
-    except (FileNotFoundError, ValueError) as error:  # what a user's files are not
+    except (FileNotFoundError, ValueError) as error:  # of the user's files
         raise ConfigError(str(error)) from error
 
     def work(unit):
-        done = []
-        for label, compute in unit:
+        rows = []
+        for settings, compute in unit:
             if progress.stop_requested():
                 raise progress.Stopped
-            done += ledger.get(label, lambda c=compute: {"rows": c()})["rows"]
+            rows += ledger.get(settings, lambda c=compute: {"rows": c()})["rows"]
             count.advance()
-        return done
+        return rows
 
     with progress.counting("leaderboard", sum(map(len, units))) as count, ThreadPoolExecutor(2) as pool:
-        rows = [Row(**row) for done in pool.map(work, units) for row in done]
+        rows = [Row(**row) for of_unit in pool.map(work, units) for row in of_unit]
     results.write(workdir / "results.json", rows)
     page.write(workdir, rows, config)
     print(f"the leaderboard: {workdir / 'leaderboard.md'}")
 
 
 def mixture_units(config) -> list[Unit]:
-    """Every contender and every learned weight on every group of mixtures; two small networks are trained here."""
+    """Returns the units of the mixtures: all contenders and learned weights on every group. Trains two networks."""
     units: list[Unit] = []
     for group in groups(jax.random.key(config.seed), tuple(config.base_steps)):
         bench, name = Bench(group, config), group.names[0]
@@ -68,8 +69,8 @@ def mixture_units(config) -> list[Unit]:
 class Bench:
     """One group of problems, its compiled functions, and the protocol.
 
-    The knob of every contender is tuned on the mean energy distance over `tuning_seeds` seeds, for each problem and
-    NFE; what is reported are means over `seeds` other seeds. Noise and reference samples are shared by all contenders.
+    For each problem and NFE, the knob of a contender is tuned on the mean energy distance over `tuning_seeds` seeds.
+    The rows are means over `seeds` other seeds. All contenders share noise and reference samples.
     """
 
     def __init__(self, group, config):
@@ -77,6 +78,7 @@ class Bench:
         self.longest = max(config.nfe)
 
     def tuned(self, entrant: field.Contender, nfe: int) -> list[dict]:
+        """Returns the rows of a contender at its best knob of each problem."""
         steps = entrant.steps(nfe)
         grid = sampling.uniform_grid(steps)
         tables = np.repeat(entrant.table(grid, self.longest)[..., None], GUIDED, axis=-1)
@@ -93,7 +95,7 @@ class Bench:
         return rows
 
     def learned(self, rule: str, nfe: int) -> list[dict]:
-        """One training for each reported seed, with that seed's own key."""
+        """Returns the rows of a learned weight, which is trained anew for each reported seed."""
         steps, values = nfe // 2, []
         grid = sampling.uniform_grid(steps)
         updates = max(1, self.config.updates * min(self.config.nfe) // nfe)
@@ -113,7 +115,7 @@ class Bench:
         return rows
 
     def floor(self) -> list[dict]:
-        """What true samples score."""
+        """Returns the rows of true samples."""
         values = np.stack([np.asarray(evaluate.floor(self.group, key, self.config.samples)) for key in self._keys()])
         final = values[self.config.tuning_seeds :]
         pairs = enumerate(self.group.names)
@@ -131,6 +133,6 @@ class Bench:
         return evaluate.padded(grid, self.longest)
 
     def _rows(self, problem, method, words, settings, steps, nfe, values) -> list[dict]:
-        """One row for each metric from values [seeds, METRICS]."""
+        """Returns one row for each metric from values [seeds, METRICS]."""
         named = dict(zip(evaluate.METRICS, values.T, strict=True))
         return evaluate.rows(problem, method, words, settings, steps, nfe, named)

@@ -1,4 +1,4 @@
-"""Who competes: rules and weights, each a guide with one knob that is tuned on the same number of values."""
+"""Who competes: rules, weights and samplers, each with one knob that is tuned over equally many values."""
 
 import functools
 from collections.abc import Callable
@@ -17,8 +17,9 @@ from guidance.types import Array, Guide, Rule, Solver, Step, Weight
 class Contender(NamedTuple):
     """A guide for each value of its knob.
 
-    `name` is what people see, `identity` what tells it from every other: its calls, all knobs spelled. `structure`
-    names what compiles together: only tables of omega differ.
+    name       what people see
+    identity   what tells it from every other: its calls, with all knobs spelled
+    structure  what compiles together: contenders of one structure differ in tables of omega only
     """
 
     name: str
@@ -27,17 +28,17 @@ class Contender(NamedTuple):
     guide: Callable[[Weight, int], Guide]  # (weight, null label) -> guide
     weight: Callable[[Array, float], Weight]  # (grid, knob) -> weight
     knobs: tuple[float, ...]
-    evaluations: int  # a step, where nothing is skipped
+    evaluations: int  # of each step, where nothing is skipped
     step: Step | Solver = sampling.ddim()
     saved: int = 0  # evaluations that the last step does without
     knob: str = "omega"  # what the value of the weight means to the rule
 
     def steps(self, nfe: int) -> int:
-        """The steps that a budget pays for, at least one."""
+        """Returns how many steps a budget pays for, at least one."""
         return max(1, (nfe + self.saved) // self.evaluations)
 
     def table(self, grid: Array, longest: int) -> np.ndarray:
-        """omega for every knob and step, [knobs, longest]; steps beyond the grid are 0."""
+        """Returns omega for every knob and step, [knobs, longest]; steps beyond the grid have 0."""
         found = np.zeros((len(self.knobs), longest), np.float32)
         t, s = jnp.asarray(grid[:-1]), jnp.asarray(grid[1:])
         for i, knob in enumerate(self.knobs):
@@ -46,7 +47,7 @@ class Contender(NamedTuple):
 
 
 def by_rule(rule: Rule) -> Callable[[Weight, int], Guide]:
-    """(weight, null) -> the guide of a rule; nothing is skipped, so that NFE is what it says."""
+    """Returns a function (weight, null) -> the guide of a rule. It skips nothing, so that the NFE is known before."""
     return lambda weight, null: guides.guided(rule, weight, null, skip=False)
 
 
@@ -56,7 +57,7 @@ def _constant(grid, omega):
 
 
 def unguided(weight, null):
-    """The guide that takes no weight."""
+    """Returns the guide that takes no weight."""
     del weight, null
     return guides.unguided()
 
@@ -71,13 +72,13 @@ SAMPLERS: dict[str, tuple[Step | Solver, int, int]] = {
 
 
 def contenders(config) -> list[Contender]:
-    """All of them; config.omegas is the budget. A rule whose knob is lambda has as many values in (0, 1]."""
+    """Returns all contenders. A knob has the values of config.omegas or, where it is a lambda, as many in (0, 1]."""
     omegas = tuple(config.omegas)
     found = [Contender("unguided", "unguided", "unguided", unguided, _constant, (0.0,), 1)]
     for text in config.rules:
-        own, guide = weight_of(text), by_rule(construct.rule(text))
-        knobs = tuple(float(a) for a in np.linspace(0.15, 1.0, len(omegas))) if own != "omega" else omegas
-        found.append(Contender(shortened(text, COMBINATIONS), text, text, guide, _constant, knobs, 2, knob=own))
+        knob, guide = weight_of(text), by_rule(construct.rule(text))
+        knobs = tuple(float(a) for a in np.linspace(0.15, 1.0, len(omegas))) if knob != "omega" else omegas
+        found.append(Contender(shortened(text, COMBINATIONS), text, text, guide, _constant, knobs, 2, knob=knob))
     for text in config.weights:
         name, shape = f"cfg, {shortened(text, SHAPES)}", functools.partial(_shaped, text)
         found.append(Contender(name, f"cfg, {text}", "cfg", by_rule(rules.cfg), shape, omegas, 2))
@@ -89,7 +90,7 @@ def contenders(config) -> list[Contender]:
 
 
 def weight_of(text: str) -> str:
-    """What the value of the weight means to a rule: omega, or the name that the rule gives it."""
+    """Returns what the value of the weight means to a rule: omega, or the name that the rule gives it."""
     member = COMBINATIONS[parse("rule", text, COMBINATIONS)[0].name]
     return member.weight.name if member.weight else "omega"
 
@@ -105,7 +106,7 @@ Unit = list[tuple[dict, Callable[[], list[dict]]]]
 def units(
     entrants: list[Contender], problem: str, nfes, measure: Callable[[Contender, int], list[dict]]
 ) -> list[Unit]:
-    """One unit for each structure, so that each is compiled once; `measure(contender, nfe)` gives the rows."""
+    """Returns one unit for each structure, so that it is compiled once; `measure(contender, nfe)` gives the rows."""
     found: dict[str, Unit] = {}
     for entrant in entrants:
         found.setdefault(entrant.structure, []).extend(

@@ -1,4 +1,4 @@
-"""Samples and measures: one compiled function for each guide and group, whatever the number of steps."""
+"""Samples and measures by one compiled function for each guide and group, whatever the number of steps."""
 
 import functools
 
@@ -26,10 +26,10 @@ METRICS = (
 
 
 def evaluator(group: Group, guide, step, samples: int):
-    """(tables [knobs, longest, GUIDED], grid [longest + 1], steps, key) -> metrics [problems, knobs, METRICS].
+    """Returns a function (tables [knobs, longest, GUIDED], grid, steps, key) -> metrics [problems, knobs, METRICS].
 
-    The grid is padded with zeros after its `steps` steps, which a loop of that many rounds never reaches, so that the
-    number of steps is data. All knobs share noise and reference samples.
+    The grid is one of `steps` steps that `padded` has filled up to [longest + 1]. All knobs share noise and reference
+    samples.
     """
     one = functools.partial(_evaluate, group, guide, step, samples)
     run = _over_problems(group, jax.vmap(one, (None, None, 0, None, None, None, None)), samples)
@@ -37,7 +37,7 @@ def evaluator(group: Group, guide, step, samples: int):
 
 
 def learned_evaluator(group: Group, guide, step, samples: int):
-    """As `evaluator` for one table for each problem, [problems, longest, GUIDED] -> [problems, METRICS]."""
+    """Returns the same for one table of each problem: tables [problems, longest, GUIDED] -> [problems, METRICS]."""
     return _over_problems(group, functools.partial(_evaluate, group, guide, step, samples), samples)
 
 
@@ -47,7 +47,7 @@ def _evaluate(group, guide, step, samples, truth, model, table, grid, steps, key
 
 
 def _over_problems(group, one, samples):
-    """One problem after the other: on a CPU a batch of small products costs up to six times what they cost alone."""
+    """Compiles `one` for all problems, one after the other: in a batch, small products cost a CPU six times more."""
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def run(tables, grid, steps, key):
@@ -64,14 +64,14 @@ def _over_problems(group, one, samples):
 
 
 def floor(group: Group, key, samples: int):
-    """What true samples score, [problems, METRICS]."""
-    own_key, reference_key = jax.random.split(key)
-    own, reference = references(group, own_key, samples), references(group, reference_key, REFERENCE * samples)
-    return jax.vmap(measure)(group.truth, own, reference)
+    """Returns what true samples score, [problems, METRICS]."""
+    key, reference_key = jax.random.split(key)
+    x, reference = references(group, key, samples), references(group, reference_key, REFERENCE * samples)
+    return jax.vmap(measure)(group.truth, x, reference)
 
 
 def sampler(group: Group, guide, step, samples: int):
-    """(table [longest, GUIDED], grid, steps, key, index of a problem) -> samples [GUIDED, n, d], for the pictures."""
+    """Returns a function (table [longest, GUIDED], grid, steps, key, index of a problem) -> samples [GUIDED, n, d]."""
 
     @functools.partial(jax.jit, static_argnums=4)
     def run(table, grid, steps, key, index):
@@ -82,7 +82,7 @@ def sampler(group: Group, guide, step, samples: int):
 
 
 def references(group: Group, key, n: int):
-    """True samples [problems, GUIDED, n, d]."""
+    """Draws true samples [problems, GUIDED, n, d]."""
     labels = jnp.repeat(jnp.arange(GUIDED), n)
     draw = jax.vmap(lambda truth: mixtures.sample(key, truth, labels))(group.truth)
     return draw.reshape(draw.shape[0], GUIDED, n, -1)
@@ -97,17 +97,17 @@ def _sample(group, guide, step, truth, model, table, grid, steps, key, samples):
 
 
 def padded(grid, longest: int):
-    """The grid with zeros after it, [longest + 1], so that grids of any number of steps compile once."""
+    """Returns the grid with zeros after it, [longest + 1], so that grids of any number of steps compile once."""
     return jnp.zeros(longest + 1).at[: len(grid)].set(grid)
 
 
 def keys(config, tuning: int) -> list:
-    """The keys of the seeds: `tuning` of them to tune on, then those that are reported."""
+    """Returns the keys of the seeds: `tuning` of them to tune on, then those that are reported."""
     return [jax.random.fold_in(jax.random.key(config.seed), 100 + i) for i in range(tuning + config.seeds)]
 
 
 def rows(problem, method, words, settings, steps, nfe, values) -> list[dict]:
-    """One row for each metric from {metric: a value for each seed}."""
+    """Returns one row for each metric from {metric: a value for each seed}."""
     grid, nfe = "uniform grid", float(nfe)
     return [
         tables.mean_row(problem, method, words, settings, grid, steps, nfe, metric, seeds)._asdict()
@@ -116,7 +116,7 @@ def rows(problem, method, words, settings, steps, nfe, values) -> list[dict]:
 
 
 def measure(truth, x, reference):
-    """The numbers of METRICS for samples x [GUIDED, n, d], means over the conditions."""
+    """Returns the numbers of METRICS for samples x [GUIDED, n, d], means over the conditions."""
     groups, n, dimension = x.shape
     # a diverged sample must lose, not spoil the tables
     x = jnp.nan_to_num(jnp.clip(x, -1e3, 1e3), nan=1e3)
@@ -126,7 +126,7 @@ def measure(truth, x, reference):
     members = mixtures.responsibilities(truth, SCHEDULE, flat, zero, cond).reshape(groups, n, -1)
     shares = jax.vmap(metrics.mode_shares)(members)
     wanted = jnp.exp(truth.log_weights[:groups])
-    width = jax.vmap(lambda own, r: _width(own, r, truth))(x, members)
+    width = jax.vmap(lambda x, members: _width(x, members, truth))(x, members)
     norm = lambda a: jnp.mean(jnp.linalg.norm(a, axis=-1))  # noqa: E731
     values = (
         jnp.mean(energy),
@@ -139,7 +139,7 @@ def measure(truth, x, reference):
 
 
 def _width(x, members, truth):
-    """Mean over the class's modes, by their shares in the sample, of tr S_j / tr S*_j."""
+    """Returns the mean over the class's modes, by their shares in the sample, of tr S_j / tr S*_j."""
     total = jnp.sum(members, axis=0)
     mean = members.T @ x / jnp.where(total > 0, total, 1)[:, None]
     second = members.T @ (x**2) / jnp.where(total > 0, total, 1)[:, None]

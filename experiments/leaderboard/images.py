@@ -1,8 +1,8 @@
 """The real-image columns: every contender on a published MNIST model, and autoguidance between epochs of another.
 
-Distances are taken in the features of the published LeNet, to held-out images. The knob of every contender is tuned
-on the Frechet distance of TRIAL samples with one seed; what is reported are means over the other seeds, of FINAL or
-PAIR_FINAL samples each.
+Distances are those to held-out images, in the features of the published LeNet. The knob of every contender is tuned on
+the Frechet distance of TRIAL samples with one seed. The rows are means over the other seeds, of FINAL or PAIR_FINAL
+samples each.
 """
 
 import functools
@@ -47,7 +47,7 @@ CHUNK = 50  # evaluations of the convolutional network at a time
 
 
 def mnist_units(config) -> list[field.Unit]:
-    """Every hand-made contender on the published class-conditional model."""
+    """Returns the units of the published class-conditional model, one for each structure of contenders."""
     problem = mnist.build(config, None)
     instrument = problem.instrument
     measure = functools.partial(instrument.measure, jax.random.key(0))
@@ -77,7 +77,7 @@ def mnist_units(config) -> list[field.Unit]:
 
 
 def pair_units(config) -> list[field.Unit]:
-    """The last epoch of the unconditional model: alone, and guided by each earlier epoch."""
+    """Returns the units of the unconditional model: its last epoch alone, and guided by each earlier epoch."""
     strong, *weaker = (_epoch(config.problem.epochs, epoch) for epoch in (STRONG, *WEAK))
     classifier = lenet.from_torch(tensors.read_weights(config.problem.classifier))
     _, test = data.mnist(config.problem.data)
@@ -141,7 +141,7 @@ def _sampled(denoise, guide, schedule, grid, key, cond):
 
 
 def _sampler(model, guide, step):
-    """(table [longest, G], grid, steps, key) -> samples [G, TRIAL / G, ...]; jitted, the number of steps is data."""
+    """Returns a jitted function (table [longest, G], grid, steps, key) -> samples [G, TRIAL / G, ...]."""
     n = TRIAL // mnist.CLASSES
 
     @jax.jit
@@ -161,7 +161,10 @@ def _epoch(folder, epoch: str):
 
 
 def _protocol(config, problem, method, what, knobs, draws, final, measure, steps, nfe) -> list[dict]:
-    """Tunes over draws (key -> samples [G, n, ...]), one for each knob; measures the best one on the other seeds."""
+    """Returns the rows of the best of several draws (key -> samples [G, n, ...]), one for each knob.
+
+    The best is chosen on the first seed, and measured on the others.
+    """
     trial, *others = evaluate.keys(config, 1)
     best = 0
     if len(draws) > 1:
@@ -176,6 +179,6 @@ def _protocol(config, problem, method, what, knobs, draws, final, measure, steps
 
 
 def _rows(problem, method, words, settings, steps, nfe, finals) -> list[dict]:
-    """One row for each metric from the metrics of each seed."""
+    """Returns one row for each metric from the metrics of each seed."""
     named = {metric: [final[metric] for final in finals] for metric in finals[0]}
     return evaluate.rows(problem, method, words, settings, steps, nfe, named)

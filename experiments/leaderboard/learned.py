@@ -14,7 +14,10 @@ from guidance.truth import mixtures
 
 
 def trainer(group: Group, rule, steps: int, updates: int):
-    """key -> omega tables [problems, steps, GUIDED] of networks trained through `steps` DDIM steps of `rule`."""
+    """Returns a function key -> tables [problems, steps, GUIDED] of weights, each trained for one problem.
+
+    They are trained through `steps` DDIM steps of `rule`, for `updates` updates.
+    """
     recipe, labels = Recipe(steps=steps, updates=updates, particles=64, real=256), jnp.arange(GUIDED)
     net, optimizer = training.network(labels, recipe), training.optimizer(recipe.rate, updates)
     grid, weight = sampling.uniform_grid(steps), training.weight_of(net, SCHEDULE, recipe)

@@ -134,7 +134,7 @@ def rule_samples(group, index, calls, omega: float = STRONG, n: int = 400) -> di
 
 
 def gallery(folder, calls) -> None:
-    """Draws rules, a picture each by its name, at omega = 1, which repairs this model, and at omega = STRONG."""
+    """Writes a picture of each rule, by its name: at omega = 1, which repairs this model, and at omega = STRONG."""
     group = plane(jax.random.key(0))
     index = group.names.index(PROBLEM)
     truth = jax.tree.map(lambda a: a[index], group.truth)
@@ -151,8 +151,8 @@ def gallery(folder, calls) -> None:
 
 
 def _words(name):
-    own = field.weight_of(name)
-    return ("omega = 1", f"omega = {STRONG:g}") if own == "omega" else (f"{own} = 0.33", f"{own} = 1")
+    knob = field.weight_of(name)
+    return ("omega = 1", f"omega = {STRONG:g}") if knob == "omega" else (f"{knob} = 0.33", f"{knob} = 1")
 
 
 def _shown(text):

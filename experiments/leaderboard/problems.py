@@ -1,4 +1,4 @@
-"""The problems of the leaderboard: mixtures with a model whose error has one known cause each."""
+"""The problems of the leaderboard: mixtures, each with a model whose error has one known cause."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ GUIDED = 2  # the conditions that are sampled: classes 0 and 1
 
 
 class Model(NamedTuple):
-    """A mixture's denoiser with errors: the mixture that it believes in, attenuation rho and blur h."""
+    """A denoiser of a mixture with errors: the mixture that it believes in, attenuation rho and blur h."""
 
     belief: Mixture
     rho: Array
@@ -36,18 +36,18 @@ class Group(NamedTuple):
 
 
 def closed_form(model: Model) -> Denoise:
-    """The denoiser of the belief, blurred and attenuated; exact for rho = h = 0."""
+    """Returns the denoiser of the belief, blurred and attenuated; it is exact for rho = h = 0."""
     exact = model_errors.smoothed(mixtures.denoise(model.belief, SCHEDULE), SCHEDULE, model.blur)
     return model_errors.attenuated(exact, model.rho, model.belief.null)
 
 
 def groups(key: Array, base_steps: tuple[int, int]) -> list[Group]:
-    """All problems. Two of them have a small network trained here, for base_steps[0] and base_steps[1] updates."""
+    """Returns all problems. Two have small networks, which it trains for base_steps[0] and base_steps[1] updates."""
     return [plane(key), _many_classes(), _high_dimension(), _networks(jax.random.fold_in(key, 1), base_steps)]
 
 
 def plane(key) -> Group:
-    """Two classes of two modes each in the plane; one effect at a time."""
+    """Returns problems of two classes of two modes each in the plane, with one effect each."""
     ring = [[[2.0, 0.0], [0.0, 2.0]], [[-2.0, 0.0], [0.0, -2.0]]]
     close = [[[0.6, 0.0], [0.0, 1.8]], [[-0.6, 0.0], [0.0, -1.8]]]
     inside = [[[0.4, 0.0], [-0.4, 0.3]], [[2.5, 0.0], [-2.5, 0.0]]]
