@@ -1,7 +1,7 @@
-"""What the calls of a config stand for: rule, weight, solver and grid, built by the library.
+"""Builds what the calls of a config stand for: rule, weight, solver and grid.
 
-The texts have been checked against the library's signatures by `experiments.config.expressions`; what the library
-refuses beyond that becomes a ConfigError that names the field.
+`experiments.config.expressions` has checked the texts against the library's signatures. What the library refuses
+beyond that becomes a ConfigError that names the field.
 """
 
 import inspect
@@ -36,7 +36,7 @@ from guidance.types import Array, At, Reward, Rule, Schedule, Solver, Step, Weig
 
 
 def grid(settings, schedule: Schedule) -> Array:
-    """The grid of `sample.grid`, `sample.steps` and `sample.shift`."""
+    """Returns the grid of `sample.grid`, `sample.steps` and `sample.shift`."""
     call = parse("grid", settings.grid, GRIDS)[0]
     maker = getattr(sampling, GRIDS[call.name].maker)
     made = _built("sample.grid", settings.grid, maker, call, schedule=schedule, steps=settings.steps)
@@ -49,15 +49,15 @@ def grid(settings, schedule: Schedule) -> Array:
 
 
 def solver(text: str, field: str) -> Step | Solver:
-    """The step or solver of a call that a field holds."""
+    """Returns the step or solver of a call that a field holds."""
     call = parse("sampler", text, SAMPLERS)[0]
     return _built(field, text, getattr(sampling, call.name), call)
 
 
 def rule(text: str, field: str = "rule") -> Rule:
-    """The rule of a call that a field holds, several of them stacked from left to right.
+    """Returns the rule of a call that a field holds; several are stacked from left to right.
 
-    AUTOGUIDED is the rule of CFG: autoguidance differs from it in its reference only.
+    AUTOGUIDED gives the rule of CFG: autoguidance differs from it in its reference only.
     """
     if text == AUTOGUIDED:
         return rules.cfg
@@ -69,27 +69,30 @@ def rule(text: str, field: str = "rule") -> Rule:
 
 
 def reward(text: str) -> Reward:
-    """The reward of `problem.reward`."""
+    """Returns the reward of `problem.reward`."""
     call = parse("reward", text, REWARDS)[0]
     return _built("problem.reward", text, getattr(rewards, call.name), call)
 
 
 def fixed(text: str) -> Weight:
-    """The weight of a call that needs neither grid nor schedule."""
+    """Returns the weight of a call that needs neither grid nor schedule."""
     call = parse("weight", text, WEIGHTS)[0]
     return getattr(weights, call.name)(**call.knobs)
 
 
 def swept(text: str, grid: Array, schedule: Schedule, omega: float, field: str = "weight") -> Weight:
-    """The weight of a call without its omega, on a grid."""
+    """Returns the weight of a call that leaves out omega, on a grid."""
     call = parse("weight", text, SHAPES)[0]
     maker = getattr(weights, call.name)
     return _built(field, text, maker, call, schedule=schedule, grid=grid, omega=omega)
 
 
 def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None = None) -> Weight:
-    """The weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the model, whose
-    classes have these names (None: not known)."""
+    """Returns the weight of `sample.weight` on the grid `times`: a constant, a call, or a file that fits the model.
+
+    names: those of the model's classes; None where they are not known. Notes are printed where a file was learned
+    inside another rule, or through another number of steps. Raises ConfigError, in one line.
+    """
     text = settings.weight
     if is_number(text):
         return weights.constant(float(text))
@@ -98,26 +101,26 @@ def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None =
         maker = getattr(weights, call.name)
         return _built("sample.weight", text, maker, call, schedule=model.schedule, grid=times)
     try:
-        found, about = weight_files.read(text)
+        learned, about = weight_files.read(text)
         weight_files.check_fits(text, about, model.schedule, model.conditions, model.null, names)
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.weight: {error}") from None
-    named = spelled("rule", settings.rule, RULES)
+    rule_here = spelled("rule", settings.rule, RULES)
     if (about.rule == AUTOGUIDED) != bool(settings.weak):
         allowed = "the updates of its weaker denoiser" if about.rule == AUTOGUIDED else "0"
         raise ConfigError(f"sample.weak: {text} was learned inside {about.rule}; allowed: {allowed}")
-    if named != ("cfg" if about.rule == AUTOGUIDED else about.rule):
-        print(f"note: {text} was learned inside {about.rule} and is asked inside {named}")
+    if rule_here != ("cfg" if about.rule == AUTOGUIDED else about.rule):
+        print(f"note: {text} was learned inside {about.rule} and is asked inside {rule_here}")
     if about.steps not in (None, settings.steps):
         print(f"note: {text} was learned through {about.steps} steps and is asked at {settings.steps}")
-    return found
+    return learned
 
 
 def check(config, model: Model) -> None:
-    """Refuses calls that do not fit the samples of a model or the steps of a config, before anything is trained.
+    """Raises ConfigError, naming the field, for calls that do not fit a model's samples or a config's steps.
 
-    A mask of channels or a number of bands must fit the shape of a sample, a last step the grid: no range says so.
-    Raises ConfigError that names the field.
+    No range of a field can say that a mask of channels or a number of bands must fit the shape of a sample, and a last
+    step the grid. It is called before anything is trained.
     """
     if config.job == "sample":
         _check_rule(config.sample.rule, "sample.rule", model)
@@ -147,9 +150,9 @@ def _check_rule(text: str, field: str, model: Model) -> None:
 
 
 def _built(field: str, text: str, maker: Callable, call: Call, **at_hand) -> Any:
-    """maker(knobs of the call, and of what is at hand what it asks for by name)."""
-    asked = inspect.signature(maker).parameters
-    given: Mapping[str, Any] = {name: value for name, value in at_hand.items() if name in asked}
+    """Returns maker(knobs of the call, and those values of `at_hand` that its signature names)."""
+    parameters = inspect.signature(maker).parameters
+    given: Mapping[str, Any] = {name: value for name, value in at_hand.items() if name in parameters}
     try:
         return maker(**given, **call.knobs)
     except (ValueError, TypeError, IndexError) as error:

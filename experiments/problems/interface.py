@@ -1,4 +1,4 @@
-"""Problems: what jobs need to know of a task, and nothing else, so that no job asks which problem it is."""
+"""Problems: all that jobs need to know of a task, so that no job looks which problem it is."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from guidance.types import Array, Cond, Denoise, Reward, Schedule
 
 
 class Network(NamedTuple):
-    """A base denoiser that the job trains: what `guidance.predictions.as_denoise` takes."""
+    """A base denoiser that the job trains, as `guidance.predictions.as_denoise` takes it."""
 
     init: Callable[[Array], Any]  # key -> params
     apply: Callable[..., Array]  # (params, x, t, cond) -> prediction
@@ -19,11 +19,11 @@ class Network(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What is guided. Samples have shape `shape`."""
+    """The model that is guided. A sample has the shape `shape`."""
 
     schedule: Schedule
     shape: tuple[int, ...]
-    conditions: Cond  # leaves [G, ...]: what may be asked for, for instance the labels 0 .. G - 1
+    conditions: Cond  # leaves [G, ...]: all that there are, for instance the labels 0 .. G - 1
     null: Cond  # leaves without that axis, for instance the label G
     denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
     network: Network | None = None  # None: the denoiser is known, params are `known`
@@ -33,31 +33,31 @@ class Model(NamedTuple):
 
     @property
     def columns(self) -> Cond:
-        """The conditions as a table of weights lists them: None for the labels 0 .. G - 1, which need no search."""
+        """The conditions as `weights.table` takes them: None for the labels 0 .. G - 1, which need no search."""
         return None if are_labels(self.conditions) else self.conditions
 
 
 class Data(NamedTuple):
-    """What is learned from. `arrays` may be large: it is an argument of what is compiled, never a constant in it."""
+    """True data. `arrays` may be large: they are arguments of what is compiled, never constants in it."""
 
     draw: Callable[..., tuple[Array, Cond]]  # (key, arrays, n) -> training pairs (x0, cond), leaves [n, ...]
     # (key, arrays, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
     real: Callable[..., Array]
     arrays: Any = ()  # what `draw` and `real` draw from, a pytree
-    # (batch, part, seed) -> (update -> (x0, cond)) of this process's part of the batch, as numpy arrays, for training
-    # sets that do not fit memory; None: training pairs come from `draw`
+    # (batch, part, seed) -> a function update -> (x0, cond) of this process's part of the batch, in NumPy, for
+    # training sets that do not fit memory; None: training pairs come from `draw`
     feed: Callable[..., Callable[[int], tuple]] | None = None
     names: tuple[str, ...] | None = None  # of the classes; None: they have none
 
 
 class Instrument(NamedTuple):
-    """What samples are judged with: by numbers, and by eye."""
+    """What judges samples: metrics, and a picture."""
 
     # (key, samples [G, n, ...], full) -> {metric: value}; full adds the costly ones
     measure: Callable[[Array, Array, bool], dict[str, float]]
     floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full): what n true samples per condition score
-    tuned: tuple[str, ...]  # the metrics, lower is better, that baselines are tuned on; the first one leads
-    # (axes, samples [K, n, ...]) -> draws samples; returns the points drawn, (condition, x1, x2) each, None of images
+    tuned: tuple[str, ...]  # the metrics, lower is better, that hand-made weights are tuned on; the first one leads
+    # (axes, samples [K, n, ...]): draws them; returns the points drawn, (condition, x1, x2) each, or None for images
     picture: Callable[..., list[tuple] | None]
     features: Callable[[Array], Array] | None = None  # the space in which rollouts are matched; None: sample space
 
@@ -65,8 +65,8 @@ class Instrument(NamedTuple):
 class Problem(NamedTuple):
     """A task: a model that is imperfect in a known way, true data, and what judges samples.
 
-    Functions of a key are pure. An imported network may come without data and without an instrument: then there is
-    nothing but to sample from it.
+    Functions of a key are pure. An imported network may come without data and without an instrument: the one job for
+    it is then `sample`.
     """
 
     name: str
@@ -77,16 +77,17 @@ class Problem(NamedTuple):
 
 
 def require(problem: Problem, job: str, *parts: str) -> None:
-    """Raises ConfigError, in one line, where the problem comes without one of these parts, which the job needs."""
+    """Raises ConfigError, in one line, where the problem comes without one of the parts that the job needs."""
     missing = [part for part in parts if getattr(problem, part) is None]
     if missing:
         raise ConfigError(f"job = {job}: {problem.name} comes without {' and '.join(missing)}; allowed: sample")
 
 
 def shares(conditions: Cond, samples: int) -> tuple[Cond, int]:
-    """(conditions, n): of which conditions `samples` samples are, n of each; what does not come out even is left out.
+    """Returns the conditions, leaves [K, ...], that `samples` samples are drawn for, and how many n are for each.
 
-    All conditions or, where they are more than the samples, one sample of every so many conditions.
+    These are all conditions or, where there are more conditions than samples, evenly spaced ones with n = 1. K n may
+    be less than `samples`, since every condition has equally many.
     """
     count = size(conditions)
     shown = min(count, samples)

@@ -1,8 +1,8 @@
 """The instrument of published numbers: Inception's features of uint8 images, and the FID to reference statistics.
 
-The network is a file of converted weights (or "random", a tiny one, to see that everything runs); the reference is a
+The network is a file of converted weights (or "random", a tiny one, to see that everything runs). The reference is a
 file that `python -m experiments.tools.fid ref` or the ADM suite wrote, or images that were set apart. Nothing is
-learned in the space of these features: what is measured in is no target.
+learned in the space of these features: a space of measurements is no target.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ class Meter(NamedTuple):
     rows: np.ndarray | None  # [n, d]; None where the reference has no images
 
 
-def load(settings, held: Images) -> Meter:
-    """The meter of `problem.instrument` and `problem.reference`.
+def load(settings, apart: Images) -> Meter:
+    """Returns the meter of `problem.instrument` and `problem.reference`.
 
-    held: images of the kind that will be measured; the reference where the config names none.
-    Raises ConfigError, in one line, for files that are something else.
+    apart: images of the kind that will be measured; they are the reference where the config names none. Raises
+    ConfigError, in one line, for files that are something else.
     """
     name = "random" if settings.instrument == "random" else "inception"
     weights = None if name == "random" else settings.instrument
@@ -48,8 +48,8 @@ def load(settings, held: Images) -> Meter:
     except BadInput as error:
         raise ConfigError(f"problem.instrument = {settings.instrument}: {error}") from None
     try:
-        known = Reference(held.path, None, {}, held, {})
-        return _against(network, read_reference(settings.reference) if settings.reference else known, held.shape)
+        usual = Reference(apart.path, None, {}, apart, {})
+        return _against(network, read_reference(settings.reference) if settings.reference else usual, apart.shape)
     except BadInput as error:
         raise ConfigError(f"problem.reference = {settings.reference!r}: {error}") from None
 
@@ -73,11 +73,11 @@ def _against(network: networks.Network, reference: Reference, shape) -> Meter:
 
 
 def measure(meter: Meter, to_images: Callable, samples: Array, full: bool) -> dict[str, float]:
-    """The FID of samples [G, n, ...]; `full` adds what else the network and the reference allow.
+    """Returns the FID of samples [G, n, ...]; `full` adds what else the network and the reference allow.
 
-    sfid, inception_score, kid, precision, recall, density, coverage. Distances of fewer samples than features are
-    computed all the same: they are large, and to be compared with those of equally many samples only. Samples that
-    are not finite have an infinite FID.
+    That is sfid, inception_score, kid, precision, recall, density and coverage. Distances of fewer samples than
+    features are computed all the same: they are large, and comparable with those of equally many samples only. Samples
+    that are not finite have an infinite FID.
     """
     flat = mesh.whole(samples).reshape(-1, *samples.shape[2:])
     if not np.isfinite(flat).all():
@@ -101,10 +101,10 @@ def measure(meter: Meter, to_images: Callable, samples: Array, full: bool) -> di
 
 
 def instrument(meter: Meter, to_images: Callable, real: Callable, conditions: Array, picture: Callable) -> Instrument:
-    """What judges by FID. Nothing is matched in the space of these features.
+    """Returns the instrument that judges by FID. Nothing is matched in the space of its features.
 
-    to_images: samples -> images in [0, 1], a pytree; real: (key, n, conditions) -> true samples; `conditions`: those
-    of the floor, as many as there are of samples.
+    to_images: samples -> images in [0, 1], a pytree. real: (key, n, conditions) -> true samples. conditions: those
+    that the floor draws true samples for, as many as the samples have.
     """
     return Instrument(
         measure=lambda key, samples, full: measure(meter, to_images, samples, full),
@@ -120,8 +120,10 @@ def _pixels(to_images, samples):
 
 
 def as_images(name: str, samples: Array, to_images: Callable) -> Images:
-    """Samples [n, ...] as images that are made block by block, each device some of its rows; the last block is filled
-    up, not compiled anew. `to_images`: a pytree that lies on the mesh."""
+    """Returns samples [n, ...] as images that are made block by block, some rows of a block on each device.
+
+    The last block is filled up, not compiled anew. to_images: a pytree that lies on the mesh.
+    """
     shape = jax.eval_shape(to_images, jax.ShapeDtypeStruct((1, *samples.shape[1:]), jnp.float32)).shape[1:]
 
     def blocks(size):

@@ -20,9 +20,9 @@ MANIFOLD = 2000  # held-out images that precision, recall, density and coverage 
 def check_classes(
     labels: np.ndarray, classes: int, names: tuple[str, ...] | None = None, least: int = 1, use: str = "in this split"
 ) -> None:
-    """Raises ValueError, naming the class, unless the labels are of these classes and each has `least` of them.
+    """Raises ValueError, naming the class, unless each of these classes, and no other, has `least` labels.
 
-    Nothing is made for every class before it is known that they are no more than the labels.
+    Memory goes with the number of labels, not with that of classes, which may be a mistake.
     """
     present, counts = np.unique(labels, return_counts=True)
     strange = present[(present < 0) | (present >= classes)]
@@ -35,9 +35,9 @@ def check_classes(
         lacking, count = int(np.argmin(counts)), int(counts.min())
     else:
         return
-    called = f"class {lacking} ({names[lacking]})" if names else f"class {lacking}"
-    found = f"{count} image{'s' * (count > 1)}" if count else "no image"
-    raise ValueError(f"{called} has {found} {use}" + f"; expected {least} or more" * (least > 1))
+    name = f"class {lacking} ({names[lacking]})" if names else f"class {lacking}"
+    number = f"{count} image{'s' * (count > 1)}" if count else "no image"
+    raise ValueError(f"{name} has {number} {use}" + f"; expected {least} or more" * (least > 1))
 
 
 def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
@@ -47,7 +47,7 @@ def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
 
 
 class Meter(NamedTuple):
-    """Reads features and class predictions, and compares samples with held-out real images in their space."""
+    """What reads features and classes, and the held-out images that it compares samples with."""
 
     read: Callable[[Array], tuple[Array, Array]]  # images [n, H, W, C] -> (features [n, d], logits [n, G]), jitted
     features: np.ndarray  # of the held-out images [N, d]
@@ -57,12 +57,13 @@ class Meter(NamedTuple):
 
 
 def meter(read, images: np.ndarray, labels: np.ndarray) -> Meter:
+    """Returns the meter that compares with these held-out images [N, H, W, C] of these labels [N]."""
     features, _ = in_batches(read, images)
     return Meter(read, features, labels, metrics.gaussian_stats(features), images.reshape(len(images), -1))
 
 
 def in_batches(read, images, batch: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """`read` over any number of images, in numpy."""
+    """Reads any number of images, `batch` at a time, into NumPy."""
     parts = [read(jnp.asarray(images[i : i + batch])) for i in range(0, len(images), batch)]
     return tuple(np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))
 
@@ -73,13 +74,14 @@ _manifold = jax.jit(lambda real, fake: metrics.precision_recall_density_coverage
 
 
 def measure(meter: Meter, samples: Array, full: bool) -> dict[str, float]:
-    """Frechet distance of all classes together, energy distance averaged over classes, agreement of the classifier.
+    """Returns metrics of samples [G, n, H, W, C] against the held-out images, by name.
 
-    samples [G, n, H, W, C]. `full` adds the kernel distance of the features (unbiased, all pairs), their precision,
-    recall, density and coverage, and the energy distance of pixels, against the held-out images.
+    They are the Frechet distance of all classes together, the energy distance averaged over classes, and the share of
+    samples that the classifier reads as their class. `full` adds the kernel distance of the features (unbiased, all
+    pairs), their precision, recall, density and coverage, the energy distance of pixels, and the mean pixel.
     """
     groups, n = samples.shape[:2]
-    classes = np.arange(groups) * (meter.labels.max() + 1) // groups  # as problems.shares deals them out
+    classes = np.arange(groups) * (meter.labels.max() + 1) // groups  # as interface.shares chooses them
     images = samples.reshape(groups * n, *samples.shape[2:])
     features, logits = in_batches(meter.read, images)
     values = {
@@ -98,7 +100,7 @@ def measure(meter: Meter, samples: Array, full: bool) -> dict[str, float]:
 
 
 def frechet(meter: Meter, samples: Array) -> float:
-    """The Frechet distance alone, for samples without labels."""
+    """Returns the Frechet distance alone, for samples without labels."""
     return _frechet(meter, in_batches(meter.read, samples.reshape(-1, *samples.shape[2:]))[0])
 
 
@@ -107,10 +109,10 @@ def _frechet(meter: Meter, features: np.ndarray) -> float:
     return metrics.frechet_distance(metrics.gaussian_stats(features), meter.stats, few=True)
 
 
-def _class_energy(meter: Meter, classes, own: np.ndarray, held: np.ndarray) -> float:
-    """Mean over classes [G] of the energy distance between own [G, n, d] and the rows of held [N, d] of that class."""
-    pairs = zip(classes, own, strict=True)
-    parts = [_energy(jnp.asarray(x), jnp.asarray(held[meter.labels == c])) for c, x in pairs]
+def _class_energy(meter: Meter, classes, x: np.ndarray, held_out: np.ndarray) -> float:
+    """Returns the mean over classes of the energy distance of x [G, n, d] to the rows of held_out of that class."""
+    pairs = zip(classes, x, strict=True)
+    parts = [_energy(jnp.asarray(x), jnp.asarray(held_out[meter.labels == c])) for c, x in pairs]
     return float(np.mean([float(part) for part in parts]))
 
 
@@ -120,7 +122,7 @@ def picture(
     """Draws samples [G, n, ...]: one column for each class, ROWS samples each, with its name or number below.
 
     Where there are more than COLUMNS classes with fewer samples each, every image is of another class. `to_images`
-    turns the few that are shown into images in [0, 1]. names: of the classes, in the order of their labels.
+    turns the few samples that are shown into images in [0, 1]. names: of the classes, in the order of their labels.
     """
     groups, n = samples.shape[:2]
     mixed = groups > COLUMNS and n < ROWS
@@ -146,5 +148,5 @@ def picture(
 
 
 def to_pixels(images: Array) -> Array:
-    """Images in [0, 1], perhaps beyond -> uint8, the nearest of 256 values, as published samplers round."""
+    """Rounds images in [0, 1], perhaps beyond, to the nearest of 256 values, uint8, as published samplers do."""
     return jnp.floor(255 * jnp.clip(images, 0, 1) + 0.5).astype(jnp.uint8)

@@ -1,6 +1,6 @@
-"""What the MNIST problem is made of: a published denoiser, a published classifier and the four files of MNIST.
+"""MNIST with a published denoiser, a published classifier, whose 84 features the metrics use, and the four data files.
 
-The metrics' features are the classifier's 84; all three are files of the user's, named by the config.
+The config names the files.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from experiments import data
@@ -24,10 +23,9 @@ NULL = CLASSES
 IMAGE_SHAPE = (28, 28, 1)
 CHUNK = 160  # evaluations at a time: about 0.13 ms of a core each, a quarter more in batches of thousands
 
-_read = jax.jit(lenet.read)
-
 
 def build(config, folder) -> Problem:
+    """Returns the problem of a config. Raises FileNotFoundError or ValueError as `load` does."""
     del folder  # nothing is kept
     settings = config.problem
     model = load(settings.model, settings.classifier, settings.data)
@@ -60,7 +58,7 @@ def build(config, folder) -> Problem:
 
 
 class Mnist(NamedTuple):
-    """The denoiser (rectified flow, pixels in [0, 1], null label 10), the classifier's params, and the data."""
+    """A denoiser (rectified flow, pixels in [0, 1], null label 10), the classifier's params, and the data."""
 
     denoise: Denoise
     classifier: dict
@@ -82,21 +80,8 @@ def load(model, classifier, folder) -> Mnist:
     return Mnist(flow_vit.denoiser(model_params), classifier_params, train, test)
 
 
-def read(classifier: dict, images: np.ndarray, batch: int = 1000) -> lenet.Reading:
-    """The classifier's features [n, 84] and logits [n, 10] of images [n, 28, 28, 1], uint8 or float.
-
-    Floats are clipped to [0, 1] first, as the published numbers of the sampler were: a sample is an image.
-    """
-    parts = []
-    for start in range(0, len(judge), batch):
-        part = np.asarray(judge[start : start + batch])
-        part = data.to_unit(part) if part.dtype == np.uint8 else np.clip(part, 0, 1)
-        parts.append(jax.tree.map(np.asarray, _read(classifier, part)))
-    return lenet.Reading(*map(np.concatenate, zip(*parts, strict=True)))
-
-
 def _field(name: str, load_it: Callable[[], Any], path) -> Any:
-    """Runs `load_it`; its errors come back with the name of the config field in front."""
+    """Returns what `load_it` returns; its errors get the name of the config field in front."""
     try:
         return load_it()
     except (FileNotFoundError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Gaussian mixtures with a model error of known cause: every number is held against closed-form truth."""
+"""Gaussian mixtures with a model error of known cause: every number is compared with closed-form truth."""
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +65,9 @@ def build(config, folder) -> Problem:
 
 
 def truth(settings) -> mixtures.Mixture:
-    """The data: `ring` interleaves the modes of the classes on a circle, `random` draws them from a sphere.
+    """Returns the law of the data: `ring` interleaves the classes' modes on a circle, `random` draws them on a sphere.
 
-    Within a class the modes have weights proportional to 1, 1/2, 1/3, ...: unequal, so that losing one shows.
+    Within a class the modes have weights proportional to 1, 1/2, 1/3, ...: unequal, so that a lost mode shows.
     """
     classes, modes = settings.classes, settings.modes
     if settings.layout == "ring":
@@ -99,7 +99,10 @@ def _model(config, data, schedule):
 
 
 def _measures(target, reward, schedule, classes):
-    """Two jitted functions of (samples [G, n, d], reference [G, k, d]): the tuned metric alone, and all of them."""
+    """Returns two jitted functions of samples [G, n, d] and a reference [G, k, d].
+
+    The first computes the tuned metric; the second takes a key before and computes all metrics.
+    """
 
     def energy(samples, reference):
         return jnp.mean(jax.vmap(lambda x, y: metrics.energy_distance(x, y).value)(samples, reference))
@@ -136,9 +139,9 @@ def _name(settings) -> str:
 
 
 def _picture(axes, target, samples, log_density) -> list[tuple[int, float, float]]:
-    """Draws samples [K, n, ...] over the contours of the true density; of more than two dimensions the first two.
+    """Draws samples [K, n, ...] over the contours of the true density; returns the points, (class, x1, x2) each.
 
-    Of more than ten classes it draws the first ten. Returns the points, (class, x1, x2) each.
+    It draws the first two coordinates, and ten classes at most.
     """
     samples, drawn = np.asarray(samples), []
     reach = 1.4 * float(jnp.abs(target.means[:, :2]).max()) + 2 * float(jnp.sqrt(target.variances.max()))
