@@ -24,7 +24,7 @@ COUNT, SIDE = 120, 12
 
 def level(images):
     """The numbers of images in [0, 1]."""
-    return np.rint(np.asarray(judge)[..., 0, 0, 0] * 255 / 2).astype(int)
+    return np.rint(np.asarray(images)[..., 0, 0, 0] * 255 / 2).astype(int)
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_the_denoiser_the_classifier_and_the_metrics_see_images_of_their_own(sou
         return jax.jit(lambda x: (jnp.mean(x, axis=(1, 2)), jnp.zeros((len(x), classes))))
 
     def meter(read, images, labels):
-        seen["reference"] = set(level(judge).tolist())
-        np.testing.assert_array_equal(level(judge) % 2, labels)
-        return found_meter(read, judge, labels)
+        seen["reference"] = set(level(images).tolist())
+        np.testing.assert_array_equal(level(images) % 2, labels)
+        return found_meter(read, images, labels)
 
     def measure(meter, samples, full):
         seen.setdefault("measured", []).append(np.asarray(samples))
