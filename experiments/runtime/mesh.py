@@ -1,9 +1,8 @@
-"""Devices: the mesh, and how arrays lie on it. What is computed does not change with it, only where.
+"""Devices: the mesh, and how arrays lie on it. It changes where numbers are computed, not which.
 
 The mesh has two axes: `data`, over which batches are cut, and `model`, for weights that have rules in
-guidance.nets.sharding. A job asks for `current()`. With one device `shard` commits arrays to it, and every other
-function here hands back what it was given.
-Axes are Auto: jax decides how to cut what no one has said anything about, and inserts the communication.
+guidance.nets.sharding. With one device `shard` commits arrays to it, and every other function returns its argument.
+Axes are Auto: jax decides how to cut arrays that have no rule, and inserts the communication.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,14 +32,14 @@ _current: Layout | None = None
 
 
 def use(data: int | None = None, model: int = 1, fsdp: bool = False) -> None:
-    """Makes this the layout of the process. Raises ConfigError if there are not data * model devices."""
+    """Sets the layout of the process. Raises ConfigError if there are not data * model devices."""
     global _current
     _current = Layout(make(data, model), fsdp)
 
 
 @contextmanager
 def laid_out(data: int | None = None, model: int = 1, fsdp: bool = False) -> Iterator[None]:
-    """`use` for as long as the context lasts; then the layout is the one that it was before."""
+    """Sets the layout by `use` for as long as the context lasts; then it is again what it was before."""
     global _current
     before = _current
     use(data, model, fsdp)
@@ -51,17 +50,17 @@ def laid_out(data: int | None = None, model: int = 1, fsdp: bool = False) -> Ite
 
 
 def current() -> Layout:
-    """The layout that `use` has set; without, a mesh over all devices."""
+    """Returns the layout that `use` has set or, without one, a mesh over all devices."""
     if _current is None:
         use()
     return _current
 
 
 def make(data: int | None = None, model: int = 1) -> Mesh:
-    """A mesh of data x model devices; data None: as many as there are.
+    """Returns a mesh of data x model devices; data None: as many as there are.
 
-    A CPU that pretends to be several devices counts as one unless `data` asks for more or there are several processes:
-    cutting it gains nothing. Raises ConfigError if there are not enough devices, or, with several processes, if some
+    A CPU that pretends to be several devices counts as one, since cutting it gains nothing, unless `data` is larger or
+    there are several processes. Raises ConfigError if there are not enough devices or, with several processes, if some
     would be left out.
     """
     devices = jax.devices()
@@ -76,10 +75,10 @@ def make(data: int | None = None, model: int = 1) -> Mesh:
 
 
 def part(mesh: Mesh) -> tuple[int, int]:
-    """(index, count): which of `count` equal parts of a batch this process feeds; what `data.Loader` takes.
+    """Returns (index, count): which of `count` equal parts of a batch this process feeds, as `data.Loader` takes it.
 
-    Processes that share a place on the data axis (the model axis spans them) feed the same part. Raises ConfigError
-    where the places of a process are not one run.
+    Processes that share a place on the data axis, because the model axis spans them, feed the same part. Raises
+    ConfigError where the places of a process are not one run.
     """
     mine = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
     places = np.flatnonzero(mine)
@@ -91,12 +90,12 @@ def part(mesh: Mesh) -> tuple[int, int]:
 
 
 def share(batch: int) -> tuple[int, int]:
-    """The part of a batch of so many rows that this process reads: its own, or all where `places()` do not divide."""
+    """Returns the part of a batch of so many rows that this process reads; all, if `places()` do not divide it."""
     return (0, 1) if batch % places() else part(current().mesh)
 
 
 def place(batch: Any, rows: int) -> Any:
-    """The arrays of this process's `share(rows)` of a batch as global arrays [rows, ...]; the rest as it is.
+    """Returns this process's `share(rows)` of a batch as global arrays [rows, ...]; what is no array stays as it is.
 
     They are cut over `data`, or whole on every device where `places()` do not divide the rows.
     """
@@ -110,35 +109,33 @@ def place(batch: Any, rows: int) -> Any:
 
 
 def places() -> int:
-    """How many parts batches are cut in."""
+    """Returns how many parts batches are cut in."""
     return current().mesh.shape["data"]
 
 
 def memory() -> int:
-    """Bytes of memory of all devices of the layout: their own, or that of their hosts where they share it."""
-    devices = current().mesh.devices.flat
-    own = [
-        (device.memory_stats() or {}).get("bytes_limit")
-        for device in devices
-        if device.process_index == jax.process_index()
-    ]
-    return sum(own) * jax.process_count() if all(own) else sizes.memory() * jax.process_count()
+    """Returns the bytes of memory of all devices of the layout, or of their hosts where they share that memory."""
+    devices = [device for device in current().mesh.devices.flat if device.process_index == jax.process_index()]
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    return (sum(limits) if all(limits) else sizes.memory()) * jax.process_count()
 
 
 def rounded(rows: int) -> int:
-    """So many rows or a few more, that every place has equally many."""
+    """Returns so many rows or a few more, so that every place has equally many."""
     return -(-rows // places()) * places()
 
 
 def cut(batch: Any) -> jax.Array:
-    """An array [batch, ...] with its rows over `data`: outside of jit what `spread` is inside. Every process must hold
-    the same whole array, and `places()` divide the batch."""
+    """Returns an array [batch, ...] with its rows over `data`, as `spread` does inside jit.
+
+    Every process must have the same whole array, and `places()` must divide the batch.
+    """
     mesh, values = current().mesh, np.asarray(batch)
     return jax.make_array_from_callback(values.shape, batch_sharding(mesh), lambda index: values[index])
 
 
 def spread(tree: Any) -> Any:
-    """Inside jit: cuts the first axis of every array over `data`; one that `places()` do not divide stays whole."""
+    """Cuts the first axis of every array over `data`, inside jit; one that `places()` do not divide stays whole."""
     mesh = current().mesh
     if mesh.size == 1:
         return tree
@@ -153,10 +150,10 @@ def spread(tree: Any) -> Any:
 
 
 def spreading(function: Callable) -> Callable:
-    """A function of (x, t, cond) whose arguments and value are cut over `data`: a denoiser in data parallel.
+    """Returns a function of (x, t, cond) with arguments and value cut over `data`: a denoiser in data parallel.
 
-    Rows that `places()` do not divide are filled up with copies of the last one, and the value is cut again. What
-    comes back is a pytree whose leaves are those of `function`.
+    Rows that `places()` do not divide are filled up with copies of the last one, and the value is cut again. The
+    function is a pytree whose leaves are those of `function`.
     """
     return Partial(_in_parallel, function if isinstance(function, Partial) else Partial(function))
 
@@ -170,16 +167,16 @@ def _in_parallel(function: Callable, *arguments):
 
 
 def filled(tree: Any, rows: int) -> Any:
-    """Every array of the tree with `rows` rows: behind its own, copies of its last."""
+    """Fills every array of the tree up to `rows` rows, with copies of its last one."""
     return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], rows - x.shape[0], axis=0)]), tree)
 
 
 def shard(state: Any) -> Any:
-    """Weights and optimiser state on the mesh, as guidance.nets.sharding says: cut over `model` where it has a rule,
-    with fsdp over `data` too, the rest whole on every device. Every process must hold the same whole arrays.
+    """Places weights and optimiser state on the mesh, by the rules of guidance.nets.sharding.
 
-    On a single device too they come back committed to it: jit would compile again as soon as results, which are, take
-    the place of arrays that are not.
+    An array with a rule is cut over `model`, with fsdp over `data` too; others are whole on every device. Every
+    process must have the same whole arrays. A single device, too, commits them: results are committed, and jit would
+    compile again as soon as one takes the place of an array that is not.
     """
     mesh, fsdp = current()
     if mesh.size == 1:
@@ -195,12 +192,12 @@ def shard(state: Any) -> Any:
 
 
 def local(tree: Any) -> Any:
-    """The arrays whole, on this process's own device: for everything that is not computed on the mesh."""
+    """Returns the arrays whole, on this process's device: for everything that is not computed on the mesh."""
     return tree if current().mesh.size == 1 else jax.tree.map(lambda x: jnp.asarray(_whole(x)), tree)
 
 
 def whole(tree: Any) -> Any:
-    """The arrays whole, in numpy."""
+    """Returns the arrays whole, in NumPy."""
     return jax.tree.map(_whole, tree)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: which config it belongs to, one command at a time, and what becomes of it when that fails."""
+"""The folder of a run: which config it belongs to, which command uses it, and what becomes of it when that fails."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from experiments.config.values import Field
 from experiments.runtime import launch
 from experiments.runtime.writing import write_whole
 
-# fields that may gain entries, and which: what is there stays, and the whole is what one command would have made
+# fields that may grow, and how: earlier results stay, and the folder ends as one command would have made it
 GROWING = {
     **dict.fromkeys(("learn.objectives", "learn.gammas", "learn.intervals"), "more of them"),
     **dict.fromkeys(("eval.omegas", "eval.intervals", "eval.clamp", "eval.others"), "more of them"),
@@ -27,14 +27,14 @@ GROWING = {
 
 
 class Claim(NamedTuple):
-    """A folder that is taken for one command, and what it was before."""
+    """A folder that one command has taken, and what was in it before."""
 
     workdir: pathlib.Path
     config: config_dict.ConfigDict
     before: "Before"
 
     def given_up(self, error: Exception, aside: str) -> str:
-        """`release`s the folder; returns the error's words, and where the things are now of which it speaks."""
+        """Releases the folder by `release`; returns the error's words, with the paths that its files have now."""
         samples = self.config.sample.into if self.config.job == "sample" else ""
         if not (launch.primary() and release(self.workdir, self.before, aside, samples)):
             return str(error)
@@ -44,7 +44,7 @@ class Claim(NamedTuple):
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping[str, Field]) -> Iterator[Claim]:
-    """The folder, taken by `claim` for as long as the context lasts; process 0 does it for all."""
+    """Takes the folder by `claim` for as long as the context lasts; process 0 does it for all."""
     found, locks = before(workdir), []
     try:
         launch.first(lambda: locks.append(claim(workdir, config, fields)))
@@ -55,11 +55,11 @@ def claimed(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mappi
 
 
 def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping[str, Field]) -> int:
-    """Takes the folder for this run and writes config.json; returns the lock, held until the process ends.
+    """Takes the folder for this run and writes config.json; returns the lock, which lasts until it is closed.
 
-    A folder that already belongs to a run is taken over only by the same config (so that the run resumes), the fields
-    of RESUMABLE excepted; those of GROWING may hold more than they did. A field that is younger than the folder had
-    its default there. Raises ConfigError naming a field that differs, or what is in the way.
+    A folder of an earlier run is taken only by the same config, so that the run resumes: fields of RESUMABLE may
+    differ, and those of GROWING may have more entries. A field that is younger than the folder counts as its default
+    there. Raises ConfigError naming the field that differs, or what is in the way.
     """
     workdir = pathlib.Path(workdir)
     try:
@@ -69,9 +69,9 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping
         raise ConfigError(f"--workdir={workdir}: {error.strerror}; allowed: a folder that can be written") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        there = stored(workdir)
-        _agree(workdir, there, config, fields)
-        write_whole(workdir / "config.json", json.dumps(_kept(there, config), indent=2) + "\n")
+        known = stored(workdir)
+        _agree(workdir, known, config, fields)
+        write_whole(workdir / "config.json", json.dumps(_kept(known, config), indent=2) + "\n")
     except BlockingIOError:
         os.close(lock)
         raise ConfigError(f"--workdir={workdir}: another run is using it; allowed: a folder of its own") from None
@@ -82,14 +82,14 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, fields: Mapping
 
 
 class Before(NamedTuple):
-    """A folder as a command found it: its config.json, None without one, and the names of all that was in it."""
+    """A folder as a command found it: its config.json (None without one), and the names of all that was in it."""
 
     config: str | None
     names: frozenset[str]
 
 
 def before(workdir: pathlib.Path) -> Before:
-    """The folder as it is now."""
+    """Returns the folder as it is now."""
     path = os.path.join(workdir, "config.json")
     try:
         names = frozenset(os.listdir(workdir))
@@ -99,11 +99,11 @@ def before(workdir: pathlib.Path) -> Before:
 
 
 def release(workdir: pathlib.Path, before: Before, aside: str, samples: str = "") -> bool:
-    """Gives up the claim of a command that came to nothing, so that the next one may have another config.
+    """Gives up the claim of a command that failed, so that the next one may have another config.
 
-    config.json is what it was. Where there was none, all that the command has made moves to the folder `aside` within,
-    which is a run of its own that the same command with that folder resumes; returns whether there was anything. The
-    folder `samples` keeps settings of its own: batches in it stay, for the same command to go on.
+    config.json becomes what it was. Where there was none, all that the command has made moves into the folder
+    `aside`, where the same command can resume it; returns whether there was anything to move. The folder `samples` has
+    a settings.json and stays where it is, for the same command to go on.
     """
     workdir = pathlib.Path(workdir)
     if before.config is not None:
@@ -122,26 +122,30 @@ def release(workdir: pathlib.Path, before: Before, aside: str, samples: str = ""
     return True
 
 
-def _kept(there: dict[str, Any], config: config_dict.ConfigDict) -> dict[str, Any]:
-    """What config.json holds from now on. To sample a run changes nothing of how it is sampled when nothing is said:
-    a command means tomorrow what it means today."""
-    sampled = there and config.job == "sample"
-    own = {name: value for name, value in there.items() if name.startswith(RESUMABLE)} if sampled else {}
-    return nested(_jsonable(flat(config)) | own).to_dict()
+def _kept(known: dict[str, Any], config: config_dict.ConfigDict) -> dict[str, Any]:
+    """Returns what config.json holds from now on.
+
+    The job `sample` leaves the fields of RESUMABLE as they are stored: a command without them means tomorrow what it
+    means today.
+    """
+    sampled = known and config.job == "sample"
+    kept = {name: value for name, value in known.items() if name.startswith(RESUMABLE)} if sampled else {}
+    return nested(_jsonable(flat(config)) | kept).to_dict()
 
 
 def _agree(
-    workdir: pathlib.Path, there: dict[str, Any], config: config_dict.ConfigDict, fields: Mapping[str, Field]
+    workdir: pathlib.Path, known: dict[str, Any], config: config_dict.ConfigDict, fields: Mapping[str, Field]
 ) -> None:
+    """Raises ConfigError unless a config may go on with the folder whose config.json holds `known` ({}: none)."""
     present = _jsonable(flat(config))
-    usual = {name: field.default for name, field in fields.items()} if there else {}
-    for name in sorted(there.keys() | present.keys()) if there else ():
+    usual = {name: field.default for name, field in fields.items()} if known else {}
+    for name in sorted(known.keys() | present.keys()) if known else ():
         if name not in present and name not in usual:
             raise ConfigError(
                 f"--workdir={workdir}: its config.json has {name}, which this version does not know; "
                 "allowed: the version that wrote it, or a new folder"
             )
-        before, now = there.get(name, usual.get(name)), present.get(name)
+        before, now = known.get(name, usual.get(name)), present.get(name)
         grows = name in GROWING and "eval.steps" in present  # not a leaderboard, which has seeds as well
         if name.startswith(RESUMABLE) or before == now or (grows and _grown(name, before, now)):
             continue
@@ -153,7 +157,7 @@ def _agree(
 
 
 def _grown(name: str, before: Any, now: Any) -> bool:
-    """Whether a field of GROWING only gained what leaves earlier results as they are."""
+    """Returns whether a field of GROWING has only gained what leaves earlier results as they are."""
     if name == "seeds":
         return now > before
     if name == "eval.steps":  # rollouts start from those at fewer steps

@@ -46,6 +46,6 @@ def update_in_parts(optimizer: optax.GradientTransformation, loss, params, opt_s
 
 
 def _applied(optimizer, params, opt_state, value, gradient):
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    change, opt_state = optimizer.update(gradient, opt_state, params)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-    return optax.apply_updates(params, updates), opt_state, metrics
+    return optax.apply_updates(params, change), opt_state, metrics

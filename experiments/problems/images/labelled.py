@@ -1,9 +1,9 @@
 """Labelled images and a denoiser that is trained on them: any source that `data.open_source` opens, and the digits.
 
-Three disjoint parts: one for the denoiser and the guidance, one for the classifier whose features are metrics, one
-held out as the reference for every number. The floor is what the first part scores against the held-out part. Where
-Inception's features are the metrics there is no classifier, and with a reference file nothing is held out. Images are
-in [0, 1] here and in [-1, 1] where the denoiser works.
+The images are cut in three parts: one for the denoiser and the guidance, one for the classifier whose features the
+metrics use, and one that is held out as the reference for every number. The floor is what the first part scores
+against the third. Where Inception's features are used there is no classifier, and with a reference file nothing is
+held out. Images are in [0, 1] here and in [-1, 1] where the denoiser works.
 """
 
 import dataclasses
@@ -51,7 +51,10 @@ class Classifier(nn.Module):
 
 
 def build(config, folder: pathlib.Path | None) -> Problem:
-    """Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be."""
+    """Returns the problem of a config.
+
+    Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be.
+    """
     settings, base = config.problem, config.base
     source = data.chosen(settings)
     if source.classes is None:
@@ -74,7 +77,7 @@ def build(config, folder: pathlib.Path | None) -> Problem:
 
 
 def in_memory(source: data.Source, rows) -> data.Labelled:
-    """The images of these rows, in [0, 1], with their labels."""
+    """Reads the images of these rows, in [0, 1], and their labels."""
     examples = [source[int(i)] for i in progress.track(rows, f"reading {source.name}")]
     return data.Labelled(
         data.to_unit(np.stack([example["image"] for example in examples])),
@@ -84,7 +87,7 @@ def in_memory(source: data.Source, rows) -> data.Labelled:
 
 
 def _check_enough(everything: data.Labelled, classes: int, settings) -> None:
-    """Raises ValueError unless each part has the images of each class that its use takes."""
+    """Raises ValueError unless each part has as many images of each class as its use needs."""
     by_classifier = settings.instrument == "classifier"
     own, judges, held = _parts(len(everything.labels), settings)
     needs = [("to train on", own, 1)]
@@ -97,8 +100,10 @@ def _check_enough(everything: data.Labelled, classes: int, settings) -> None:
 
 
 def _feed(source: data.Source, rows):
-    """Batches of these rows, read ahead, as the denoiser wants them: where not all images are in memory, the denoiser
-    still learns from all that are not set apart."""
+    """Returns `Data.feed` for these rows: where memory does not have all images, the denoiser still learns from all.
+
+    Batches are read ahead. Images that are set apart for the classifier and the metrics are not among the rows.
+    """
     some = dataclasses.replace(source, count=len(rows), read=lambda i: source.read(int(rows[i])))
 
     def feed(batch: int, part, seed: int):
@@ -114,7 +119,7 @@ def _feed(source: data.Source, rows):
 
 
 class Timed(nn.Module):
-    """A network whose own time runs to 1000, as ours to 1."""
+    """A network whose time runs to 1000 where ours runs to 1."""
 
     net: nn.Module
 
@@ -123,7 +128,7 @@ class Timed(nn.Module):
 
 
 def _precision(base) -> dict:
-    """The fields that DiT and UNet share."""
+    """Returns the fields that DiT and UNet share."""
     dtype = jnp.bfloat16 if base.precision == "bfloat16" else None
     return {"dtype": dtype, "residual": jnp.float32, "remat": base.remat}
 
@@ -143,7 +148,7 @@ def _mlp(base, classes):
 
 
 def _adm(base, classes):
-    """ADM's U-Net for 64 x 64 where width is 192, in other widths too; with a null class, which its authors' lacks."""
+    """Returns ADM's U-Net for 64 x 64 pixels (width 192), or another width, with a null class, which ADM's lacks."""
     shared = {"head": math.gcd(base.width, 64), "groups": math.gcd(base.width, 32)}
     channels = tuple(base.width * times for times in (1, 2, 3, 4))
     return Timed(UNet(channels, base.depth, (1, 2, 3), classes, **shared, **_precision(base)))
@@ -153,7 +158,7 @@ NETWORKS = {"dit": _dit, "unet": _unet, "adm": _adm, "mlp": _mlp}
 
 
 def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: str, name: str) -> Problem:
-    """The problem of images [n, H, W, C] in [0, 1] with every label 0 .. G - 1 among them; G is the null label."""
+    """Returns the problem of images [n, H, W, C] in [0, 1] that have every label 0 .. G - 1; G is the null label."""
     settings, schedule = config.problem, schedules.by_name(config.problem.schedule)
     classes, shape = int(everything.labels.max()) + 1, everything.images.shape[1:]
     own, judges, held = _parts(len(everything.labels), settings)
@@ -199,7 +204,7 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
 
 
 def _by_classifier(read, meter: judge.Meter, training: Pool, conditions, picture) -> Instrument:
-    """What measures in the features of the classifier `read`."""
+    """Returns the instrument that measures in the features of the classifier `read`."""
     return Instrument(
         measure=lambda key, samples, full: judge.measure(meter, _to_unit(samples), full),
         floor=lambda key, n, full: judge.measure(meter, pools.draw_each(key, training, n, conditions), full),
@@ -210,7 +215,7 @@ def _by_classifier(read, meter: judge.Meter, training: Pool, conditions, picture
 
 
 def _parts(count: int, settings):
-    """Rows for the denoiser, for the classifier, and held out."""
+    """Returns the rows for the denoiser, for the classifier, and those that are held out."""
     if settings.reference:
         return np.arange(count), np.arange(0), np.arange(0)
     rest = 1 - settings.train_fraction - settings.classifier_fraction
@@ -222,9 +227,9 @@ def _to_unit(x):
 
 
 def _train_classifier(judges: Pool, classes: int, shape, steps: int, folder: pathlib.Path):
-    """A jitted (images in [0, 1]) -> (features, logits), trained on its own split with one-pixel shifts.
+    """Trains a classifier, with shifts by one pixel; returns a jitted (images in [0, 1]) -> (features, logits).
 
-    It is kept in `folder`: trained again on another number of threads or devices it would be another one.
+    It is kept in `folder`: another training, on another number of threads or devices, would give another classifier.
     """
     net, optimizer = Classifier(classes), optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=1e-3)
     key = jax.random.key(SPLIT_SEED)

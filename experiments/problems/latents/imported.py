@@ -1,8 +1,8 @@
 """A class-conditional network on latents that was trained elsewhere: DiT or SiT, with the autoencoder of its latents.
 
-Everything that the files say is taken from them: width, depth, patch, classes, the size of the latents. There are no
-data, so there is nothing to train, to learn from or to measure with: the one job is `sample`. `imported_latents` adds
-the data. "random" in place of a file is a tiny network made here, to see that everything runs.
+Width, depth, patch, classes and the size of the latents are read from the files. There are no data, so there is
+nothing to train, to learn from or to measure with: the one job is `sample`. `imported_latents` adds the data. "random"
+in place of a file stands for a tiny network that is made here, to see that everything runs.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ DIFFUSERS = (
 
 
 def build(config, folder) -> Problem:
-    """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    """Returns the problem of a config. Raises ConfigError, in one line, for files that are something else."""
     del folder  # nothing is kept
     settings = config.problem
     if settings.weights == "random":
@@ -69,7 +69,7 @@ def build(config, folder) -> Problem:
 
 
 def decoder(settings, channels: int) -> Partial:
-    """Latents of so many channels -> images in [0, 1], by problem.vae; a pytree. Raises ConfigError."""
+    """Returns latents of so many channels -> images in [0, 1], by problem.vae, as a pytree. Raises ConfigError."""
     if settings.vae == "random":
         return _decoding(*random_autoencoder(), channels)
     return _field("vae", settings.vae, lambda arrays: _decoder(settings, arrays, channels))
@@ -90,19 +90,19 @@ def _random_network(settings) -> tuple[DiT, tuple[int, int, int], dict]:
 
 
 def random_autoencoder(dtype=None) -> tuple[vae.AutoencoderKL, dict]:
-    """A tiny autoencoder that was never trained, and its params: pixels to latents of an eighth of the side."""
+    """Returns a tiny autoencoder that was never trained, and its params: its latents have an eighth of the side."""
     net = TINY_VAE.clone(dtype=dtype)
     return net, _random_params(net, 0.3, jnp.zeros((1, 8, 8, 3)))
 
 
 def _random_params(net, size: float, *example) -> dict:
-    """Normal numbers of deviation `size` for every param, which takes no compilation."""
+    """Draws every param from N(0, size^2), which takes no compilation."""
     shapes, rng = jax.eval_shape(net.init, jax.random.key(0), *example)["params"], np.random.default_rng(0)
     return jax.tree.map(lambda a: jnp.asarray(size * rng.normal(size=a.shape), a.dtype), shapes)
 
 
 def _network(settings, arrays: Arrays) -> tuple[DiT, tuple[int, int, int], dict]:
-    """The network, the shape of its latents, and its params."""
+    """Returns the network, the shape of its latents, and its params."""
     original = published_dit.POSITION in arrays
     patches, classes, output, block = ORIGINAL if original else DIFFUSERS
     width, channels, patch, _ = _shape(arrays, patches, 4)
@@ -132,7 +132,7 @@ def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
 
 
 def _blocks(arrays: Arrays, pattern: str) -> int:
-    """How many blocks there are names of: never more than names, whatever their numbers."""
+    """Returns how many blocks the names speak of: never more than there are names, whatever numbers are in them."""
     return len({found[1] for found in (re.match(pattern, name) for name in arrays) if found})
 
 
@@ -152,7 +152,7 @@ def _side(arrays: Arrays, original: bool, patch: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """Latents of the diffusion network -> images in [0, 1]; the static half, compared by value."""
+    """Latents of the diffusion network -> images in [0, 1]: the static half of a pytree, compared by value."""
 
     net: vae.AutoencoderKL
 

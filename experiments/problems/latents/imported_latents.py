@@ -1,11 +1,11 @@
 """An imported network with the latents of real images: what guidance is learned from, and the FID of decoded samples.
 
-The latents are those that job `encode` wrote with the same autoencoder. Of `problem.images` of them, chosen at random,
-the laws are kept in memory in float16 (mean and deviation of each image and its mirror image: 32 KB for 256 x 256
-pixels, 3.3 GB for 100,000); what is drawn is a view at random, mean + deviation * noise, scaled as the network wants
-it. A bounded pool and no stream from disk is our choice: the weights see no image, only how far steps miss.
+The job `encode` wrote the latents with the same autoencoder. The laws of `problem.images` of them, chosen at random,
+are kept in memory in float16: mean and deviation of each image and its mirror image, 32 KB for 256 x 256 pixels, 3.3
+GB for 100,000. A draw is mean + deviation * noise of a random view, scaled as the network takes it. A bounded pool in
+place of a stream from the disk is our choice: the weights see no image, only how far steps miss.
 
-For the job `sample` there is no need of latents, and the problem is that of `imported`.
+The job `sample` needs no latents: its problem is that of `imported`.
 """
 
 import jax
@@ -28,22 +28,22 @@ SYNTHETIC = 4  # latents of each class
 
 
 def build(config, folder) -> Problem:
-    """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    """Returns the problem of a config. Raises ConfigError, in one line, for files that are something else."""
     problem = imported.build(config, folder)
     return problem if config.job == "sample" else with_data(problem, config, stored(config.problem, folder))
 
 
 def stored(settings, folder) -> data.Latents | None:
-    """The labelled latents of problem.latents, by the autoencoder problem.vae; None for synthetic ones.
+    """Returns the labelled latents of problem.latents, by the autoencoder problem.vae; None for synthetic ones.
 
-    The names of their classes are kept in the run's folder. Raises ConfigError.
+    The names of their classes are kept in the run's folder. Raises ConfigError, in one line.
     """
     if settings.latents == "synthetic":
         return None
     try:
         found = data.Latents(settings.latents)
-        own = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
-        if found.about.autoencoder != own:
+        digest = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
+        if found.about.autoencoder != digest:
             raise ValueError("latents of another autoencoder than problem.vae")
         if found.classes is None:
             raise ValueError("latents without labels")
@@ -54,7 +54,7 @@ def stored(settings, folder) -> data.Latents | None:
 
 
 def with_data(problem: Problem, config, latents: data.Latents | None, feed=None) -> Problem:
-    """The same network with the latents that it learns from and is measured by (None: random). Raises ConfigError."""
+    """Returns the problem with the latents that it learns from and is measured by (None: random ones)."""
     settings, model = config.problem, problem.model
     try:
         laws = _synthetic(model) if latents is None else _laws(model, latents, settings.images)
@@ -79,14 +79,14 @@ def with_data(problem: Problem, config, latents: data.Latents | None, feed=None)
 
 
 def draw(key, pool: Pool, n: int):
-    """n pairs (latents, label)."""
+    """Draws n pairs (latents, label) with replacement."""
     row_key, view_key = jax.random.split(key)
     laws, labels = pools.draw(row_key, pool, n)
     return views(jax.random.split(view_key, n), laws), labels
 
 
 def real(key, pool: Pool, k: int, conditions):
-    """Latents of k images of each condition, [K, k, h, w, channels]."""
+    """Draws latents of k images of each condition, [K, k, h, w, channels]."""
     row_key, view_key = jax.random.split(key)
     laws = pools.draw_each(row_key, pool, k, conditions)
     flat = laws.reshape(-1, *laws.shape[2:])
@@ -94,26 +94,29 @@ def real(key, pool: Pool, k: int, conditions):
 
 
 def views(keys, laws):
-    """A latent from each of these laws [n, views, 2, h, w, channels], as the network wants it; keys [n]."""
+    """Draws a latent from each of the laws [n, views, 2, h, w, channels], scaled as the network takes it; keys [n]."""
     laws = laws.astype(jnp.float32)
     return vae.draw_view(keys, vae.Posterior(laws[:, :, 0], laws[:, :, 1]))
 
 
 def _in_blocks(to_images):
-    """to_images a few at a time: the activations of an autoencoder are large."""
+    """Returns to_images for a few samples at a time: the activations of an autoencoder are large."""
     one = jax.jit(to_images)
     return lambda samples: np.concatenate([np.asarray(one(row[None])) for row in jnp.asarray(samples)])
 
 
 def _synthetic(model) -> tuple[np.ndarray, np.ndarray]:
-    """What `_laws` gives, of random latents."""
+    """Returns random laws and labels, as `_laws` returns them."""
     labels = np.arange(SYNTHETIC * len(model.conditions)) % len(model.conditions)
     means = np.random.default_rng(SEED).normal(size=(len(labels), 1, 1, *model.shape)) / vae.SCALE
     return np.concatenate([means, 0.1 * np.ones_like(means)], axis=2).astype(np.float16), labels
 
 
 def _laws(model, stored: data.Latents, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """float16 [n, views, 2, h, w, channels] and labels [n] of latents that belong to the network; count 0: all."""
+    """Reads `count` laws (0: all), float16 [n, views, 2, h, w, channels], and labels [n].
+
+    Raises ValueError for latents that do not fit the network.
+    """
     classes = len(model.conditions)
     if stored.about.shape != model.shape:
         raise ValueError(f"latents of shape {stored.about.shape}, the network's have {model.shape}")

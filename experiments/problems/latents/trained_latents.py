@@ -1,8 +1,8 @@
-"""A network that is trained here on the latents of images, as `imported_latents` has one that comes in a file.
+"""A network that is trained here on the latents of images, where `imported_latents` has one that comes in a file.
 
-The latents are those that job `encode` wrote, read from disk while the network is trained: every image, in an order
-that depends on the seed alone, each time another draw from the law of one of its views. What guidance is learned from
-and measured by is the pool of `imported_latents`.
+The job `encode` wrote the latents, and they are read from disk while the network is trained: every image, in an order
+that depends on the seed alone, each time with another draw from the law of one of its views. Guidance is learned from,
+and measured by, the pool of `imported_latents`.
 """
 
 import jax
@@ -20,7 +20,7 @@ from guidance.shapes import row_keys
 
 
 def build(config, folder) -> Problem:
-    """The problem of a config on files. Raises ConfigError, in one line, for files that are something else."""
+    """Returns the problem of a config. Raises ConfigError, in one line, for files that are something else."""
     settings, base = config.problem, config.base
     stored = imported_latents.stored(settings, folder)
     if stored is None:
@@ -54,7 +54,7 @@ def _fits(base, side: int) -> None:
 
 
 def _feed(stored: data.Latents):
-    """Batches of all latents, read ahead; each row's draw follows from the seed, the update and its place."""
+    """Returns `Data.feed` of all latents, read ahead. A row's draw follows from the seed, the update and its place."""
 
     @jax.jit
     def drawn(seed, i, rows, laws):
