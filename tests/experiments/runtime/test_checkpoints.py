@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 LOOP = """
 import contextlib, pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np, optax
-from experiments import checkpoints, progress
+from experiments.runtime import checkpoints, progress
 from tests.conftest import REPOSITORY
 
 folder, pause = pathlib.Path(sys.argv[1]), float(sys.argv[2])
@@ -225,7 +225,7 @@ def test_the_sums_are_those_of_sha256sum(tmp_path):
 FULL = """
 import pathlib, resource, sys
 import jax, jax.numpy as jnp
-from experiments import checkpoints
+from experiments.runtime import checkpoints
 from tests.conftest import REPOSITORY
 folder = pathlib.Path(sys.argv[1])
 def tree(step):

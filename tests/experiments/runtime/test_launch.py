@@ -66,7 +66,7 @@ def test_one_process_is_what_it_was(environment, variables):
 
 def test_starting_one_process_imports_no_jax_and_gives_virtual_devices_threads():
     program = (
-        "import os, sys, json; from experiments import launch; launch.start();"
+        "import os, sys, json; from experiments.runtime import launch; launch.start();"
         "print(json.dumps(['jax' in sys.modules, os.environ['PJRT_NPROC']]))"
     )
     environment = {name: value for name, value in os.environ.items() if name not in (*NAMES, "PJRT_NPROC")}
@@ -83,7 +83,7 @@ def test_the_page_and_the_program_name_the_same_variables():
 FAULTS = """
 import resource, sys
 import numpy as np
-from experiments import launch
+from experiments.runtime import launch
 from tests.conftest import REPOSITORY
 if sys.argv[1] == "kept":
     launch.keep_freed_memory()
