@@ -1,4 +1,4 @@
-"""Job `train`: the base denoiser of problems that have none in closed form, one for each seed."""
+"""Job `train`: trains the base denoiser, one for each seed, of problems that have none in closed form."""
 
 import functools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ PICTURE_STEPS = 25
 
 
 class State(NamedTuple):
-    """What is trained, and its averages, one for each profile of base.averages."""
+    """What is trained: params, their optimiser, and their averages, one for each profile of base.averages."""
 
     params: Any
     opt_state: Any
@@ -34,12 +34,12 @@ class State(NamedTuple):
 
     @property
     def best(self) -> Any:
-        """What is sampled from: the first average, or the params where none is kept."""
+        """The params to sample with: the first average, or the params themselves where none is kept."""
         return self.averages.means[0] if self.averages.means else self.params
 
 
 class Batch(NamedTuple):
-    """What one update sees: x = alpha(t) x0 + sigma(t) eps, and the conditions, some of them dropped."""
+    """What one update sees: the parts of x = alpha(t) x0 + sigma(t) eps, and the conditions, some of them dropped."""
 
     x0: jax.Array
     eps: jax.Array
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 def run(problem, config, workdir) -> list:
-    """The params of the base denoiser for each seed: those that are known, or trained or restored."""
+    """Returns the params of the base denoiser for each seed: those that are known, or trained, or restored."""
     if problem.model.network is None:
         return [mesh.shard(problem.model.known)] * config.seeds
     require(problem, config.job, "data", *["instrument"] * (config.base.pictures > 0))
@@ -59,7 +59,10 @@ def run(problem, config, workdir) -> list:
 
 
 def kept(problem, config, workdir, seed: int, step: int) -> Any:
-    """The params to sample from as they were after `step` updates, one of base.keep, of a run that has ended."""
+    """Returns the params to sample with as they were after `step` updates, one of base.keep, of a run that has ended.
+
+    Raises ConfigError for a problem that trains no denoiser.
+    """
     if problem.model.network is None:
         raise ConfigError(
             f"{problem.name} trains no denoiser: there is none of {step} updates; allowed: another reference"
@@ -127,10 +130,10 @@ def _zeros(shapes):
 
 
 def _batch(problem, base, key, arrays, pair=None) -> Batch:
-    """Leaves [base.accumulate, base.batch / base.accumulate, ...]; t ~ U[0, 1].
+    """Returns a batch, leaves [base.accumulate, base.batch / base.accumulate, ...], with t ~ U[0.001, 1].
 
-    Conditions are dropped with probability base.condition_dropout. `pair`: (x0, cond) of base.batch rows, where the
-    problem does not draw them.
+    Conditions are dropped with probability base.condition_dropout. pair: (x0, cond) of base.batch rows; None where the
+    problem draws them.
     """
     n = base.batch
     data_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
@@ -143,11 +146,11 @@ def _batch(problem, base, key, arrays, pair=None) -> Batch:
 
 
 def _loss(problem, base, params, batch: Batch):
-    """E w(t) |network - target|^2 in the network's own prediction.
+    """Returns the loss of one part of a batch, a mean over its rows.
 
-    base.weighting = prediction: w = 1. min_snr: min(SNR, 5) |x0 - x0_hat|^2, in terms of x0 whatever the network
-    predicts (arXiv 2303.09556). With base.guidance_matched > 0 the guided prediction at that omega takes the place of
-    the network's.
+    base.weighting = "prediction": |network - target|^2, for whatever the network predicts. "min_snr": min(SNR, 5)
+    |x0_hat - x0|^2, in terms of x0 (arXiv 2303.09556). With base.guidance_matched > 0 the guided prediction at that
+    omega takes the place of the network's.
     """
     x0, eps, t, cond = batch
     network, schedule = problem.model.network, problem.model.schedule
@@ -166,9 +169,16 @@ def _loss(problem, base, params, batch: Batch):
 
 def _picture(problem, path, params) -> None:
     """Draws unguided samples of the first conditions, to see how the training goes."""
-    cond = repeated(taken(problem.model.conditions, slice(COLUMNS)), ROWS)
-    samples = mesh.local(_sample(problem, params, cond))
-    samples = samples.reshape(-1, ROWS, *problem.model.shape)
+    model, grid = problem.model, sampling.uniform_grid(PICTURE_STEPS)
+    cond = repeated(taken(model.conditions, slice(COLUMNS)), ROWS)
+
+    @jax.jit
+    def run(params):
+        keys, step = (jax.random.key(0), jax.random.key(1)), sampling.ddim()
+        inputs = model.denoise(params), guides.unguided(), step, model.schedule, grid, model.shape, cond
+        return sampling.from_noise(keys, *inputs).x0
+
+    samples = mesh.local(run(params)).reshape(-1, ROWS, *model.shape)
 
     def write():
         path.parent.mkdir(exist_ok=True)
@@ -178,15 +188,3 @@ def _picture(problem, path, params) -> None:
         drawing.Picture(figure, drawing.POINTS if points else (), points or ()).save(path, dpi=90)
 
     launch.first(write)
-
-
-def _sample(problem, params, cond):
-    grid, model = sampling.uniform_grid(PICTURE_STEPS), problem.model
-
-    @jax.jit
-    def run(params):
-        keys, step = (jax.random.key(0), jax.random.key(1)), sampling.ddim()
-        asked = model.denoise(params), guides.unguided(), step, model.schedule, grid, model.shape, cond
-        return sampling.from_noise(keys, *asked).x0
-
-    return run(params)

@@ -92,8 +92,8 @@ def _sample(group, guide, step, truth, model, table, grid, steps, key, samples):
     dimension = truth.means.shape[-1]
     built = guide(weights.table(grid, table), truth.null)
     cond = jnp.repeat(jnp.arange(GUIDED), samples)
-    asked = group.denoise(model), built, step, SCHEDULE, grid, (dimension,), cond
-    return sampling.from_noise(jax.random.split(key), *asked, steps=steps).x0.reshape(GUIDED, samples, dimension)
+    inputs = group.denoise(model), built, step, SCHEDULE, grid, (dimension,), cond
+    return sampling.from_noise(jax.random.split(key), *inputs, steps=steps).x0.reshape(GUIDED, samples, dimension)
 
 
 def padded(grid, longest: int):

@@ -148,8 +148,8 @@ def _sampler(model, guide, step):
     def run(table, grid, steps, key):
         built = guide(weights.table(grid, table), model.null)
         cond = jnp.repeat(model.conditions, n)
-        asked = model.denoise(()), built, step, model.schedule, grid, model.shape, cond
-        x = sampling.from_noise(jax.random.split(key), *asked, steps=steps).x0
+        inputs = model.denoise(()), built, step, model.schedule, grid, model.shape, cond
+        x = sampling.from_noise(jax.random.split(key), *inputs, steps=steps).x0
         return x.reshape(mnist.CLASSES, n, *model.shape)
 
     return run
