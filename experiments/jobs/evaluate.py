@@ -1,8 +1,9 @@
-"""Job `evaluate`: every weight, hand-made or learned, through the same sampler, noise and reference samples.
+"""Job `evaluate`: measures every weight, hand-made or learned, with the same sampler, noise and reference samples.
 
-A weight never sees x, so on a grid it is a table omega[step, condition]; one compiled evaluation per rule and number
-of steps serves the whole sweep. Each seed has its own model, learned weights, noise and reference. Hand-made families
-are tuned on the very numbers that are reported, per seed and per metric: the comparison favours them.
+A weight never sees x, so on a grid it is a table omega[step, condition], and one compiled function for each rule and
+number of steps serves the whole sweep. Each seed has a model, learned weights, noise and reference of its own.
+Hand-made families are tuned on the very numbers that are reported, per seed and per metric: the comparison favours
+them.
 """
 
 import math
@@ -25,24 +26,27 @@ SHORTLIST = 3  # of each family and metric, the weights that seeds beyond eval.s
 
 
 class Samplers:
-    """Samples of any candidate: one compiled function for each rule and number of steps."""
+    """Draws samples under any weight: one compiled function for each rule and number of steps."""
 
     def __init__(self, problem, config, bases, workdir, count: int | None = None):
         self.problem, self.config, self.workdir, self.count = problem, config, workdir, count
         self.compiled, self.bases = {}, {"cfg": bases}
 
     def __call__(self, i: int, rule: str, table, key):
-        """(samples [K, n, ...], NFE) of the model of seed index i with the weights table [steps, G]."""
-        kind = len(table), rule
-        if kind not in self.compiled:
-            self.compiled[kind] = sampler(self.problem, self.config, len(table), self.count, rule)
+        """Draws (samples [K, n, ...], NFE) of the model of seed index i with the weights table [steps, G]."""
+        program = len(table), rule
+        if program not in self.compiled:
+            self.compiled[program] = sampler(self.problem, self.config, len(table), self.count, rule)
         if rule not in self.bases:
             self.bases[rule] = bases_of(self.problem, self.config, self.workdir, rule, self.bases["cfg"])
-        return self.compiled[kind](self.bases[rule][i], table, key)
+        return self.compiled[program](self.bases[rule][i], table, key)
 
 
 def run(problem, config, workdir) -> list[Row]:
-    """Evaluates everything, writes results.json, prints the table of what matters, returns all rows."""
+    """Evaluates all weights, writes results.json, prints the rows that matter most, and returns all rows.
+
+    Raises ConfigError for a problem without data or instrument, and progress.Stopped when a stop was requested.
+    """
     interface.require(problem, config.job, "data", "instrument")
     learned = learn.run(problem, config, workdir)
     bases = train.run(problem, config, workdir)
@@ -59,9 +63,10 @@ def run(problem, config, workdir) -> list[Row]:
 
 
 def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[Row]:
-    """Evaluates all weights at one number of steps and returns the rows.
+    """Evaluates all weights at one number of steps; returns the rows.
 
-    The whole grid of hand-made weights runs on the first `eval.sweep_seeds` seeds; on the others only the shortlist.
+    The whole grid of hand-made weights is measured on the first `eval.sweep_seeds` seeds; on the others, the
+    shortlist.
     """
     _, n = interface.shares(problem.model.conditions, config.eval.samples)
     hand_made = hand.candidates(config, problem.model.schedule)
@@ -89,7 +94,7 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[Row]:
                     entry |= {"rule": candidate.rule, "table": np.asarray(omegas).tolist()}
                 return entry
 
-            own = [hand.learned(task, task.weight(learned[task.name][i])) for task in tasks]
+            trained = [hand.learned(task, task.weight(learned[task.name][i])) for task in tasks]
             # samples that come in batches cost more than all that is measured on them: they are not drawn twice
             in_full = i >= swept or config.eval.batch > 0
             for candidate in hand_made if i < swept else table.shortlist(hand_made):
@@ -97,13 +102,13 @@ def _at_steps(problem, config, ledger, steps, samplers, learned) -> list[Row]:
                 table.add(i, candidate, ledger.get(key, lambda c=candidate, full=in_full: evaluate(c, full)))
                 count.advance()
             details.append({})
-            for best, label, candidate in table.winners(i) + [(c.family, c.method, c) for c in own]:
+            for best, label, candidate in table.winners(i) + [(c.family, c.method, c) for c in trained]:
                 known = table.entries.get(name_of(candidate), {}).get(i, {})
                 compute = (lambda e=known: e) if "table" in known else (lambda c=candidate: evaluate(c, True))
                 key = {"seed": seed, **sampled, **candidate.identity, "in full": best}
                 details[-1][label] = ledger.get(key, lambda f=compute, label=label: f() | {"label": label})
                 count.advance()
-            for candidate in own:
+            for candidate in trained:
                 table.add(i, candidate, details[-1][candidate.method])
             floors.append(ledger.get({"seed": seed, "true samples": n}, lambda k=measure_key: _floor(problem, k, n)))
     return _Rows(problem, config, steps, floors).collect(table, details)
@@ -114,12 +119,12 @@ def _floor(problem, key, n) -> dict:
 
 
 def name_of(candidate: Candidate) -> str:
-    """What tells a candidate from every other, as text."""
+    """Returns what tells a candidate from every other, as text."""
     return ledger.key(candidate.identity)
 
 
 class _Entries:
-    """What was measured at one number of steps: {name_of a candidate: {seed index: entry}}, and who was best."""
+    """What was measured at one number of steps. `entries`: {name_of a candidate: {seed index: entry}}."""
 
     def __init__(self, tuned):
         self.tuned, self.candidates, self.entries = tuned, {}, {}
@@ -130,7 +135,7 @@ class _Entries:
         self.entries.setdefault(name, {})[seed] = entry
 
     def family(self, family: str) -> list[str]:
-        """The members of a hand-made family, to which omega = 0 always belongs; [] where it has no other member."""
+        """Returns the members of a hand-made family, of which omega = 0 is always one; [] where it has no other."""
         members = [name for name, c in self.candidates.items() if c.family in (family, "unguided") and not c.learned]
         return members if len(members) > 1 else []
 
@@ -142,12 +147,12 @@ class _Entries:
         return [name for name, c in self.candidates.items() if c.learned]
 
     def winner(self, family: str, metric: str, seed: int) -> str:
-        """The one with the lowest metric on this seed, among the members of a family that it was measured on."""
+        """Returns the member of a family with the lowest metric on this seed, of those that were measured on it."""
         members = [name for name in self.family(family) if seed in self.entries[name]]
         return min(members, key=lambda name: self.entries[name][seed]["metrics"][metric])
 
     def shortlist(self, hand_made) -> list[Candidate]:
-        """What has no knob and, for each family and tuned metric, the best few by their mean so far."""
+        """Returns the weights without a knob and, for each family and tuned metric, the best few by their means."""
         kept = set(self.unguided())
         for family in self.families():
             for metric in self.tuned:
@@ -161,11 +166,11 @@ class _Entries:
         return float(np.mean([entry["metrics"][metric] for entry in self.entries[name].values()]))
 
     def title(self, family: str) -> str:
-        """What people see of the best of a family."""
+        """Returns what people see of the best of a family."""
         return next(f"best {c.method}" for c in self.candidates.values() if c.family == family and not c.learned)
 
     def winners(self, seed: int) -> list[tuple[str, str, Candidate]]:
-        """(family, what people see, candidate): unguided ones, the best of each family on the leading metric."""
+        """Returns (family, title, candidate) of unguided ones and of each family's best on the leading metric."""
         found = [(c.family, c.method, c) for c in map(self.candidates.get, self.unguided())]
         for family in self.families():
             found.append((family, self.title(family), self.candidates[self.winner(family, self.tuned[0], seed)]))
@@ -173,14 +178,14 @@ class _Entries:
 
 
 class _Rows:
-    """Turns entries into rows: mean and standard error over seeds, and paired differences."""
+    """Makes rows of entries: mean and standard error over seeds, and paired differences."""
 
     def __init__(self, problem, config, steps, floors):
         self.problem, self.tuned, self.steps, self.floors = problem.name, problem.instrument.tuned, steps, floors
         self.sampler = f"{shortened(config.eval.sampler, SAMPLERS)}, uniform grid"
 
     def row(self, kind, method, words, settings, entries, metric, values=None) -> Row:
-        """One row from one entry per seed; `values` replaces the metric's own values (differences have no floor)."""
+        """Returns one row from one entry per seed; `values` take the place of the metric's, without a floor."""
         floor = None
         if values is None:
             values = [entry["metrics"].get(metric, math.inf) for entry in entries]
@@ -193,6 +198,7 @@ class _Rows:
         )  # fmt: skip
 
     def collect(self, table: _Entries, details) -> list[Row]:
+        """Returns all rows: of every weight, of the best of the families, and of what else was measured."""
         rows = []
         for name, by_seed in table.entries.items():
             entries, c = list(by_seed.values()), table.candidates[name]
@@ -210,8 +216,11 @@ class _Rows:
         return rows
 
     def _tuned(self, table: _Entries, metric: str, seeds: int) -> list[Row]:
-        """The best of each hand-made family per seed, the learned weights' paired differences to it, and the share
-        (unguided - learned) / (unguided - floor) of the gap to true data that they close."""
+        """Returns the rows of each hand-made family's best per seed, and of how learned weights compare.
+
+        These have a paired difference to each family's best, and close the share
+        (unguided - learned) / (unguided - floor) of the gap to true data.
+        """
         rows = []
         of = table.candidates
         [start] = [name for name, c in of.items() if c.family == "unguided"]
@@ -220,7 +229,7 @@ class _Rows:
         for name in table.learned():
             mine = [table.entries[name][seed] for seed in range(seeds)]
             triples = zip(mine, unguided, floors, strict=True)
-            closed = [_closed(start, own["metrics"][metric], floor) for own, start, floor in triples]
+            closed = [_closed(start, entry["metrics"][metric], floor) for entry, start, floor in triples]
             label = of[name].method
             rows.append(self.row(SHARE, label, "share of the gap", {}, mine, f"{metric}_gap_closed", closed))
         for family in table.families():
@@ -238,6 +247,6 @@ class _Rows:
         return rows
 
 
-def _closed(start: float, own: float, floor: float) -> float:
-    """The share of the gap from start to floor that is closed; NaN where there is none."""
-    return (start - own) / (start - floor) if start != floor else float("nan")
+def _closed(start: float, end: float, floor: float) -> float:
+    """Returns the share of the gap from start to floor that end closes; NaN where there is no gap."""
+    return (start - end) / (start - floor) if start != floor else float("nan")

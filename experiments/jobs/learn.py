@@ -1,7 +1,7 @@
-"""Job `learn`: one guidance network per objective (per number of steps too, for rollouts) and seed.
+"""Job `learn`: trains a guidance network for each objective and seed, and for rollouts each number of steps.
 
-How a weight is trained is in `guidance.learning.training`. Here are the weights that a config asks for, what each
-starts from, and what is kept where.
+`guidance.learning.training` has how a weight is trained. This module lists the weights that a config names, says from
+what each one starts, and keeps them.
 """
 
 import functools
@@ -25,12 +25,13 @@ from guidance.learning.training import ROLLOUT, Recipe, Truth
 
 
 class Task(NamedTuple):
-    """One weight to learn: its name, how it is learned, and how to query the result.
+    """One weight to learn: its name, how it is learned, and what makes a weight of the result.
 
-    `start`: the name of the task whose result it starts from. Rollouts at more steps start from those at fewer, with
-    proportionally fewer updates, so that each costs about the same; those of other rules from those of CFG, with half
-    as many, but for autoguidance, whose gap is another one; those limited to an interval of learn.intervals from
-    the unlimited ones, with as many. `rule`: the call of the rule that the weight enters, all knobs spelled.
+    start: the name of the task whose result it starts from. A rollout at more steps starts from that at fewer, with
+    proportionally fewer updates, so that each costs about the same. One inside another rule starts from that inside
+    CFG, with half as many updates; autoguidance does not, since its gap is another one. One that is limited to an
+    interval of learn.intervals starts from the unlimited one, with as many updates.
+    rule: the call of the rule that the weight enters, with all knobs spelled.
     """
 
     name: str
@@ -44,22 +45,22 @@ class Task(NamedTuple):
 
     @property
     def steps(self) -> int | None:
-        """The sampler steps that the weight is meant for; None: any."""
+        """The number of sampler steps that the weight is meant for; None: any."""
         return self.recipe.steps if self.recipe.objective == ROLLOUT else None
 
     @property
     def file(self) -> str:
-        """The name as part of a path: letters, digits and . _ - + @."""
+        """The name as a part of a path: letters, digits and . _ - + @."""
         return re.sub(r"[^\w.+@-]+", "_", self.name.replace(" ", "")).strip("_")
 
 
 def network(problem, config) -> weights.GuidanceNet:
-    """What is learned: of the class label or, where a condition is more than that, of the numbers in it."""
+    """Returns the network that is trained: of the class label or, where a condition is more, of the numbers in it."""
     return training.network(problem.model.conditions, _recipe(problem, config))
 
 
 def tasks(problem, config) -> list[Task]:
-    """Every weight that the config asks for."""
+    """Returns a task for every weight that the config names, those that others start from first."""
     found = []
     for objective in config.learn.objectives:
         if objective == ROLLOUT:
@@ -118,20 +119,20 @@ def _one_step_task(problem, config, objective: str, gamma: float) -> Task:
 
 
 def _recipe(problem, config) -> Recipe:
-    """What all recipes of a config share."""
+    """Returns what all recipes of a config share."""
     learn, features = config.learn, problem.instrument and problem.instrument.features
     return Recipe(width=learn.width, depth=learn.depth, embedding=learn.embedding, head=learn.head, features=features)
 
 
 def _trained(problem, recipe: Recipe, rule: str) -> tuple[Callable, Callable]:
-    """(loss, weight) of a Task."""
-    model, own = problem.model, problem.data
+    """Returns loss and weight of a Task."""
+    model, draws = problem.model, problem.data
     net = training.network(model.conditions, recipe)
     weight = training.weight_of(net, model.schedule, recipe)
 
     def loss(params, key, base, data):
         truth = Truth(
-            lambda key, n: own.draw(key, data, n), lambda key, k, conditions: own.real(key, data, k, conditions)
+            lambda key, n: draws.draw(key, data, n), lambda key, k, conditions: draws.real(key, data, k, conditions)
         )
         guided = model_of(problem, construct.rule(rule), base)
         return training.loss(key, guided, weight(params), truth, model.conditions, recipe)
@@ -140,9 +141,10 @@ def _trained(problem, recipe: Recipe, rule: str) -> tuple[Callable, Callable]:
 
 
 def run(problem, config, workdir) -> dict[str, list]:
-    """{task name: [params for each seed]}, learned or restored; each is kept as a file of its own in weights/.
+    """Returns {task name: [params for each seed]}, learned or restored, and writes each as a file in weights/.
 
-    The params after the last update or, with learn.select_every, the best of those on the way (see `selection`).
+    The params are those after the last update or, with learn.select_every, the best on the way (see `selection`).
+    Raises ConfigError for a problem without the parts that are needed.
     """
     require(problem, config.job, "data", *["instrument"] * (config.learn.select_every > 0))
     bases, found, learned = train.run(problem, config, workdir), tasks(problem, config), {}
@@ -154,7 +156,7 @@ def run(problem, config, workdir) -> dict[str, list]:
 
 
 def _write(problem, config, workdir, task: Task, learned: list) -> None:
-    """The learned weights as files that can be listed, plotted and sampled with."""
+    """Writes the learned weights as files that can be listed, plotted and sampled with."""
     for i, params in enumerate(learned):
         weight_files.write(
             workdir / "weights" / f"{task.file}_seed_{config.seed + i}.safetensors",
@@ -171,7 +173,7 @@ def _write(problem, config, workdir, task: Task, learned: list) -> None:
 
 
 def _learn(problem, config, workdir, task: Task, bases, starts) -> list:
-    """The learned params for each seed, from those in `starts` or from the network's own initial ones."""
+    """Returns the learned params for each seed, from those in `starts` or from the network's first ones."""
     recipe, conditions, data = task.recipe, problem.model.conditions, problem.data.arrays
     optimizer, net = training.optimizer(recipe.rate, recipe.updates), network(problem, config)
 

@@ -1,4 +1,4 @@
-"""The one training loop: restores, updates, shows progress, saves, and stops when asked or when the loss breaks."""
+"""The one training loop: restores, updates, shows progress, saves, and stops by request or when the loss breaks."""
 
 import pathlib
 from collections.abc import Callable, Collection
@@ -12,10 +12,11 @@ from experiments.runtime import checkpoints, launch, mesh, progress
 
 
 def compiled(update: Callable) -> Callable:
-    """The jitted update for `fit`: `update(state, i, *arguments) -> (state, figures)` with "loss" among the figures.
+    """Compiles `update(state, i, *arguments) -> (state, figures)` for `fit`; "loss" is among the figures.
 
-    The state's buffers are given away. From the first update whose figures are not all finite on the state stays what
-    it was before it, and `broken`, carried beside the state, is that update's number (-1: none).
+    Returns a function of ((state, broken), i, *arguments) that gives the buffers of the state away. `broken` is the
+    number of the first update whose figures are not all finite, -1 before there is one; from then on the state stays
+    what it was before that update.
     """
 
     def guarded(carry, i, *arguments):
@@ -42,10 +43,10 @@ def fit(
 ) -> Any:
     """Runs `update(carry, i) -> (carry, figures)` of `compiled` for i < iterations; returns the final state.
 
-    The state lies on the mesh, given and returned. Resumes from the newest checkpoint in `folder`; the state and i
-    determine an update, so that a resumed run ends in the same bits. `at_mark(step, state)` is called after the
-    updates whose count is in `marks`; again, if the run was killed before its next checkpoint. Raises progress.Stopped
-    after saving when a stop was requested, and progress.Diverged once a figure is not finite, having saved the state
+    The state is placed on the mesh. The loop resumes from the newest checkpoint in `folder`; state and i determine an
+    update, so that a resumed run ends in the same bits. `at_mark(step, state)` is called after the updates whose count
+    is in `marks`, and called again where the run was killed before its next checkpoint. Raises progress.Stopped when a
+    stop was requested, after saving. Raises progress.Diverged once a figure is not finite, after saving the state
     before that update and, as broken_batch.npz, the leaves of `batch(i)`.
     """
     state = jax.tree.map(jnp.copy, mesh.shard(state))
@@ -78,20 +79,21 @@ def fit(
 
 
 def _refuse_broken(name: str, folder, state, broken, batch) -> None:
+    """Raises progress.Diverged where an update was `broken`, after saving what is known of it."""
     step = int(broken)
     if step < 0:
         return
     if step > 0:  # there is nothing to save before the first update
         checkpoints.save(folder, step, state)
-    found = jax.tree.leaves_with_path(mesh.whole(batch(step)))
-    arrays = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in found}
-    held = pathlib.Path(folder) / "broken_batch.npz"
+    leaves = jax.tree.leaves_with_path(mesh.whole(batch(step)))
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    file = pathlib.Path(folder) / "broken_batch.npz"
 
     def write():
-        held.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(held, **arrays)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **arrays)
 
     if arrays:
         launch.first(write)
-    where = f", its batch in {held}" if arrays else ""
+    where = f", its batch in {file}" if arrays else ""
     raise progress.Diverged(f"{name}: the loss of update {step} is not finite; the state before it is saved{where}")
