@@ -28,14 +28,15 @@ def _run(config, workdir) -> None:
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # of the user's files
         raise ConfigError(str(error)) from error
     construct.check(config, problem.model)
-    if config.job == "train":
-        train.run(problem, config, workdir)
-    if config.job == "learn":  # which trains first
-        learn.run(problem, config, workdir)
-    if config.job in ("all", "evaluate"):  # which learns first
-        evaluate.run(problem, config, workdir)
+    bases = learned = None
+    if config.job in ("all", "train"):
+        bases = train.run(problem, config, workdir)
+    if config.job in ("all", "learn"):
+        learned = learn.run(problem, config, workdir, bases)
+    if config.job in ("all", "evaluate"):
+        evaluate.run(problem, config, workdir, bases, learned)
     if config.job in ("all", "report"):
-        report.run(problem, config, workdir)
+        report.run(problem, config, workdir, bases, learned)
     if config.job == "sample":
         sample.run(problem, config, workdir)
 

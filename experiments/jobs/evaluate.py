@@ -42,14 +42,15 @@ class Samplers:
         return self.compiled[program](self.bases[rule][i], table, key)
 
 
-def run(problem, config, workdir) -> list[Row]:
+def run(problem, config, workdir, bases: list | None = None, learned: dict[str, list] | None = None) -> list[Row]:
     """Evaluates all weights, writes results.json, prints the rows that matter most, and returns all rows.
 
-    Raises ConfigError for a problem without data or instrument, and progress.Stopped when a stop was requested.
+    bases, learned: what `train.run` and `learn.run` return, where they have run. Raises ConfigError for a problem
+    without data or instrument, and progress.Stopped when a stop was requested.
     """
     interface.require(problem, config.job, "data", "instrument")
-    learned = learn.run(problem, config, workdir)
-    bases = train.run(problem, config, workdir)
+    bases = bases or train.run(problem, config, workdir)
+    learned = learned or learn.run(problem, config, workdir, bases)
     ledger = Ledger(workdir / "evaluations.jsonl", ("nfe", "metrics"), problem.instrument.tuned)
     rows, samplers = [], Samplers(problem, config, bases, workdir)
     for steps in config.eval.steps:

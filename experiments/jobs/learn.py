@@ -140,14 +140,15 @@ def _trained(problem, recipe: Recipe, rule: str) -> tuple[Callable, Callable]:
     return loss, weight
 
 
-def run(problem, config, workdir) -> dict[str, list]:
+def run(problem, config, workdir, bases: list | None = None) -> dict[str, list]:
     """Returns {task name: [params for each seed]}, learned or restored, and writes each as a file in weights/.
 
     The params are those after the last update or, with learn.select_every, the best on the way (see `selection`).
-    Raises ConfigError for a problem without the parts that are needed.
+    bases: what `train.run` returns, where it has run. Raises ConfigError for a problem without the parts that are
+    needed.
     """
     require(problem, config.job, "data", *["instrument"] * (config.learn.select_every > 0))
-    bases, found, learned = train.run(problem, config, workdir), tasks(problem, config), {}
+    bases, found, learned = bases or train.run(problem, config, workdir), tasks(problem, config), {}
     given = {rule: bases_of(problem, config, workdir, rule, bases) for rule in dict.fromkeys(t.rule for t in found)}
     for task in found:
         learned[task.name] = _learn(problem, config, workdir, task, given[task.rule], learned.get(task.start))

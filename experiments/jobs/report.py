@@ -27,8 +27,11 @@ pre { background: #f5f5f5; padding: 0.8em; overflow-x: auto; font-size: 0.85em; 
 """
 
 
-def run(problem, config, workdir) -> None:
-    """Writes report.html, its tables as LaTeX, and its pictures as PNG and CSV; prints the paths."""
+def run(problem, config, workdir, bases: list | None = None, learned: dict[str, list] | None = None) -> None:
+    """Writes report.html, its tables as LaTeX, and its pictures as PNG and CSV; prints the paths.
+
+    bases, learned: what `train.run` and `learn.run` return, where they have run.
+    """
     require(problem, config.job, "data", "instrument")
     try:
         rows = results.read(workdir / "results.json")
@@ -36,7 +39,7 @@ def run(problem, config, workdir) -> None:
         raise ConfigError(
             f"{workdir / 'results.json'} cannot be read ({error}); allowed: job=evaluate first"
         ) from None
-    shown = _draw(problem, config, workdir, rows) if config.figures else {}
+    shown = _draw(problem, config, workdir, rows, bases, learned) if config.figures else {}
     if not launch.primary():
         return
     tables = _tables(problem, config, rows)
@@ -51,9 +54,10 @@ def run(problem, config, workdir) -> None:
     print(report)
 
 
-def _draw(problem, config, workdir, rows) -> dict:
+def _draw(problem, config, workdir, rows, bases, learned) -> dict:
     """Returns {file name: (picture, title, caption)}."""
-    learned, bases = learn.run(problem, config, workdir), train.run(problem, config, workdir)
+    bases = bases or train.run(problem, config, workdir)
+    learned = learned or learn.run(problem, config, workdir, bases)
     ledger = Ledger(workdir / "evaluations.jsonl")
     steps = config.eval.steps[len(config.eval.steps) // 2]
     detailed = _detailed(ledger, config.seed, steps)
