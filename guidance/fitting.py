@@ -116,9 +116,9 @@ def _update(key: Array, frozen: _Frozen, weight_of: Callable, conditions: Cond, 
         )
         traced_recipe = recipe._replace(features=features)
 
-        def loss_at(params, key):
-            return training.loss(key, model, weight_of(params), truth, conditions, traced_recipe)
-
+        loss_at = lambda params, key: training.loss(  # noqa: E731
+            key, model, weight_of(params), truth, conditions, traced_recipe
+        )
         params, opt_state, history = state
         params, opt_state, metrics = learning.update(jax.random.fold_in(key, i), optimizer, loss_at, params, opt_state)
         history = jax.tree.map(lambda kept, now: kept.at[i].set(now), history, History(**metrics))

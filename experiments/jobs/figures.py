@@ -135,7 +135,7 @@ def true_samples(problem, like):
     conditions, _ = shares(problem.model.conditions, groups)
     if images:  # a sheet has so many at most
         conditions, n = taken(conditions, slice(judge.COLUMNS * judge.ROWS)), min(n, judge.ROWS)
-    return problem.data.real(problem.data.arrays, jax.random.key(0), min(n, POINTS), conditions)
+    return problem.data.real(jax.random.key(0), problem.data.arrays, min(n, POINTS), conditions)
 
 
 def sweep(problem, rows) -> Picture:

@@ -182,13 +182,12 @@ def network(conditions: Cond, recipe: Recipe) -> weights.GuidanceNet:
 
 def initial(key: Array, net: weights.GuidanceNet, conditions: Cond):
     """Draws the initial params of the network. Equal networks share one compilation."""
-    zero = jnp.zeros(1)
-    return _initial(net, key, zero, zero, taken(conditions, slice(1)))
+    return _initial(net, key, jnp.zeros(1), taken(conditions, slice(1)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _initial(net, key, log_snr_t, log_snr_s, cond):  # not compiled, this takes seconds
-    return net.init(key, log_snr_t=log_snr_t, log_snr_s=log_snr_s, cond=cond)
+def _initial(net, key, log_snr, cond):  # not compiled, this takes seconds
+    return net.init(key, log_snr_t=log_snr, log_snr_s=log_snr, cond=cond)
 
 
 def weight_of(net: weights.GuidanceNet, schedule: Schedule, recipe: Recipe) -> Callable:

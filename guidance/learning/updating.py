@@ -20,11 +20,8 @@ def updates(keys: Array, optimizer: optax.GradientTransformation, loss, params, 
 
     A small network is trained by one compiled program so, of which no one sees the loss.
     """
-
-    def one(state, key):
-        return update(key, optimizer, loss, *state)[:2], None
-
-    return jax.lax.scan(one, (params, opt_state), keys)[0]
+    step = lambda state, key: (update(key, optimizer, loss, *state)[:2], None)  # noqa: E731
+    return jax.lax.scan(step, (params, opt_state), keys)[0]
 
 
 def update_in_parts(optimizer: optax.GradientTransformation, loss, params, opt_state, parts):
