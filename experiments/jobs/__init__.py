@@ -3,7 +3,6 @@
 from jax.tree_util import Partial
 
 from experiments import problems
-from experiments.config import ConfigError
 from experiments.jobs import encode, evaluate, learn, report, sample, train
 from experiments.problems import construct, interface
 from experiments.runtime import mesh, sizes
@@ -23,10 +22,8 @@ def _run(config, workdir) -> None:
     if config.job == "encode":
         encode.run(config, workdir)
         return
-    try:
+    with interface.refusing():
         problem = in_data_parallel(problems.build(config, workdir))
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:  # of the user's files
-        raise ConfigError(str(error)) from error
     construct.check(config, problem.model)
     bases = learned = None
     if config.job in ("all", "train"):

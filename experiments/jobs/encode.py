@@ -9,7 +9,6 @@ import collections
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from experiments import data
 from experiments.config import ConfigError
 from experiments.data import latents
 from experiments.files import tensors
+from experiments.problems.interface import refusing
 from experiments.problems.latents import imported
 from experiments.runtime import launch, mesh, progress
 from guidance.nets import vae
@@ -33,7 +33,7 @@ def run(config, workdir) -> None:
     Raises ConfigError, in one line, for a source, an image or weights that cannot be used and for latents that are not
     finite. Raises `progress.Stopped` when a stop was requested.
     """
-    with _in_one_line():
+    with refusing():
         source = data.chosen(config.problem)
         net, params, digest = _autoencoder(config.problem.vae, config.encode.precision)
         about = _about(config, source, net, digest)
@@ -58,7 +58,7 @@ def run(config, workdir) -> None:
                 parts.append((posteriors, labels))
                 clock.count(len(rows))
                 shown.advance()
-            with _in_one_line():
+            with refusing():
                 launch.first(lambda k=k, parts=parts: _write(latents.shard_path(workdir, about, k), parts))
     done = f"{len(missing)} of {len(about.rows())} shards written, {about.views} views of each image"
     print(f"{workdir}: {about.count} images; {done}{clock.rate()}")
@@ -86,10 +86,8 @@ def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, st
         net, params = imported.random_autoencoder(dtype)
         return net, params, "random"
     net = vae.AutoencoderKL(dtype=dtype)
-    try:
+    with refusing(f"problem.vae = {path}"):
         return net, vae.from_diffusers(net, tensors.read_weights(path)), tensors.sha256(path)
-    except ValueError as error:
-        raise ConfigError(f"problem.vae = {path}: {error}") from None
 
 
 def _encoder(net: vae.AutoencoderKL, mirrored: bool):
@@ -123,7 +121,7 @@ def _batches(source, rows: range, batch: int, part: tuple[int, int], pool) -> It
             futures = {i: pool.submit(source.__getitem__, i) for i in dict.fromkeys(numbers)}
             reading.append((cut, numbers, futures))
         cut, numbers, futures = reading.popleft()
-        with _in_one_line():
+        with refusing():
             examples = {i: future.result() for i, future in futures.items()}
             for i, example in examples.items():
                 if example["image"].shape[-1] != COLOURS:
@@ -143,15 +141,6 @@ def _check(source, rows: range, posteriors: np.ndarray) -> None:
     if not finite.all():
         worst = rows[int(np.flatnonzero(~finite)[0])]
         raise ConfigError(f"the latents of {source.name}[{worst}] are not finite; is problem.vae what it should be?")
-
-
-@contextmanager
-def _in_one_line():
-    """Raises what a user's files are the cause of as ConfigError, whose one line then ends the run."""
-    try:
-        yield
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise ConfigError(str(error)) from None
 
 
 class _Clock:

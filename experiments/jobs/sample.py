@@ -25,7 +25,7 @@ from experiments.files import sample_parts, tensors
 from experiments.jobs import samplers, train
 from experiments.problems import construct
 from experiments.problems.images.judge import to_pixels
-from experiments.problems.interface import require
+from experiments.problems.interface import refusing, require
 from experiments.runtime import drawing, launch, mesh, progress, sizes
 from experiments.runtime.writing import write_whole
 from guidance.conditions import size, taken
@@ -73,10 +73,8 @@ def _names(problem, workdir) -> tuple[str, ...] | None:
     """Returns the names of the classes: the problem's or, where it comes without data, those that the run keeps."""
     if problem.data is not None:
         return problem.data.names
-    try:
+    with refusing():
         return data.kept_names(workdir)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 class Integers:

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from experiments.config import ConfigError
 from experiments.config.expressions import COMBINATIONS, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate, images, learned, page
 from experiments.leaderboard.contenders import Unit
 from experiments.leaderboard.problems import GUIDED, groups
 from experiments.problems import construct
+from experiments.problems.interface import refusing
 from experiments.runtime import progress, results
 from experiments.runtime.ledger import Ledger
 from guidance import sampling
@@ -29,11 +29,8 @@ def run(config, workdir) -> None:
     """
     ledger = Ledger(workdir / "evaluations.jsonl", ("rows",))
     columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
-    try:
-        with progress.waiting("preparing the problems"):
-            units = [unit for name in config.columns for unit in columns[name](config)]
-    except (FileNotFoundError, ValueError) as error:  # of the user's files
-        raise ConfigError(str(error)) from error
+    with refusing(), progress.waiting("preparing the problems"):
+        units = [unit for name in config.columns for unit in columns[name](config)]
 
     def work(unit):
         rows = []

@@ -29,7 +29,7 @@ from experiments.config.expressions import (
     spelled,
 )
 from experiments.files import weight_files
-from experiments.problems.interface import Model
+from experiments.problems.interface import Model, refusing
 from guidance import rules, sampling, weights
 from guidance.truth import rewards
 from guidance.types import Array, At, Reward, Rule, Schedule, Solver, Step, Weight
@@ -42,10 +42,8 @@ def grid(settings, schedule: Schedule) -> Array:
     made = _built("sample.grid", settings.grid, maker, call, schedule=schedule, steps=settings.steps)
     if settings.shift == 1:
         return made
-    try:
+    with refusing(f"sample.shift = {settings.shift}"):
         return sampling.shifted(schedule, made, settings.shift)
-    except ValueError as error:
-        raise ConfigError(f"sample.shift = {settings.shift}: {error}") from None
 
 
 def solver(text: str, field: str) -> Step | Solver:
@@ -100,11 +98,9 @@ def weight(settings, model: Model, times: Array, names: tuple[str, ...] | None =
         call = parse("weight", text, WEIGHTS)[0]
         maker = getattr(weights, call.name)
         return _built("sample.weight", text, maker, call, schedule=model.schedule, grid=times)
-    try:
+    with refusing("sample.weight"):
         learned, about = weight_files.read(text)
         weight_files.check_fits(text, about, model.schedule, model.conditions, model.null, names)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"sample.weight: {error}") from None
     rule_here = spelled("rule", settings.rule, RULES)
     if (about.rule == AUTOGUIDED) != bool(settings.weak):
         allowed = "the updates of its weaker denoiser" if about.rule == AUTOGUIDED else "0"

@@ -1,6 +1,7 @@
 """Problems: all that jobs need to know of a task, so that no job looks which problem it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,15 @@ class Problem(NamedTuple):
     data: Data | None = None
     instrument: Instrument | None = None
     reward: Reward | None = None
+
+
+@contextmanager
+def refusing(place: str = "") -> Iterator[None]:
+    """Raises an error that a user's file causes as ConfigError, in one line that begins with `place`."""
+    try:
+        yield
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise ConfigError(f"{place}: {error}" if place else str(error)) from None
 
 
 def require(problem: Problem, job: str, *parts: str) -> None:

@@ -3,8 +3,7 @@
 The config names the files.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax.tree_util import Partial
 from experiments import data
 from experiments.files import tensors
 from experiments.problems.images import judge
-from experiments.problems.interface import Data, Instrument, Model, Problem
+from experiments.problems.interface import Data, Instrument, Model, Problem, refusing
 from guidance import pools, predictions, schedules
 from guidance.nets import flow_vit, lenet
 from guidance.types import Denoise
@@ -25,7 +24,7 @@ CHUNK = 160  # evaluations at a time: about 0.13 ms of a core each, a quarter mo
 
 
 def build(config, folder) -> Problem:
-    """Returns the problem of a config. Raises FileNotFoundError or ValueError as `load` does."""
+    """Returns the problem of a config. Raises ConfigError as `load` does."""
     del folder  # nothing is kept
     settings = config.problem
     model = load(settings.model, settings.classifier, settings.data)
@@ -69,20 +68,14 @@ class Mnist(NamedTuple):
 def load(model, classifier, folder) -> Mnist:
     """Reads the three paths of the config: problem.model, problem.classifier, problem.data.
 
-    Raises FileNotFoundError or ValueError, in one line, naming the field, the path and what was expected there.
+    Raises ConfigError, in one line, naming the field, the path and what was expected there.
     """
-    read = tensors.read_weights
-    model_params = _field("problem.model", lambda: flow_vit.from_torch(read(model)), model)
-    classifier_params = _field("problem.classifier", lambda: lenet.from_torch(read(classifier)), classifier)
-    train, test = _field("problem.data", lambda: data.mnist(folder), folder)
-    if train.images.shape[1:] != IMAGE_SHAPE or test.images.shape[1:] != IMAGE_SHAPE:
-        raise ValueError(f"problem.data = {folder}: images of shape {train.images.shape[1:]}, expected {IMAGE_SHAPE}")
-    return Mnist(flow_vit.denoiser(model_params), classifier_params, train, test)
-
-
-def _field(name: str, load_it: Callable[[], Any], path) -> Any:
-    """Returns what `load_it` returns; its errors get the name of the config field in front."""
-    try:
-        return load_it()
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{name} = {path}: {error}") from None
+    with refusing(f"problem.model = {model}"):
+        denoise = flow_vit.denoiser(flow_vit.from_torch(tensors.read_weights(model)))
+    with refusing(f"problem.classifier = {classifier}"):
+        params = lenet.from_torch(tensors.read_weights(classifier))
+    with refusing(f"problem.data = {folder}"):
+        train, test = data.mnist(folder)
+        if train.images.shape[1:] != IMAGE_SHAPE or test.images.shape[1:] != IMAGE_SHAPE:
+            raise ValueError(f"images of shape {train.images.shape[1:]}, expected {IMAGE_SHAPE}")
+    return Mnist(denoise, params, train, test)

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments.config import ConfigError
 from experiments.files import tensors
-from experiments.problems.interface import Model, Problem
+from experiments.problems.interface import Model, Problem, refusing
 from guidance import schedules
 from guidance.nets import published_dit, vae
 from guidance.nets.dit import SIZES, DiT, dit_denoiser, sit_denoiser
@@ -76,10 +75,8 @@ def decoder(settings, channels: int) -> Partial:
 
 
 def _field(name: str, path, make: Callable[[Arrays], Any]) -> Any:
-    try:
+    with refusing(f"problem.{name} = {path}"):
         return make(tensors.read_weights(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"problem.{name} = {path}: {error}") from None
 
 
 def _random_network(settings) -> tuple[DiT, tuple[int, int, int], dict]:

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.config import ConfigError
 from experiments.files import tensors
 from experiments.problems.images import inception, judge
-from experiments.problems.interface import Data, Problem, shares
+from experiments.problems.interface import Data, Problem, refusing, shares
 from experiments.problems.latents import imported
 from experiments.runtime import launch, mesh, progress
 from guidance import pools
@@ -40,7 +39,7 @@ def stored(settings, folder) -> data.Latents | None:
     """
     if settings.latents == "synthetic":
         return None
-    try:
+    with refusing(f"problem.latents = {settings.latents}"):
         found = data.Latents(settings.latents)
         digest = "random" if settings.vae == "random" else tensors.sha256(settings.vae)
         if found.about.autoencoder != digest:
@@ -48,20 +47,16 @@ def stored(settings, folder) -> data.Latents | None:
         if found.classes is None:
             raise ValueError("latents without labels")
         launch.first(lambda: data.keep_names(folder, found.names))
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
-    return found
+        return found
 
 
 def with_data(problem: Problem, config, latents: data.Latents | None, feed=None) -> Problem:
     """Returns the problem with the latents that it learns from and is measured by (None: random ones)."""
     settings, model = config.problem, problem.model
-    try:
+    with refusing(f"problem.latents = {settings.latents}"):
         laws = _synthetic(model) if latents is None else _laws(model, latents, settings.images)
         judge.check_classes(laws[1], len(model.conditions), latents and latents.names)
         pool = judge.pool(*laws, len(model.conditions))
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        raise ConfigError(f"problem.latents = {settings.latents}: {error}") from None
 
     def show(axes, samples):
         judge.picture(axes, samples, _in_blocks(model.to_images), latents and latents.names)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import data
+from experiments.config import ConfigError
 from experiments.problems.images import judge, mnist
 from guidance import guides, schedules, weights
 from guidance.metrics import frechet
@@ -64,10 +65,10 @@ def test_load(files):
 def test_missing_and_wrong_files_name_the_field(files, file, field):
     np.savez(files / "other.npz", a=np.zeros(2))
     (files / file).write_bytes((files / "other.npz").read_bytes())
-    with pytest.raises(ValueError, match=f"^{field} = [^\n]*$"):
+    with pytest.raises(ConfigError, match=f"^{field} = [^\n]*$"):
         load(files)
     (files / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"^{field} = [^\n]*{file}[^\n]*does not exist[^\n]*$"):
+    with pytest.raises(ConfigError, match=f"^{field} = [^\n]*{file}[^\n]*does not exist[^\n]*$"):
         load(files)
 
 
