@@ -227,24 +227,23 @@ class _Rows:
         [start] = [name for name, c in of.items() if c.family == "unguided"]
         unguided = [table.entries[start][seed]["metrics"][metric] for seed in range(seeds)]
         floors = [f["metrics"][metric] for f in self.floors]
-        for name in table.learned():
-            mine = [table.entries[name][seed] for seed in range(seeds)]
-            triples = zip(mine, unguided, floors, strict=True)
+        learned = {name: [table.entries[name][seed] for seed in range(seeds)] for name in table.learned()}
+        for name, entries in learned.items():
+            triples = zip(entries, unguided, floors, strict=True)
             closed = [_closed(start, entry["metrics"][metric], floor) for entry, start, floor in triples]
             label = of[name].method
-            rows.append(self.row(SHARE, label, "share of the gap", {}, mine, f"{metric}_gap_closed", closed))
+            rows.append(self.row(SHARE, label, "share of the gap", {}, entries, f"{metric}_gap_closed", closed))
         for family in table.families():
             winners = [table.winner(family, metric, seed) for seed in range(seeds)]
             best = [table.entries[name][seed] for seed, name in enumerate(winners)]
             words = "; ".join(sorted({of[name].words for name in winners}))
             rows.append(self.row(TUNED, table.title(family), words, {"family": family}, best, metric))
-            for name in table.learned():
-                mine = [table.entries[name][seed] for seed in range(seeds)]
-                gaps = [a["metrics"][metric] - b["metrics"][metric] for a, b in zip(mine, best, strict=True)]
+            for name, entries in learned.items():
+                gaps = [a["metrics"][metric] - b["metrics"][metric] for a, b in zip(entries, best, strict=True)]
                 method, settings = of[name].method, {"learned": of[name].method, "minus": family}
                 label = f"{method} - {table.title(family)}"
                 words = "paired over seeds"
-                rows.append(self.row(DIFFERENCE, label, words, settings, mine, f"{metric}_difference", gaps))
+                rows.append(self.row(DIFFERENCE, label, words, settings, entries, f"{metric}_difference", gaps))
         return rows
 
 

@@ -80,11 +80,11 @@ def part(mesh: Mesh) -> tuple[int, int]:
     Processes that share a place on the data axis, because the model axis spans them, feed the same part. Raises
     ConfigError where the places of a process are not one run.
     """
-    mine = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
-    places = np.flatnonzero(mine)
-    count, rest = divmod(len(mine), len(places))
+    fed = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
+    places = np.flatnonzero(fed)
+    count, rest = divmod(len(fed), len(places))
     if rest or (places != places[0] + np.arange(len(places))).any() or places[0] % len(places):
-        shape = f"data:{len(mine)},model:{mesh.shape['model']}"
+        shape = f"data:{len(fed)},model:{mesh.shape['model']}"
         raise ConfigError(f"--mesh={shape} cuts batches within a process; allowed: axes that processes divide evenly")
     return int(places[0]) // len(places), count
 

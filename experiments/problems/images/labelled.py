@@ -89,14 +89,14 @@ def in_memory(source: data.Source, rows) -> data.Labelled:
 def _check_enough(everything: data.Labelled, classes: int, settings) -> None:
     """Raises ValueError unless each part has as many images of each class as its use needs."""
     by_classifier = settings.instrument == "classifier"
-    own, judges, held = _parts(len(everything.labels), settings)
-    needs = [("to train on", own, 1)]
+    trained_on, judges, held_out = _parts(len(everything.labels), settings)
+    needs = [("to train on", trained_on, 1)]
     if by_classifier:
-        needs += [("for the classifier", judges, 1), ("held out", held, 2)]  # a distance has two of each
+        needs += [("for the classifier", judges, 1), ("held out", held_out, 2)]  # a distance has two of each
     for use, rows, least in needs:
         judge.check_classes(everything.labels[rows], classes, everything.names, least, use)
-    if by_classifier and len(held) <= judge.NEIGHBOURS:
-        raise ValueError(f"{len(held)} images are held out; expected more than {judge.NEIGHBOURS}")
+    if by_classifier and len(held_out) <= judge.NEIGHBOURS:
+        raise ValueError(f"{len(held_out)} images are held out; expected more than {judge.NEIGHBOURS}")
 
 
 def _feed(source: data.Source, rows):
@@ -161,12 +161,12 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
     """Returns the problem of images [n, H, W, C] in [0, 1] that have every label 0 .. G - 1; G is the null label."""
     settings, schedule = config.problem, schedules.by_name(config.problem.schedule)
     classes, shape = int(everything.labels.max()) + 1, everything.images.shape[1:]
-    own, judges, held = _parts(len(everything.labels), settings)
+    trained_on, judges, held_out = _parts(len(everything.labels), settings)
 
     def part(rows):
         return judge.pool(everything.images[rows], everything.labels[rows], classes)
 
-    training, every = part(own), jnp.arange(classes)
+    training, every = part(trained_on), jnp.arange(classes)
     example = jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     network = Network(lambda key: net.init(key, *example), net.apply, kind)
 
@@ -185,11 +185,11 @@ def assemble(config, folder, everything: data.Labelled, net: nn.Module, kind: st
         judge.picture(axes, samples, _to_unit, everything.names)
 
     if settings.instrument == "classifier":
-        held_out = everything.images[held], everything.labels[held]
         read = _train_classifier(part(judges), classes, shape, settings.classifier_steps, folder)
-        instrument = _by_classifier(read, judge.meter(read, *held_out), training, every, show)
+        meter = judge.meter(read, everything.images[held_out], everything.labels[held_out])
+        instrument = _by_classifier(read, meter, training, every, show)
     else:
-        apart = everything.images[np.concatenate([judges, held])]
+        apart = everything.images[np.concatenate([judges, held_out])]
         meter = inception.load(settings, inception.as_images("held-out images", apart, Partial(jnp.asarray)))
         of_floor, _ = shares(every, config.eval.samples)
         true = lambda key, n, conditions: real(key, training, n, conditions)  # noqa: E731
