@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runtime import drawing, records
+from experiments.runtime import drawing
 from experiments.runtime.drawing import Picture
+from experiments.runtime.writing import write_whole
 from guidance import guides, metrics, sampling, schedules, weights
 from guidance.metrics import paths
 from guidance.tables import Table
@@ -280,7 +281,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     measured = measure(options.samples, options.steps)
     picture(measured).save(options.out, dpi=80)
-    records.write_atomically(pathlib.Path(options.out).with_suffix(".tex"), table(measured).latex())
+    write_whole(pathlib.Path(options.out).with_suffix(".tex"), table(measured).latex())
     print(f"{table(measured).markdown()}\nwrote {options.out}")
     return 0
 
