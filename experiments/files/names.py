@@ -1,4 +1,4 @@
-"""Names of classes, kept beside what was made with them: a number says nothing once folders have come or gone."""
+"""The names of a run's classes, stored in its folder: a class's number changes when folders of pictures come or go."""
 
 import json
 import pathlib
@@ -7,11 +7,11 @@ from experiments.files.opening import reading
 from experiments.runtime.writing import write_whole
 
 FILE = "classes.json"
-CLASSES = 100_000  # at most: more are a label gone wrong, and networks have a row for each
+CLASSES = 100_000  # a larger number comes from a wrong label; networks would have a row for each
 
 
 def difference(there: tuple[str, ...] | None, here: tuple[str, ...] | None) -> str | None:
-    """What tells two lists of names apart, in words; None where they are equal, or one is not known."""
+    """Returns the first difference of two lists of names, in words; None if they are equal or one is not known."""
     if there is None or here is None or there == here:
         return None
     if len(there) != len(here):
@@ -21,8 +21,7 @@ def difference(there: tuple[str, ...] | None, here: tuple[str, ...] | None) -> s
 
 
 def kept(folder) -> tuple[str, ...] | None:
-    """The names in a run's folder; None where it keeps none. Raises ValueError, in one line, for a file that is no
-    such list."""
+    """Returns the names stored in a run's folder, or None. Raises ValueError for a file that is no list of names."""
     path = pathlib.Path(folder) / FILE
     if not path.exists():
         return None
@@ -31,16 +30,15 @@ def kept(folder) -> tuple[str, ...] | None:
 
 
 def keep(folder, names: tuple[str, ...] | None) -> None:
-    """Writes the names of the classes, in the order of their numbers, into a run's folder, or compares them with those
-    that the run began with. Does nothing without a folder or names.
+    """Writes the names of the classes, in the order of their numbers, into a run's folder, if it has none yet.
 
-    Raises ValueError, in one line, where they differ.
+    Raises ValueError if the folder has other names. Does nothing without a folder or names.
     """
     if folder is None or names is None:
         return
-    path, there = pathlib.Path(folder) / FILE, kept(folder)
-    differing = difference(there, names)
+    path, stored = pathlib.Path(folder) / FILE, kept(folder)
+    differing = difference(stored, names)
     if differing:
         raise ValueError(f"{path} is of a run on other classes: {differing}; another folder is needed")
-    if there is None:
+    if stored is None:
         write_whole(path, json.dumps(names, indent=0, ensure_ascii=False) + "\n")

@@ -1,5 +1,5 @@
-"""Arrays in .npz files. What a file announces is compared with what it holds before anything is allocated, and nothing
-is unpickled.
+"""Reads arrays from .npz files. It compares the shapes that a file announces with the file's size before it allocates
+memory, and unpickles nothing.
 """
 
 import math
@@ -13,12 +13,12 @@ import numpy as np
 from experiments.files.opening import existing, reading
 
 WHOLE = "a whole .npz file of plain arrays"
-DEFLATED = 1032  # times smaller than what it holds is what deflate makes of a file at most (zlib's technical notes)
+DEFLATED = 1032  # the largest factor by which deflate can shrink data (zlib's technical notes)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Header(NamedTuple):
-    """What is known of an array before it is read."""
+    """The shape, order and type that a file announces for an array."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -26,9 +26,9 @@ class Header(NamedTuple):
 
 
 def headers(path) -> dict[str, Header]:
-    """What the arrays in an .npz file announce, by name.
+    """Returns the header of every array in an .npz file, by name.
 
-    Raises FileNotFoundError, and ValueError for a file that is damaged or does not hold what it announces.
+    Raises FileNotFoundError, and ValueError for a file that is damaged or whose headers do not match its size.
     """
     path = existing(path, "an .npz file of arrays")
     with reading(path, WHOLE), zipfile.ZipFile(path) as archive:
@@ -37,14 +37,14 @@ def headers(path) -> dict[str, Header]:
 
 
 def read(path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file whose names are wanted, checked against their sums. Raises as `headers`."""
+    """Reads the arrays whose names are `wanted`, and verifies their checksums. Raises the errors of `headers`."""
     names = [name for name in headers(path) if wanted(name)]
     with reading(path, WHOLE), np.load(path, allow_pickle=False) as arrays:
         return {name: _native(arrays[name]) for name in names}
 
 
 def blocks(path, name: str, size: int) -> Iterator[np.ndarray]:
-    """The rows of an array in C order, `size` at a time; the last may be fewer. Raises as `headers`."""
+    """Yields the rows of an array in C order, `size` at a time (fewer at the end). Raises the errors of `headers`."""
     header = headers(path)[name]
     with reading(path, WHOLE), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         _header(file)
@@ -52,12 +52,12 @@ def blocks(path, name: str, size: int) -> Iterator[np.ndarray]:
             shape = (min(size, header.shape[0] - start), *header.shape[1:])
             content = file.read(math.prod(shape) * header.dtype.itemsize)
             if start + size >= header.shape[0]:
-                file.read(1)  # past the end, which checks the sum over what was read
+                file.read(1)  # reading past the end makes zipfile verify the checksum
             yield np.frombuffer(content, header.dtype).reshape(shape)
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """In the byte order of this machine, the only one that JAX takes."""
+    """Returns the array in this machine's byte order, the only one that JAX accepts."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -77,7 +77,7 @@ def _checked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
         raise ValueError(f"{member.filename} claims {unpacked} bytes, more than the file can hold")
     with archive.open(member) as file:
         header = _header(file)
-        held = unpacked - file.tell()
-    if not header.dtype.hasobject and math.prod(header.shape) * header.dtype.itemsize != held:
-        raise ValueError(f"{member.filename} announces {header.dtype} {header.shape} and holds {held} bytes")
+        size = unpacked - file.tell()
+    if not header.dtype.hasobject and math.prod(header.shape) * header.dtype.itemsize != size:
+        raise ValueError(f"{member.filename} announces {header.dtype} {header.shape} and holds {size} bytes")
     return header

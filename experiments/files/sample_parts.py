@@ -1,8 +1,7 @@
-"""Samples on their way to one .npz: parts that are written whole or not at all, and what is made of them.
+"""Writes samples in parts, each an .npz that is written whole or not at all, and joins the parts into one .npz.
 
-A part is an .npz of its own, renamed into place once it is on the disk, and read back with its checksums; what is
-damaged counts as absent. The whole is written member by member, so that no more than one part is in memory, with the
-same bytes whether the parts came from one run or from several that were killed.
+`write` puts a part on the disk and only then renames it into place; `read` verifies its checksums. `assemble` holds
+one part in memory at a time. It writes the same bytes whether one run or several killed runs made the parts.
 """
 
 import pathlib
@@ -11,16 +10,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments.files.npz import read  # of a part, too
+from experiments.files.npz import read
 from experiments.runtime.writing import replacing
-from guidance.keeping import write as write  # its bytes reach the disk before its name
+from guidance.keeping import write as write
 
 Arrays = dict[str, np.ndarray]
 
 
 def assemble(path: pathlib.Path, parts: Sequence[pathlib.Path], names: Sequence[str], count: int) -> None:
-    """Joins the arrays `names` of all parts along their first axis, `count` rows in all, in one uncompressed .npz."""
-    # np.savez would want the whole arrays; it writes the same: members without a date
+    """Joins the arrays `names` of all parts along their first axis, into one uncompressed .npz of `count` rows."""
+    # np.savez writes the same bytes, but needs the whole arrays in memory
     with replacing(path) as fresh, zipfile.ZipFile(fresh, "w") as archive:
         for name in names:
             _join(archive, name, parts, count)

@@ -1,12 +1,12 @@
-"""Learned weights as files: one small .safetensors that says what it is, and the commands that list and plot it.
+"""Files of learned weights: reads and writes them, and has the commands that list and plot them.
 
     python -m experiments.files.weight_files list runs/mixture/weights [FILE ...]
     python -m experiments.files.weight_files plot runs/mixture/weights/rollout@10_seed_0.safetensors omega.png
 
-The arrays are the params of the guidance network. The text beside them, JSON under the one key `learned_weight`, is
-everything that a weight needs to be used again and everything a person asks of it: see `About`. One key, since
-safetensors keeps several in no order: equal weights are equal files. Exit codes: 0 done, 2 a file or command that
-cannot work, in one line on stderr for each file.
+A file is a small .safetensors. Its arrays are the params of the guidance network. Its metadata is JSON under the key
+`learned_weight`, with everything that is needed to use the weight again: see `About`. It has only one key because
+safetensors does not sort keys, and equal weights should give equal files. Exit codes: 0 done, 2 a file or command that
+cannot work, with one line on stderr for each file.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from guidance.words import listed
 
 KEY = "learned_weight"
 VERSION = 4
-# Files of earlier versions are read too. Before version 3 weights had no interval; before version 4 a file held no
-# names of classes, a label as null, and of its rule the name only, which stood for these calls.
+# We also read earlier versions. Files before version 3 have no interval. Files before version 4 have no class names, a
+# label as null, and only the name of the rule, which meant these calls.
 NAMED = {
     "angle_domain": "angle_domain(cap=1.0471975511965976)",
     "apg": "apg(eta=0, cap=2.5, beta=-0.5)",
@@ -50,20 +50,20 @@ CONVENTION = "omega = 0 is unguided: guided = D_c + omega (D_c - D_u); scale = 1
 
 
 class About(NamedTuple):
-    """What a file says of its weight."""
+    """The metadata of a file, which describes its weight."""
 
-    problem: str  # what it was learned on
+    problem: str  # the problem that the weight was learned on
     objective: str
-    rule: str  # that it was learned inside, a call with all knobs; autoguided: CFG's, away from a weaker denoiser
-    steps: int | None  # of the uniform grid that it was learned through; None: any
-    schedule: str  # name of the noise schedule
-    s_min: float  # queries are clamped to what the network was trained at: see guidance.weights.learned
+    rule: str  # the call of the rule used in learning, with all knobs; autoguided: CFG with a weaker denoiser
+    steps: int | None  # the steps of the uniform grid used in learning; None: any grid
+    schedule: str  # the name of the noise schedule
+    s_min: float  # the weight clamps its times to s >= s_min, t <= t_max, t - s >= gap_min: guidance.weights.learned
     t_max: float
     gap_min: float
-    interval: list[float] | None  # (lo, hi] in t outside of which it is 0; None: nowhere
-    conditions: int | list[list[float]]  # class labels 0 .. conditions - 1, or the numbers of each condition
-    null: Any  # the condition that stands for none: a label, or a pytree of lists and numbers
-    names: list[str] | None  # of the classes, in the order of their labels; None: not known
+    interval: list[float] | None  # the weight is 0 for t outside (lo, hi]; None: no such limit
+    conditions: int | list[list[float]]  # the number of class labels, or the numbers of each condition
+    null: Any  # the condition of the unconditional branch: a label, or a pytree of lists and numbers
+    names: list[str] | None  # the names of the classes, in the order of their labels; None: not known
     net: dict[str, Any]  # the fields of GuidanceNet
     training: dict[str, Any]  # the config of the run
     omega: str = CONVENTION
@@ -83,21 +83,21 @@ def write(
     names: Sequence[str] | None = None,
     conditions: Cond = None,
 ) -> About:
-    """Writes a weight made by `guidance.weights.learned`, and returns what the file says.
+    """Writes a weight made by `guidance.weights.learned`, and returns the metadata of the file.
 
-    conditions: those that it was learned for, leaves [G, ...]; needed where the network reads the numbers in them.
-    Raises ValueError for another weight, for a schedule without a name, and for params with NaN.
+    conditions: the conditions that the weight was learned for, leaves [G, ...]; needed if its network reads features.
+    Raises ValueError for any other weight, for a schedule without a name, and for params with NaN.
     """
-    held = getattr(weight, "func", None)
-    net = getattr(held, "net", None)
+    learned = getattr(weight, "func", None)
+    net = getattr(learned, "net", None)
     if not isinstance(net, weights.GuidanceNet):
         raise ValueError("only weights made by guidance.weights.learned have a file")
     if net.condition == "features" and conditions is None:
         raise ValueError("a weight of features has a file only together with the conditions that it was learned for")
     known = numbers_of(conditions) if net.condition == "features" else net.num_classes
     about = About(
-        problem, objective, rule, steps, schedule_name(held.schedule), float(held.s_min), float(held.t_max),
-        float(held.gap_min), held.interval and [float(t) for t in held.interval], known, plain(null),
+        problem, objective, rule, steps, schedule_name(learned.schedule), float(learned.s_min), float(learned.t_max),
+        float(learned.gap_min), learned.interval and [float(t) for t in learned.interval], known, plain(null),
         names and list(names), _fields(net), json.loads(json.dumps(training)),
     )  # fmt: skip
     arrays = {name: np.asarray(a) for name, a in traverse_util.flatten_dict(weight.args[0], sep="/").items()}
@@ -110,10 +110,10 @@ def write(
 
 
 def read(path) -> tuple[Weight, About]:
-    """The weight, which answers with the omegas of the one that was written, to the bit; and what its file says.
+    """Reads a weight, whose omegas equal those of the written weight to the bit, and the metadata of its file.
 
-    Raises FileNotFoundError, or ValueError, in one line, for a file that is damaged, of another kind or version,
-    whose arrays are not those of its network, or hold NaN.
+    Raises FileNotFoundError, and ValueError for a file that is damaged, that has another kind or version, or whose
+    arrays do not fit its network or contain NaN.
     """
     about = read_about(path)
     arrays = tensors.read_safetensors(path)
@@ -124,7 +124,7 @@ def read(path) -> tuple[Weight, About]:
         row = jnp.zeros(1, jnp.int32) if isinstance(known, int) else jnp.zeros((1, len(known[0])))
         shapes = jax.eval_shape(net.init, jax.random.key(0), log_snr_t=zero, log_snr_s=zero, cond=row)
         schedule = schedules.by_name(about.schedule)
-    except Exception as error:  # flax and jax have many for fields that make no sense
+    except Exception as error:  # flax and jax raise many kinds of errors for senseless fields
         raise ValueError(f"{path}: what it says of its network cannot be built ({one_line(error)})") from None
     expected = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
     found = {name: array.shape for name, array in arrays.items()}
@@ -147,52 +147,52 @@ def read(path) -> tuple[Weight, About]:
 
 
 def read_about(path) -> About:
-    """What a file says, without its arrays. Raises as `read`."""
+    """Reads the metadata of a file, without its arrays. Raises the errors of `read`."""
     text = tensors.read_metadata(path).get(KEY)
     if text is None:
         raise ValueError(f"{path} is no learned weight: a .safetensors file without the key {KEY}")
     try:
-        said = json.loads(text)
-        version = said["version"]
+        fields = json.loads(text)
+        version = fields["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path}: what it says under {KEY} is not readable") from None
     if version not in (2, 3, VERSION):
         raise ValueError(f"{path} has version {version}; this program reads versions 2, 3 and {VERSION}")
     if version == 2:
-        said.setdefault("interval", None)
+        fields.setdefault("interval", None)
     if version < VERSION:
-        said.setdefault("names", None)
-        said["rule"] = NAMED.get(said.get("rule"), said.get("rule"))
-    wrong = sorted(said.keys() ^ set(About._fields)) or [
-        name for name, kinds in _KINDS.items() if not isinstance(said[name], kinds) or isinstance(said[name], bool)
+        fields.setdefault("names", None)
+        fields["rule"] = NAMED.get(fields.get("rule"), fields.get("rule"))
+    wrong = sorted(fields.keys() ^ set(About._fields)) or [
+        name for name, kinds in _KINDS.items() if not isinstance(fields[name], kinds) or isinstance(fields[name], bool)
     ]
     if wrong:
         raise ValueError(f"{path}: {listed(wrong)} missing, unknown or of another type under {KEY}")
-    if isinstance(said["conditions"], list) and not _are_rows(said["conditions"]):
+    if isinstance(fields["conditions"], list) and not _are_rows(fields["conditions"]):
         raise ValueError(f"{path}: its conditions are no rows of equally many numbers")
-    names, count = said["names"], _count(said["conditions"])
+    names, count = fields["names"], _count(fields["conditions"])
     for name, (least, most) in _RANGES.items():
-        value = count if name == "conditions" else said[name]
+        value = count if name == "conditions" else fields[name]
         if value is not None and not least <= value <= most:
             raise ValueError(f"{path}: its {name} is {value!r}; expected {least} to {most:,}")
     if names is not None and (len(names) != count or not all(isinstance(name, str) for name in names)):
         raise ValueError(
             f"{path}: its conditions have the names [{listed(map(repr, names))}]; expected {count} of text"
         )
-    if said["interval"] is not None and not _is_interval(said["interval"]):
-        raise ValueError(f"{path}: its interval is {said['interval']!r}; expected [lo, hi] with 0 <= lo < hi <= 1")
-    if said["omega"] != CONVENTION:
-        raise ValueError(f"{path}: its convention is {said['omega']!r}; expected {CONVENTION!r}")
-    return About(**said)
+    if fields["interval"] is not None and not _is_interval(fields["interval"]):
+        raise ValueError(f"{path}: its interval is {fields['interval']!r}; expected [lo, hi] with 0 <= lo < hi <= 1")
+    if fields["omega"] != CONVENTION:
+        raise ValueError(f"{path}: its convention is {fields['omega']!r}; expected {CONVENTION!r}")
+    return About(**fields)
 
 
-def _is_interval(said: list) -> bool:
-    return len(said) == 2 and all(isinstance(t, float) for t in said) and 0 <= said[0] < said[1] <= 1
+def _is_interval(value: list) -> bool:
+    return len(value) == 2 and all(isinstance(t, float) for t in value) and 0 <= value[0] < value[1] <= 1
 
 
-def _are_rows(said: list) -> bool:
-    rows = [row for row in said if isinstance(row, list) and all(isinstance(number, int | float) for number in row)]
-    return len(rows) == len(said) and len({len(row) for row in rows}) == 1
+def _are_rows(value: list) -> bool:
+    rows = [row for row in value if isinstance(row, list) and all(isinstance(number, int | float) for number in row)]
+    return len(rows) == len(value) and len({len(row) for row in rows}) == 1
 
 
 _KINDS = {
@@ -207,17 +207,17 @@ _KINDS = {
 }
 
 
-_RANGES = {
+_RANGES = {  # larger numbers would cost time and memory for each step and each condition
     **dict.fromkeys(("s_min", "t_max", "gap_min"), (0, 1)),
     "steps": (1, 1_000_000),
     "conditions": (0, classes.CLASSES),
-}  # of what is computed for each step and each condition
+}
 
 
 def _check_net(path, net: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError for a network that is larger than any: to build it may take for ever, or end the process.
+    """Raises ValueError for an absurdly large network, which could take for ever to build, or end the process.
 
-    Of depth it has no more than arrays, since each layer has two.
+    The depth is at most the number of arrays, since each layer has two.
     """
     for name, value in net.items():
         most = len(arrays) if name == "depth" else classes.CLASSES
@@ -226,12 +226,12 @@ def _check_net(path, net: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
 
 
 def numbers_of(conditions: Cond) -> int | list[list[float]]:
-    """Conditions, leaves [G, ...], as a file holds them: G for labels, else the numbers in the leaves of each."""
+    """Returns conditions, leaves [G, ...], as a file stores them: G for labels, else the numbers of each condition."""
     return size(conditions) if are_labels(conditions) else np.asarray(flat_features(conditions)).tolist()
 
 
-def asked(about: About) -> Array:
-    """The conditions that a weight was learned for, as it takes them: labels [G], or their numbers [G, d]."""
+def _learned_conditions(about: About) -> Array:
+    """Returns the conditions that a weight was learned for, as its `cond`: labels [G], or features [G, d]."""
     known = about.conditions
     return jnp.arange(max(1, known)) if isinstance(known, int) else jnp.asarray(known, float)
 
@@ -241,7 +241,7 @@ def _count(conditions: int | list) -> int:
 
 
 def plain(null: Any) -> Any:
-    """A null condition as JSON has it: numbers, and lists and dicts of them."""
+    """Returns a null condition as JSON stores it: a number, or lists and dicts of numbers."""
     if isinstance(null, dict):
         return {str(name): plain(entry) for name, entry in null.items()}
     if isinstance(null, tuple | list):
@@ -252,19 +252,19 @@ def plain(null: Any) -> Any:
 def check_fits(
     path, about: About, schedule: Schedule, conditions: Cond, null: Any, names: tuple[str, ...] | None = None
 ) -> None:
-    """Raises ValueError, in one line, unless a weight belongs to a model with this schedule and these conditions.
+    """Raises ValueError unless the weight was learned for a model with this schedule and these conditions.
 
-    names: of the model's classes, in the order of their labels; compared where the file has some, too.
+    names: the names of the model's classes, in the order of their labels; compared if the file has names too.
     """
     faults = []
     if about.schedule != schedule_name(schedule):
         faults.append(f"schedule {about.schedule}, the model {schedule_name(schedule)}")
-    own, other = (about.conditions, about.null), (numbers_of(conditions), plain(null))
+    file, model = (about.conditions, about.null), (numbers_of(conditions), plain(null))
     if about.net["condition"] == "none":
         pass
-    elif own != other:
-        words = "{} conditions and null label {}, the model {} and {}".format(*own, *other)
-        faults.append(words if isinstance(own[0], int) else "conditions, or a null, of other numbers")
+    elif file != model:
+        words = "{} conditions and null label {}, the model {} and {}".format(*file, *model)
+        faults.append(words if isinstance(file[0], int) else "conditions, or a null, of other numbers")
     else:
         differing = classes.difference(about.names and tuple(about.names), names)
         faults += [f"other classes, {differing}"] if differing else []
@@ -273,7 +273,7 @@ def check_fits(
 
 
 def schedule_name(schedule: Schedule) -> str:
-    """The name under which `guidance.schedules.by_name` gives this schedule. Raises ValueError if there is none."""
+    """Returns the name of a schedule in `guidance.schedules.by_name`. Raises ValueError if it has none."""
     names = [name for name in schedules.SCHEDULES if schedules.by_name(name) == schedule]
     if not names:
         raise ValueError(f"a schedule without a name; known: {', '.join(schedules.SCHEDULES)}")
@@ -281,7 +281,7 @@ def schedule_name(schedule: Schedule) -> str:
 
 
 def _fields(net: weights.GuidanceNet) -> dict[str, Any]:
-    """The fields that a person sets; Flax adds its own."""
+    """Returns the fields of the network, without those that Flax adds."""
     return {f.name: getattr(net, f.name) for f in dataclasses.fields(net) if f.name not in ("parent", "name")}
 
 
@@ -289,7 +289,7 @@ def _fields(net: weights.GuidanceNet) -> dict[str, Any]:
 
 
 def describe(path) -> str:
-    """One line about a file. Raises as `read`."""
+    """Returns one line about a file. Raises the errors of `read`."""
     weight, about = read(path)
     count = sum(leaf.size for leaf in jax.tree.leaves(weight))
     steps = "any steps" if about.steps is None else f"{about.steps} steps"
@@ -302,8 +302,8 @@ def describe(path) -> str:
 def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns starts t [k] and ends s [k] of steps, from noise to data, and omega [k, conditions] of each.
 
-    The steps of a weight for a grid are its own. Those of one for any steps start at `points` times; each has the
-    smallest gap that the weight was trained at.
+    A weight learned for one grid has the steps of that grid. A weight for any steps gets `points` steps, each as long
+    as the smallest gap that it was trained at.
     """
     if about.steps is None:
         t = jnp.linspace(about.t_max, about.s_min + about.gap_min, points)
@@ -311,7 +311,7 @@ def curves(weight: Weight, about: About, points: int = 200) -> tuple[np.ndarray,
     else:
         grid = jnp.linspace(1, 0, about.steps + 1)
         t, s = grid[:-1], grid[1:]
-    conditions = asked(about)
+    conditions = _learned_conditions(about)
 
     def at(t, s):
         t, s = (jnp.broadcast_to(time, len(conditions)) for time in (t, s))
@@ -361,7 +361,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _files(paths: list[str]) -> list[pathlib.Path]:
-    """The files themselves, and those in folders; a folder that holds none stays, and is refused as a file."""
+    """Returns the files, and the .safetensors files in folders; a folder without any stays, and `read` refuses it."""
     found = []
     for path in map(pathlib.Path, paths):
         found += (sorted(path.rglob("*.safetensors")) if os.path.isdir(path) else []) or [path]
