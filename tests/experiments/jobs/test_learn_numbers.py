@@ -10,7 +10,7 @@ import pytest
 from experiments.jobs import learn
 from experiments.main import load
 from guidance import learning
-from guidance.learning import rollout, training
+from guidance.learning import one_step, rollout, training
 from guidance.learning.training import Recipe
 from tests.conftest import REPOSITORY
 from tests.experiments import two_numbers
@@ -50,7 +50,7 @@ def asked(monkeypatch):
         monkeypatch.setattr(module, name, spy)
 
     for name in LOSSES.values():
-        spied(learning, name)
+        spied(one_step, name)
     spied(rollout, "rollout_loss")
     return found
 
