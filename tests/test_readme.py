@@ -7,6 +7,8 @@ import re
 import matplotlib.figure
 import pytest
 
+from configs import leaderboard
+from experiments.leaderboard import images, page
 from tests.conftest import REPOSITORY
 
 ROOT = REPOSITORY
@@ -175,3 +177,10 @@ def test_the_leaderboard_is_its_csv():
                 line = lines[problem, "0" if method == "true data" else nfe, method]
                 value, error = (1000 * float(line[name]) for name in ("energy_distance", "energy_distance_se"))
                 assert abs(numbers(cell)[0][0] - value) < 0.0501 and abs(numbers(cell)[1][0] - error) < 0.0501
+
+
+def test_the_leaderboard_introduces_its_tables_as_its_code_does():
+    text, config = (ROOT / "docs/leaderboard.md").read_text(encoding="utf-8"), leaderboard.get_config()
+    numbers = {"seeds": config.seeds, "budget": len(config.omegas), "tuning": config.tuning_seeds}
+    for words in (page.INTRODUCTION, *images.PROBLEMS.values()):
+        assert words.format(**numbers) in text

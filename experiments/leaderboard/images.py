@@ -29,15 +29,16 @@ MNIST, PAIR = "mnist", "mnist, unconditional"
 PROBLEMS = {
     MNIST: """## MNIST
 
-Every hand-made contender on a published class-conditional flow transformer: Frechet distance and class-wise energy
-distance in the features of a published LeNet to the test images, and the share of samples that it reads as their
-class; means over {seeds} seeds of 2000 samples, tuned on 500 samples of another seed. Learned weights for this model:
-the README's table and `configs/mnist.py`.
+Every contender with hand-made weights samples from a published class-conditional flow transformer. Distances are
+taken in the features of a published LeNet, to the test images: the Frechet distance, and the energy distance for each
+class. Class agreement is the share of samples that the LeNet reads as their class. A number is a mean over {seeds}
+seeds of 2000 samples, tuned on 500 samples of another seed. `docs/results.md` has learned weights for this model.
 """,
     PAIR: """## A strong and a weak network
 
-Autoguidance on real weights: an unconditional network after 400 epochs, guided away from itself at earlier epochs of
-the same run, at equal NFE; Frechet distance as above, {seeds} seeds of 500 samples, which raises all alike.
+This is autoguidance on published weights: an unconditional network after 400 epochs, guided away from itself at
+earlier epochs of the same run, at equal NFE. The Frechet distance is that of the section before. A number is a mean
+over {seeds} seeds of 500 samples, and so few samples raise all numbers alike.
 """,
 }
 STRONG_OMEGA, PICTURE_STEPS = 3.0, 20

@@ -10,13 +10,17 @@ LEAD, TRUTH = "energy_distance", "true data"
 COMMAND = "python -m experiments.main --config=configs/leaderboard.py --workdir=runs/leaderboard"
 INTRODUCTION = """## Mixtures
 
-Unbiased energy distance to the true law per condition, times 1000 (lower is better; it may be negative), mean over
-{seeds} seeds, and its standard error. Each row is tuned for each column: its knob is the best of {budget} on {tuning}
-other seeds; learned weights are trained anew for each seed and never see the samples that are measured. All rows of a
-table have the same number of network evaluations per sample, so that unguided sampling takes twice the steps. Every
-column is one mixture with one known model error (`experiments/leaderboard/problems.py`). Bold: within two standard
-errors of the best of its column. The CSV adds mode shares, widths, norms and likelihoods. Every table is beside this
-page as LaTeX.
+A number is the unbiased energy distance to the true law for each condition, times 1000. It is a mean over {seeds}
+seeds with its standard error. Lower is better, and it may be negative. Every column is one mixture with one known
+model error (`experiments/leaderboard/problems.py`). All rows of a table have the same number of network evaluations
+per sample (NFE), so unguided sampling takes twice the steps.
+
+Each row is tuned for each column: its knob is the best of {budget} on {tuning} other seeds. Learned weights are
+trained anew for each seed. They never see the samples that are measured.
+
+Bold means within two standard errors of the best of its column. The CSV adds mode shares, widths, norms and
+likelihoods. A row is named by its call. The rules apg, magnitude_aware and gap_normalised compete with other knobs
+than the library's; `configs/leaderboard.py` spells them.
 """
 
 
@@ -69,7 +73,7 @@ def tables(rows) -> dict[str, Table]:
 def as_page(rows, config, captions) -> str:
     """Returns the whole page; `captions` are (file name, caption) pairs of its pictures."""
     found = tables(rows)
-    parts = ["# Leaderboard", f"Written by `{COMMAND}`. All numbers: `leaderboard.csv`."]
+    parts = ["# Leaderboard", f"Written by `{COMMAND}`. All numbers: `leaderboard.csv`. Each table as LaTeX: `*.tex`."]
     numbers = {"seeds": config.seeds, "budget": len(config.omegas), "tuning": config.tuning_seeds}
     nfes = _nfes([row for row in rows if row.problem not in images.PROBLEMS])
     parts += [INTRODUCTION.format(**numbers).strip()] if nfes else []
