@@ -21,9 +21,11 @@ import jax.numpy as jnp
 
 from guidance import predictions, schedules
 from guidance.nets import timesteps
+from guidance.nets.activations import tanh_gelu
 from guidance.nets.attention import attend
 from guidance.nets.embeddings import positions, sinusoids
-from guidance.nets.residual import held
+from guidance.nets.normalisation import normalised
+from guidance.nets.residual import computed, held
 from guidance.types import Array, Denoise, Schedule
 
 TIME_WIDTH = 256
@@ -38,8 +40,7 @@ _ZERO = nn.initializers.zeros
 
 
 def _modulated_norm(h: Array, shift: Array, scale: Array, eps: float, dtype) -> Array:
-    norm = nn.LayerNorm(epsilon=eps, use_scale=False, use_bias=False, use_fast_variance=False, dtype=dtype)
-    return norm(h) * (1 + scale) + shift
+    return normalised(h, eps).astype(h.dtype if dtype is None else dtype) * (1 + scale) + shift
 
 
 class Block(nn.Module):
@@ -67,7 +68,7 @@ class Block(nn.Module):
         h = h + (gate1 * x).astype(h.dtype)
 
         x = _modulated_norm(h, shift2, scale2, self.mlp_norm_eps, dtype)
-        x = nn.gelu(nn.Dense(4 * width, kernel_init=_XAVIER, dtype=dtype, name="up")(x), approximate=True)
+        x = tanh_gelu(nn.Dense(4 * width, kernel_init=_XAVIER, dtype=dtype, name="up")(x))
         x = nn.Dense(width, kernel_init=_XAVIER, dtype=dtype, name="down")(x)
         return h + (gate2 * x).astype(h.dtype)
 
@@ -124,7 +125,7 @@ class DiT(nn.Module):
                 h = block(self.heads, self.mlp_norm_eps, self.dtype, name=f"block_{i}")(
                     h, c, perturb if i in perturb_blocks else None
                 )
-        return self._pixels(h, c, x)
+        return self._pixels(computed(h), c, x)
 
     def _condition(self, timestep: Array, label: Array) -> Array:
         features = sinusoids(timestep, TIME_WIDTH, self.freq_shift)
