@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from guidance.nets.activations import gelu
+from guidance.nets.normalisation import LayerNorm
 from guidance.nets.published import check_arrays, dense, norm
 from guidance.types import Array, Denoise
 
@@ -27,13 +29,8 @@ NORM_EPS = 1e-5
 MAX_PERIOD = 10000.0
 
 
-def _gelu(x: Array) -> Array:
-    """x Phi(x), exactly."""
-    return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(np.sqrt(0.5), x.dtype)))
-
-
-def _norm(name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, name=name)
+def _norm(name: str) -> LayerNorm:
+    return LayerNorm(NORM_EPS, name=name)
 
 
 class Block(nn.Module):
@@ -57,7 +54,7 @@ class Block(nn.Module):
         mixed = mixed.reshape(batch, self.heads, keep, head_width).swapaxes(1, 2).reshape(batch * keep, width)
         h = h[:, :keep].reshape(batch * keep, width)
         h = _norm("norm1")(h + nn.Dense(width, name="out")(mixed))
-        hidden = _gelu(nn.Dense(self.mlp, name="up")(h))
+        hidden = gelu(nn.Dense(self.mlp, name="up")(h))
         h = _norm("norm2")(h + nn.Dense(width, name="down")(hidden))
         return h.reshape(batch, keep, width)
 

@@ -50,6 +50,23 @@ class GroupNorm(nn.Module):
         return jnp.dot(of_groups, own.reshape(groups, channels), precision="highest")
 
 
+class LayerNorm(nn.Module):
+    """y = scale (x - mean)/sqrt(var + epsilon) + bias over the last axis of x [..., C], scale and bias [C].
+
+    flax's `nn.LayerNorm(epsilon, use_fast_variance=False)`, with its params and its numbers up to the order of sums.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        around = (1,) * (x.ndim - 1)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        y = normalised(x, self.epsilon) * scale.reshape(*around, -1) + bias.reshape(*around, -1)
+        return y.astype(jnp.result_type(x, scale, bias))
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def normalised(x: Array, epsilon: float) -> Array:
     """Returns y = (x - mean) r over the last axis, r = 1/sqrt(var + epsilon), in float32 at least.

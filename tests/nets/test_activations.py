@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guidance.nets.activations import tanh_gelu
-from guidance.nets.normalisation import normalised
+from guidance.nets.activations import gelu, tanh_gelu
+from guidance.nets.normalisation import LayerNorm, normalised
 
 EPSILON = 1e-5
 
@@ -18,6 +18,7 @@ def _flax_norm(x):
 
 
 PAIRS = {
+    "gelu": (gelu, lambda x: jax.nn.gelu(x, approximate=False)),
     "tanh_gelu": (tanh_gelu, jax.nn.gelu),
     "normalised": (lambda x: normalised(x, EPSILON), _flax_norm),
 }
@@ -42,3 +43,14 @@ def test_a_backward_pass_keeps_little(name):
     x = jnp.zeros((64, 32))
     kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(PAIRS[name][0], x)[1], x))
     assert sum(leaf.size for leaf in kept) <= 64 * 32 + 64
+
+
+def test_layer_norm_has_the_params_and_the_numbers_of_flax():
+    x = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, (4, 16)), jnp.float32)
+    ours, flax = LayerNorm(EPSILON), nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False)
+    chex.assert_trees_all_equal(ours.init(jax.random.key(0), x), flax.init(jax.random.key(0), x))
+    rng = np.random.default_rng(1)
+    params = {"params": {name: jnp.asarray(rng.normal(size=16), jnp.float32) for name in ("scale", "bias")}}
+    np.testing.assert_allclose(ours.apply(params, x), flax.apply(params, x), atol=1e-5)
+    low = jnp.asarray(x, jnp.bfloat16)
+    assert ours.apply(params, low).dtype == flax.apply(params, low).dtype == jnp.float32
