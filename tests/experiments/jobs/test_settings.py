@@ -366,7 +366,8 @@ def test_a_setting_is_built(source):
 @pytest.mark.slow
 @pytest.mark.key_reuse  # every weight meets the same noise
 def test_the_whole_chain_on_latents(tmp_path):
-    fewer = ["--config.eval.samples=20", "--config.eval.batch=5"]
+    """On small latents; that the setting keeps the published shapes is `test_a_setting_is_built`'s."""
+    fewer = ["--config.eval.samples=20", "--config.eval.batch=5", "--config.problem.side=4"]
     assert main([f"--config={SMOKES[2]}", f"--workdir={tmp_path}", *fewer]) == 0
     rows = results.read(tmp_path / "results.json")
     assert {"unguided", "best constant", "best interval", "rollout@3", "self_consistency"} <= {r.method for r in rows}
