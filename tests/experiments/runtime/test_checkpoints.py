@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
 
@@ -20,7 +19,7 @@ import optax
 import pytest
 
 from experiments.runtime import checkpoints
-from tests.conftest import REPOSITORY
+from tests.experiments.runtime.forked import Forked
 
 # A small training loop as the jobs write it: keys from seed and step, metrics before checkpoint, polling for a stop.
 LOOP = """
@@ -64,10 +63,7 @@ listening.close()
 
 def start(folder, pause=0.0):
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-c", LOOP, str(folder), str(pause)],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return Forked(LOOP, folder, pause)
 
 
 @pytest.fixture(scope="module")
@@ -245,17 +241,11 @@ print(last, sorted(p.name for p in folder.iterdir()))
 
 
 def test_a_write_that_the_system_refuses_keeps_the_last_good_one(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path), "limit"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    message, left = run.stdout.splitlines()
+    out, err = Forked(FULL, tmp_path, "limit").communicate(timeout=60)
+    message, left = out.splitlines()
     assert "checkpoint of step 2 not written" in message and "File too large; the one of step 1 is intact" in message
     assert left == "1 ['step_0000000001']"
-    assert "File too large" not in run.stderr
+    assert "File too large" not in err
 
 
 def test_a_full_disk_keeps_the_last_good_one(tmp_path):
@@ -263,20 +253,14 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path):
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
-        run = subprocess.run(
-            [sys.executable, "-c", FULL, str(tmp_path), "full"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        out, err = Forked(FULL, tmp_path, "full").communicate(timeout=60)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
-    message, left = run.stdout.splitlines()
+    message, left = out.splitlines()
     assert "No space left on device; the one of step 2 is intact" in message
     assert left == "2 ['step_0000000001', 'step_0000000002']"
     # nothing of the log of orbax; a write that ends after the refused one may say that its event loop is closed
-    assert "No space left" not in run.stderr
+    assert "No space left" not in err
 
 
 def test_running_out_of_space_at_any_moment_keeps_the_last_good_one(tmp_path, monkeypatch):
