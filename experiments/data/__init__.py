@@ -1,11 +1,11 @@
-"""Data: the one package that knows data files and tensorflow_datasets. Everything comes back as numpy arrays.
+"""Reads training data as numpy arrays. No other package knows the formats of data or imports tensorflow_datasets.
 
-`files` and `npz` read arrays that fit in memory. `open_source` opens images of any number by index: a published set, a
-folder or zip of pictures, an .npz or idx file; `Latents` opens what an autoencoder made of them. `Loader` makes
-batches of either, in an order that depends on the seed and the step alone.
+`files` and `npz` read arrays that fit in memory. `open_source` opens a published set, a folder or zip of pictures, an
+.npz or idx file, and reads its images by index. `Latents` reads the latents that an autoencoder made of images.
+`Loader` makes batches of either, in an order that depends only on the seed and the step.
 
-Files are the user's: whatever is missing or not what it should be becomes FileNotFoundError or ValueError with a
-one-line message that names the path and what was expected. Nothing is unpickled, and TensorFlow is never imported.
+A missing file raises FileNotFoundError, a damaged or unsuitable one ValueError, each in one line that names the path
+and what was expected. Nothing is unpickled. Only `published.prepare` imports TensorFlow.
 """
 
 from experiments.data.files import Labelled, digits, mnist, read_idx, split, to_unit

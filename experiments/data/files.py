@@ -1,4 +1,4 @@
-"""Files of arrays that fit in memory, and what is done with such arrays."""
+"""Reads small data sets as whole arrays, and splits them."""
 
 import gzip
 import math
@@ -16,7 +16,7 @@ IDX_UINT8 = 0x08  # the only element type that MNIST and its relatives use
 
 
 class Labelled(NamedTuple):
-    """images [n, H, W, C] (uint8 0..255, or float32 in [0, 1]); labels int32 [n]; names of the classes, if any."""
+    """Images [n, H, W, C], uint8 0..255 or float32 in [0, 1], with labels int32 [n] and the names of the classes."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -24,10 +24,10 @@ class Labelled(NamedTuple):
 
 
 def read_idx(path) -> np.ndarray:
-    """The uint8 array in an idx file, gzipped if its name ends in .gz.
+    """Reads the uint8 array in an idx file, which is gzipped if its name ends in .gz.
 
-    Layout: two zero bytes, element type (8 = uint8), rank, one big-endian uint32 per axis, then the elements.
-    Raises FileNotFoundError, or ValueError if the file is not that.
+    The layout is two zero bytes, the element type (8 = uint8), the rank, one big-endian uint32 per axis, the elements.
+    Raises FileNotFoundError, and ValueError for any other layout.
     Source: the description of the MNIST file format by LeCun, Cortes and Burges.
     """
     path = existing(path, "an idx file (.gz or plain)")
@@ -40,28 +40,28 @@ def read_idx(path) -> np.ndarray:
         shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])
         announced = math.prod(shape)
         possible = announced <= path.stat().st_size * (DEFLATED if zipped else 1)
-        raw = file.read(announced + 1) if possible and shape else b""  # one more: to see that nothing follows
+        raw = file.read(announced + 1) if possible and shape else b""  # one byte more shows whether something follows
     if not shape or len(shape) != rank:
         raise ValueError(f"{path} is not an idx file of uint8 (expected it to start with bytes 0 0 8)")
     if len(raw) != announced:
-        held = "more" if len(raw) > announced else f"{len(raw)} bytes" if possible else "fewer bytes"
-        raise ValueError(f"{path} announces shape {shape} but holds {held}")
+        found = "more" if len(raw) > announced else f"{len(raw)} bytes" if possible else "fewer bytes"
+        raise ValueError(f"{path} announces shape {shape} but holds {found}")
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def mnist(folder) -> tuple[Labelled, Labelled]:
-    """MNIST, or any set in its four files (Fashion-MNIST): train, test; images uint8 [n, 28, 28, 1].
+    """Reads the training and the test set of MNIST, or of a set with the same four files (Fashion-MNIST).
 
-    The files are {train,t10k}-{images-idx3,labels-idx1}-ubyte, each plain or with .gz.
-    Raises FileNotFoundError naming the first missing file, ValueError if images and labels do not belong together.
+    The files are {train,t10k}-{images-idx3,labels-idx1}-ubyte, each plain or with .gz. Images are uint8 [n, H, W, 1].
+    Raises FileNotFoundError for the first missing file, and ValueError if there are not as many labels as images.
     """
     return tuple(_mnist_part(pathlib.Path(folder), part) for part in ("train", "t10k"))
 
 
 def digits() -> Labelled:
-    """The 1,797 handwritten digits inside scikit-learn: images float32 [n, 8, 8, 1] in [0, 1].
+    """Returns the 1,797 handwritten digits of scikit-learn, with images float32 [n, 8, 8, 1] in [0, 1].
 
-    Raises ModuleNotFoundError, in one line, where scikit-learn is not installed.
+    Raises ModuleNotFoundError if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -72,10 +72,10 @@ def digits() -> Labelled:
 
 
 def split(n: int, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, ...]:
-    """Disjoint index arrays, one per fraction of n, from one permutation drawn with `seed`.
+    """Returns disjoint index arrays, one per fraction f_i of n, from one permutation drawn with `seed`.
 
-    Part i has the rows from round(n (f_1 + .. + f_{i-1})) to round(n (f_1 + .. + f_i)) of the permutation, so the
-    sizes are within one of n f_i and fractions that sum to one use every row.
+    Part i has the rows from round(n (f_1 + .. + f_{i-1})) to round(n (f_1 + .. + f_i)) of the permutation. Its size is
+    within one of n f_i, and fractions that sum to one use every row.
     Raises ValueError unless the fractions are positive and sum to at most one.
     """
     if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
@@ -86,7 +86,7 @@ def split(n: int, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, ..
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
-    """uint8 0..255 -> float32 in [0, 1]."""
+    """Returns uint8 images 0..255 as float32 in [0, 1]."""
     return images.astype(np.float32) / 255
 
 
@@ -102,5 +102,5 @@ def _mnist_part(folder: pathlib.Path, part: str) -> Labelled:
 
 
 def _plain_or_gz(path: pathlib.Path) -> pathlib.Path:
-    """`path` itself if it is there, else `path`.gz."""
+    """Returns `path` if it exists, else `path`.gz."""
     return path if path.exists() else path.with_name(path.name + ".gz")

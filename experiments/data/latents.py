@@ -1,12 +1,12 @@
-"""Latents on disk: the laws that an autoencoder gives images, in files of equal size, read back by index.
+"""Writes and reads folders of latents: for each image the Gaussian that an autoencoder gives it.
 
-A folder has latents.json, which describes it, and shards 00000-of-00004.array_record, ... A record is an image: its
+A folder has latents.json, which describes it, and shards 00000-of-00004.array_record, ... A record is one image: its
 label (int32, -1 for none), then mean and standard deviation of every view, float32 [views, 2, h, w, channels], all
 little-endian. The views are the image and, if there are two, its mirror image.
 
-array_record and not .npz: one row is read without its file, from several threads, and every chunk has a hash, so that
-a flipped bit is an error and not another latent. The package works without TensorFlow, and what reads published sets
-here needs it already. Its bytes are a function of what is written: a shard written again is the same file.
+We use array_record and not .npz for three reasons. It reads single records, from several threads. It hashes every
+chunk, so that a flipped bit is an error and not another latent. It writes the same bytes for the same records. Our
+reader of published sets needs the package anyway, and it works without TensorFlow.
 """
 
 import json
@@ -22,13 +22,13 @@ from experiments.files import names
 from experiments.files.opening import existing, one_line, reading
 from experiments.runtime.writing import replacing, write_whole
 
-LAYOUT = "uncompressed,group_size:1"  # noise does not compress; one record a group: random access reads that alone
+LAYOUT = "uncompressed,group_size:1"  # latents do not compress; with one record a group, a read touches no other
 NUMBER, LABEL = np.dtype("<f4"), np.dtype("<i4")
-FILES = 99_999  # at most: their names have five digits
+FILES = 99_999  # the largest number of files, since their names have five digits
 
 
 class About(NamedTuple):
-    """What latents.json says: what was encoded by what, and how it lies in the files."""
+    """The content of latents.json: which images were encoded by which autoencoder, and the layout of the files."""
 
     source: str
     autoencoder: str  # SHA-256 of its file
@@ -38,35 +38,35 @@ class About(NamedTuple):
     views: int
     shape: tuple[int, int, int]  # h, w, channels
     classes: int | None
-    names: tuple[str, ...] | None = None  # of the classes, in the order of the labels
+    names: tuple[str, ...] | None = None  # the names of the classes, in the order of the labels
 
     def rows(self) -> list[range]:
-        """Which images are in which file."""
+        """Returns, for each file, the indices of its images."""
         return [range(start, min(start + self.shard, self.count)) for start in range(0, self.count, self.shard)]
 
     def record(self) -> int:
-        """Bytes of an image's record."""
+        """Returns the size of a record, in bytes."""
         return LABEL.itemsize + NUMBER.itemsize * math.prod((self.views, 2, *self.shape))
 
 
 def shard_path(folder, about: About, k: int) -> pathlib.Path:
-    """Where the k-th file is, or will be."""
+    """Returns the path of the k-th file."""
     return pathlib.Path(folder) / f"{k:05d}-of-{len(about.rows()):05d}.array_record"
 
 
 def describe(folder, about: About) -> None:
-    """Writes latents.json, or checks the one that is there.
+    """Writes latents.json; if the folder has one already, compares it with `about`.
 
-    Raises ValueError naming what differs, and ModuleNotFoundError where array_record is not installed.
+    Raises ValueError, which names the fields that differ, and ModuleNotFoundError if array_record is not installed.
     """
     _array_record()
     path = pathlib.Path(folder) / "latents.json"
     if path.exists():
-        held = _about(path)
-        if held.names is None:  # written before names were kept, when the order was alphabetical
-            held = held._replace(names=about.names and tuple(sorted(about.names)))
-        differing = [name for name in About._fields[:-1] if getattr(held, name) != getattr(about, name)]
-        renamed = names.difference(held.names, about.names)
+        stored = _about(path)
+        if stored.names is None:  # an earlier version, which stored no names, sorted them alphabetically
+            stored = stored._replace(names=about.names and tuple(sorted(about.names)))
+        differing = [name for name in About._fields[:-1] if getattr(stored, name) != getattr(about, name)]
+        renamed = names.difference(stored.names, about.names)
         if differing or renamed:
             what = f"another {' and '.join(differing)}" if differing else f"other classes: {renamed}"
             raise ValueError(f"{path} is of {what}; encode into a new folder")
@@ -75,21 +75,21 @@ def describe(folder, about: About) -> None:
 
 
 def write_shard(path: pathlib.Path, posteriors: np.ndarray, labels: Sequence[int]) -> None:
-    """Writes posteriors [n, views, 2, h, w, channels] and labels [n]; the file appears only when it is whole."""
+    """Writes posteriors [n, views, 2, h, w, channels] and labels [n]; the file appears only once it is complete."""
     with replacing(path) as fresh:
         writer = _array_record().ArrayRecordWriter(str(fresh), LAYOUT)
-        for law, label in zip(posteriors, labels, strict=True):
-            writer.write(LABEL.type(label).tobytes() + np.ascontiguousarray(law, NUMBER).tobytes())
+        for posterior, label in zip(posteriors, labels, strict=True):
+            writer.write(LABEL.type(label).tobytes() + np.ascontiguousarray(posterior, NUMBER).tobytes())
         writer.close()
 
 
 class Latents:
-    """latents[i] is {"image": float32 [views, 2, h, w, channels]} with "label" (int) where there are labels.
+    """Latents by index: latents[i] is {"image": float32 [views, 2, h, w, channels]}, with "label" (int) if labelled.
 
-    A source as `Loader` takes it (with flip=False: what is mirrored was encoded apart); latents for training are drawn
-    from a batch by `guidance.nets.vae.draw_view(keys, Posterior(image[:, :, 0], image[:, :, 1]))`. Indexing may be
-    done from several threads. Raises FileNotFoundError or ValueError, in one line, for a folder that is not whole, and
-    ValueError, naming file and record, for a record that cannot be read.
+    `Loader` accepts it in place of a Source, with flip=False, because mirror images are encoded as a second view. Draw
+    latents from a batch with `guidance.nets.vae.draw_view(keys, Posterior(image[:, :, 0], image[:, :, 1]))`. Several
+    threads may index it. Raises FileNotFoundError or ValueError if a file is missing or damaged, and ValueError, which
+    names the file and the record, for a record that cannot be read.
     """
 
     def __init__(self, folder) -> None:
@@ -104,7 +104,7 @@ class Latents:
                 "the command that wrote the others goes on there"
             )
         for file, rows in zip(self.paths, self.about.rows(), strict=True):
-            if file.stat().st_size < len(rows) * self.about.record():  # before anything of these sizes is allocated
+            if file.stat().st_size < len(rows) * self.about.record():  # checked before we allocate such sizes
                 raise ValueError(_not_whole(file, len(rows)))
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -126,12 +126,12 @@ class Latents:
         return example
 
     def _record(self, k: int, row: int) -> bytes:
-        with self._lock:  # its readers do not say that threads may share them
+        with self._lock:  # array_record does not document that threads may share a reader
             if k not in self._readers:
                 self._readers[k] = self._open(k)
             try:
                 return self._readers[k].read([row])[0]
-            except Exception as error:  # array_record has no one exception
+            except Exception as error:  # array_record documents no exception
                 message = one_line(error)[:200]
                 raise ValueError(f"{self.paths[k]}: record {row} cannot be read ({message})") from None
 
@@ -159,7 +159,7 @@ def _about(path: pathlib.Path) -> About:
 
 
 def _check(about: About) -> None:
-    """Raises ValueError for sizes that no folder of latents has."""
+    """Raises ValueError for sizes that no folder of latents can have."""
     sizes = (about.count, about.shard, about.views, *about.shape)
     if len(about.shape) != 3 or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"sizes {about.count}, {about.shard}, {about.views}, {about.shape}")

@@ -1,13 +1,13 @@
-"""Batches of a source in an order that depends on the seed and the step alone: not on hosts, threads or restarts.
+"""Makes batches of a source in an order that depends only on the seed and the step, not on hosts or restarts.
 
-Position p = step * batch + row of the endless sequence of examples is row p mod n of the permutation of epoch
-p div n: every example is seen once an epoch, and a batch may straddle two epochs. A host reads its contiguous part of
-each batch; together the parts are the batch, however many there are. The state of a loader is the step, an integer:
-`at(step)` is a function.
+The row r of a batch has the position p = step * batch + r. It is the example at place p mod n of a permutation that is
+drawn anew for each epoch p div n. So every example comes once an epoch, and a batch may span two epochs. Each host
+reads a contiguous part of each batch, and the batch does not depend on the number of parts. A loader has no state:
+`at(step)` is a pure function.
 
-Why not grain, whose loader is well kept and free of TensorFlow: it gives each shard its own range of the set and
-shuffles within it, so that the examples of a batch depend on the number of hosts, and a run cannot go on with others;
-its worker processes hand their state about by pickling.
+We do not use grain, which is well maintained and free of TensorFlow. It shuffles each host's range of the set by
+itself, so that batches depend on the number of hosts, and a run cannot go on with another number. Its worker processes
+pickle their state.
 """
 
 import collections
@@ -22,11 +22,11 @@ from experiments.data.sources import Source
 
 
 class Loader:
-    """at(step) -> {"image": uint8 [b, H, W, C]} with "label": int32 [b], or "caption": b texts, for this part's rows.
+    """Makes batches: at(step) is {"image": uint8 [b, H, W, C]} with "label": int32 [b], or "caption": a list of b str.
 
-    batch: of all parts together; part: (index, count), the rows [index b, (index + 1) b) with b = batch / count.
-    flip: mirrors each image with probability 1/2, afresh in each epoch. Where an example has several captions, each
-    epoch draws one. Raises ValueError unless count divides batch and the source has examples.
+    batch: the rows of all parts together. part: (index, count); this loader reads the rows [index b, (index + 1) b)
+    with b = batch / count. flip: mirrors each image with probability 1/2, drawn anew in each epoch. If an example has
+    several captions, each epoch draws one. Raises ValueError unless count divides batch and the source has examples.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Loader:
         self._orders: dict[int, np.ndarray] = {}
 
     def where(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch [b], index [b]): which examples the rows of a step are."""
+        """Returns the epoch [b] of each row of a step, and the index [b] of its example in the source."""
         epoch, place = np.divmod(step * self.batch + self.rows, len(self.source))
         index = np.empty_like(place)
         for e in np.unique(epoch):
@@ -50,7 +50,7 @@ class Loader:
         return epoch, index
 
     def at(self, step: int) -> dict[str, Any]:
-        """The rows of one step. Raises ValueError for an example that cannot be read, or images of several shapes."""
+        """Returns the batch of a step. Raises ValueError for an unreadable example, and if images differ in shape."""
         epochs, indices = self.where(step)
         examples = [self._example(int(e), int(i)) for e, i in zip(epochs, indices, strict=True)]
         first = examples[0]["image"].shape
@@ -68,9 +68,9 @@ class Loader:
         return batch
 
     def stream(self, start: int = 0, ahead: int = 4, threads: int = 4) -> Iterator[dict[str, Any]]:
-        """at(start), at(start + 1), ... without end, of which up to `ahead` are read ahead by `threads` threads.
+        """Yields at(start), at(start + 1), ... without end; `threads` threads read up to `ahead` batches in advance.
 
-        An exception of `at` is raised at its step. Closing the iterator (or letting go of it) ends the threads.
+        An exception of `at` is raised at its step. The threads end when the iterator is closed or deleted.
         """
         pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
         queue = collections.deque(pool.submit(self.at, start + k) for k in range(ahead))
@@ -85,7 +85,7 @@ class Loader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def in_order(self) -> Callable[[int], dict[str, Any]]:
-        """`at`, faster for steps that follow one another: those are read ahead, as `stream` does."""
+        """Returns a function like `at` that reads ahead, as `stream` does, while it is called for successive steps."""
         stream, following = None, None
 
         def at(step):
@@ -98,12 +98,12 @@ class Loader:
         return at
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch: the order of n random words, which no version of numpy may change."""
+        """Returns the permutation of an epoch, which sorts n raw random words; numpy keeps these for all versions."""
         order = self._orders.get(epoch)
         if order is None:
             words = np.random.Philox(np.random.SeedSequence((self.seed, epoch))).random_raw(len(self.source))
             order = np.argsort(words, kind="stable")
-            newest = sorted(self._orders)[-2:]  # those of the batches in flight; an epoch more or less is drawn again
+            newest = sorted(self._orders)[-2:]  # enough for the batches that are read ahead
             self._orders = {e: self._orders[e] for e in newest} | {epoch: order}
         return order
 

@@ -1,7 +1,6 @@
-"""One picture: encoded bytes -> uint8 [H, W, C], its centre, its mirror image.
+"""Decodes, crops and mirrors single pictures, as uint8 [H, W, C].
 
-`decode` is the one decoder, of training images and of those that metrics are computed from; docs/pictures.md has its
-decisions as a table.
+Training and metrics decode pictures by the same `decode`. The table in docs/pictures.md lists its decisions.
 """
 
 import io
@@ -12,70 +11,69 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from experiments.files.opening import one_line
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL knows others, some of which run programs
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of PIL's other formats some run programs
 MODES = {1: "L", 3: "RGB"}
-DEEP = ("I", "F")  # how the modes begin that have more than 8 bits a channel
+DEEP = ("I", "F")  # the names of modes with more than 8 bits a channel begin with these
 
 
 def decode(raw: bytes, channels: int) -> np.ndarray:
-    """The picture in `raw` (PNG, JPEG, ...) as uint8 [H, W, channels]: upright, transparency laid on white.
+    """Decodes the picture in `raw` (PNG, JPEG, ...) to uint8 [H, W, channels].
 
-    Upright: turned and mirrored as its EXIF orientation says. Palettes, CMYK, YCbCr and LAB become RGB, colour becomes
-    grey by ITU-R 601 and grey three equal channels, 1, 2 and 4 bits span 0..255. Of several pictures in a file the
-    first is read, and a colour profile is not applied.
-    Raises ValueError, in one line, for bytes that cannot be decoded and for more than 8 bits a channel, which would be
-    cut.
+    The picture is turned and mirrored as its EXIF orientation says. Transparent pixels are laid on white. Palettes,
+    CMYK, YCbCr and LAB become RGB; colour becomes grey by ITU-R 601; grey becomes three equal channels; 1, 2 and 4
+    bits are scaled to 0..255. Only the first picture of a file is read. Colour profiles are ignored.
+    Raises ValueError for bytes that cannot be decoded, and for more than 8 bits a channel, which would lose bits.
     """
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
             if _is_deep(picture):
                 raise ValueError(f"mode {picture.mode} of more than 8 bits a channel; expected at most 8")
             picture = _upright(picture)
-            if picture.mode == "LAB":  # of which PIL makes no grey
+            if picture.mode == "LAB":  # PIL cannot convert it to grey directly
                 picture = picture.convert("RGB")
             if picture.has_transparency_data:
                 picture = Image.fromarray(on_white(np.asarray(picture.convert("RGBA"))))
             return _with_channels(np.asarray(picture.convert(MODES[channels])))
     except UnidentifiedImageError:
         raise ValueError(f"not a readable picture (none of {', '.join(FORMATS)})") from None
-    except Exception as error:  # decoders of damaged bytes fail in ways that PIL does not list
+    except Exception as error:  # PIL does not document what its decoders raise for damaged bytes
         raise ValueError(f"not a readable picture ({one_line(error)})") from None
 
 
 def _is_deep(picture: Image.Image) -> bool:
-    """Whether a channel has more than 8 bits. PIL opens 16-bit colour under the modes of 8 bits, and would cut it: the
-    depth is in what it tells its decoder, "RGB;16B" of PNG and TIFF, ("RGB", 65535) of PPM."""
+    """Returns whether a channel has more than 8 bits. PIL gives 16-bit colour a mode of 8 bits and would cut it; only
+    its decoder's arguments show the depth: "RGB;16B" for PNG and TIFF, ("RGB", 65535) for PPM."""
     if picture.mode.startswith(DEEP):
         return True
-    if picture.format == "BMP" or not picture.tile:  # 16 bits of a BMP are those of a pixel
+    if picture.format == "BMP" or not picture.tile:  # a BMP counts the bits of a pixel, not of a channel
         return False
-    said = picture.tile[0].args
-    said = said if isinstance(said, tuple) else (said,)
+    arguments = picture.tile[0].args
+    arguments = arguments if isinstance(arguments, tuple) else (arguments,)
     if picture.tile[0].codec_name == "ppm":
-        return said[-1] > 255
-    return any(isinstance(one, str) and ";16" in one for one in said)
+        return arguments[-1] > 255
+    return any(isinstance(one, str) and ";16" in one for one in arguments)
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()  # whose errors are of the pixels
+    picture.load()  # outside the try, so that damaged pixels are an error
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # an EXIF block that cannot be read turns nothing, here as in every viewer
+    except Exception:  # like every viewer, we ignore an EXIF block that cannot be read
         return picture
 
 
 def on_white(image: np.ndarray) -> np.ndarray:
-    """uint8 [..., H, W, 4] -> uint8 [..., H, W, 3]: a rgb + (1 - a) white, rounded."""
+    """Returns a rgb + (1 - a) white, rounded, for RGBA images uint8 [..., H, W, 4]; uint8 [..., H, W, 3]."""
     rgb, a = image[..., :3].astype(np.uint32), image[..., 3:].astype(np.uint32)
     return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, C] -> uint8 [size, size, C]: shrunk or enlarged until the shorter side fits, then its centre.
+    """Resizes an image uint8 [H, W, C] so that its shorter side is `size`, and cuts out the centre [size, size, C].
 
-    Halved with a box filter for as long as the shorter side stays at least `size` (a bicubic filter alone would alias
-    there), brought to `size` with a bicubic filter, and cut; an odd excess leaves the extra row below and right.
-    Reference statistics of ImageNet are of pictures cropped like this, so that any other way moves FID.
+    A box filter halves the image while its shorter side stays at least `size` (a bicubic filter alone would alias). A
+    bicubic filter then resizes it to `size`. If an odd number of rows or columns is cut off, one more is cut at the
+    bottom or right. Any other crop changes FID, since the reference statistics of ImageNet use this one.
     Source: the preprocessing of Diffusion Models Beat GANs on Image Synthesis, arXiv 2105.05233, released code.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -88,7 +86,7 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def mirrored(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] with left and right exchanged."""
+    """Returns an image [H, W, C] with left and right exchanged."""
     return image[:, ::-1]
 
 

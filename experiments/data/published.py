@@ -1,9 +1,8 @@
-"""Published sets, as tensorflow_datasets prepares them: read without TensorFlow, written with it.
+"""Reads published sets that tensorflow_datasets has prepared, without TensorFlow, and prepares them, with TensorFlow.
 
-Reading goes through `as_data_source` and needs sets written as array_record. The set's own builder is never imported
-for it (some of them import TensorFlow at once); what was written says what it is. Pictures are decoded by
-`pictures.decode`, so that grey and CMYK pictures among coloured ones become coloured. Writing (`prepare`) is what
-`python -m experiments.tools.prepare` does.
+`read` uses `as_data_source`, which needs sets written as array_record. It never imports the builder of a set, because
+some builders import TensorFlow; the prepared folder describes itself. `pictures.decode` decodes the pictures, so that
+grey and CMYK pictures among coloured ones become coloured. `python -m experiments.tools.prepare` runs `prepare`.
 """
 
 import difflib
@@ -19,17 +18,17 @@ from experiments.files.opening import reading
 
 
 class Set(NamedTuple):
-    """A published set: the builder's name, and the side to which its images are cropped (None: as they are)."""
+    """A published set: the name of its builder, and the side to which its images are cropped (None: not cropped)."""
 
     builder: str
     size: int | None = None
-    archives: tuple[str, ...] = ()  # what its owner must be asked for, to be put into the folder of manual downloads
+    archives: tuple[str, ...] = ()  # files that the user must get from the owner and put into MANUAL
     owner: str = ""
 
 
 _IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"), "image-net.org"
 
-MANUAL = "downloads/manual"  # below the root
+MANUAL = "downloads/manual"  # inside the root folder of all sets
 SETS = {
     "mnist": Set("mnist"),
     "fashion_mnist": Set("fashion_mnist"),
@@ -43,7 +42,7 @@ SETS = {
 
 
 class Found(NamedTuple):
-    """The fields of experiments.data.Source."""
+    """The fields of an experiments.data.Source."""
 
     name: str
     count: int
@@ -54,7 +53,7 @@ class Found(NamedTuple):
 
 
 def read(name: str, split: str, data_dir=None) -> Found:
-    """A published set "NAME" or "NAME/ATTRIBUTE": labels are its class labels, or that binary attribute.
+    """Opens the published set "NAME" with its class labels, or "NAME/ATTRIBUTE" with that binary attribute as label.
 
     Raises ModuleNotFoundError, FileNotFoundError or ValueError, in one line with the command that helps.
     """
@@ -89,10 +88,10 @@ def read(name: str, split: str, data_dir=None) -> Found:
 
 
 def prepare(name: str, data_dir=None) -> str:
-    """Downloads the set and writes it as array_record; returns where. Needs TensorFlow, and much room and time.
+    """Downloads a set, writes it as array_record, and returns its folder. Needs TensorFlow, much disk space and time.
 
-    Raises ModuleNotFoundError, or ValueError for an unknown name and for archives that are not there, in one line. A
-    folder that was not there before does not stay behind empty.
+    Raises ModuleNotFoundError, and ValueError for an unknown name and for missing archives, in one line. On any error
+    it removes the empty folders that it has created.
     """
     if name not in SETS:
         raise ValueError(f"no published set {name!r}{_near(name, SETS)}")
@@ -135,20 +134,20 @@ def _open(name: str, split: str, data_dir):
             source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         except ModuleNotFoundError:
             raise
-        except Exception as error:  # its parts fail in ways of their own: protobuf, json, array_record
+        except Exception as error:  # protobuf, json and array_record raise errors of their own
             raise ValueError(f"{at}: {' '.join(str(error).split())[:300]}") from None
     return builder, source
 
 
 def _root(data_dir) -> pathlib.Path:
-    """Where tensorflow_datasets keeps its sets."""
+    """Returns the folder in which tensorflow_datasets keeps its sets."""
     return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _remove_empty(root: pathlib.Path) -> None:
-    """Removes a folder and those in it as far as they hold no file."""
+    """Removes a folder and all folders in it, except those that contain a file."""
     for parent, _, _ in os.walk(root, topdown=False):
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # the folder is not empty
             os.rmdir(parent)
 
 
@@ -165,9 +164,9 @@ def _near(name: str, known) -> str:
 
 @contextmanager
 def _needing(extra: str, what: str):
-    """A missing package as one line; tensorflow_datasets looks for parts of itself as late as it can."""
+    """Turns ModuleNotFoundError into one line with the remedy; tensorflow_datasets imports some packages only late."""
     try:
         yield
     except ModuleNotFoundError as error:
-        missing = error.name or "tensorflow"  # builders that cannot be imported come wrapped, without the name
+        missing = error.name or "tensorflow"  # a builder that cannot import TensorFlow raises an error without a name
         raise ModuleNotFoundError(f"{what} needs {missing}: pip install 'learn-to-guide[{extra}]'") from None

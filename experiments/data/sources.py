@@ -1,4 +1,4 @@
-"""Images by index, wherever they are kept: `open_source` gives every place the same face."""
+"""`Source`: images by index. `open_source` opens one from a published set, a folder, an archive or a file."""
 
 import dataclasses
 import difflib
@@ -17,13 +17,13 @@ from guidance.words import listed
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """source[i], 0 <= i < len(source), is {"image": uint8 [H, W, 1 or 3]} with "label" (int) or "captions" (of str).
+    """Images by index: source[i] is {"image": uint8 [H, W, 1 or 3]} with "label" (int) or "captions" (tuple of str).
 
-    classes: labels are in [0, classes); None: unlabelled. size: images are cut to their centres, [size, size, C]
-    (`pictures.centre_crop`); None: they are as they are. names: of the classes, in the order of the labels, where they
-    have some. `read(i)` fetches; what it fetches is checked on the way out.
-    Indexing may be done from several threads. Raises IndexError outside the range, and ValueError, naming the source
-    and the index, for an example that cannot be read or is not as described here.
+    classes: labels are in [0, classes); None: unlabelled. size: images are cropped to [size, size, C] by
+    `pictures.centre_crop`; None: not cropped. names: the names of the classes, in the order of the labels, if known.
+    `read(i)` reads an example, which indexing then checks and crops. Several threads may index a source.
+    Raises IndexError for i outside [0, len(source)), and ValueError, which names the source and the index, for an
+    example that cannot be read or is not as described here.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Source:
         try:
             example = self.read(int(i))
             self._check(example)
-        except Exception as error:  # its places fail in ways of their own: archives, array_record, decoders
+        except Exception as error:  # archives, array_record and decoders raise errors of their own
             raise ValueError(f"{self.name}[{i}]: {one_line(error)}") from None
         if self.size is not None:
             example["image"] = pictures.centre_crop(example["image"], self.size)
@@ -59,18 +59,18 @@ class Source:
 def open_source(
     name: str, split: str | None = None, folder=None, classes: int | None = None, channels: int = 3
 ) -> Source:
-    """The source called `name`.
+    """Opens the published set, or the path, called `name`.
 
-    A published set (experiments.data.published.SETS; its attribute after a slash, as in celeb_a/Smiling): prepared by
-    `python -m experiments.tools.prepare`, in `folder` (default: where tensorflow_datasets keeps its sets), split
-    "train" unless told.
+    A published set (experiments.data.published.SETS) may be followed by an attribute, as in celeb_a/Smiling. It must
+    be prepared by `python -m experiments.tools.prepare`, in `folder` (default: the folder of tensorflow_datasets). Its
+    default split is "train".
 
-    A path: an .npz with `images` or `arr_0` and perhaps `labels`, `arr_1` or `captions`; a folder of the four idx
-    files of MNIST; a folder or .zip of pictures, read with `channels` 1 or 3 and labelled by sub-folder
-    (`folders.classes`). Split "train" or "test" of idx files, a sub-folder's name of pictures. `classes`: how many
-    labels there are, where labels of a path stay below the true number.
+    A path is an .npz with `images` or `arr_0` and optional `labels`, `arr_1` or `captions`; a folder with the four idx
+    files of MNIST, with the splits "train" and "test"; or a folder or .zip of pictures. Pictures are read with
+    `channels` 1 or 3 and labelled by sub-folder (`folders.classes`); their split is a sub-folder. classes: the number
+    of classes of a path, if it has more classes than its labels show.
 
-    Raises FileNotFoundError or ValueError, in one line, naming what is missing and how to get it.
+    Raises FileNotFoundError or ValueError, in one line that names what is missing and how to get it.
     """
     if name.partition("/")[0] in published.SETS:
         found = published.read(name, split or "train", folder)
@@ -93,12 +93,12 @@ def open_source(
 
 
 def cropped(source: Source, size: int) -> Source:
-    """The source with every image cut to its centre, [size, size, C]; see `pictures.centre_crop`."""
+    """Returns the source with every image cropped to [size, size, C] by `pictures.centre_crop`."""
     return dataclasses.replace(source, size=size)
 
 
 def synthetic(count: int, size: int) -> Source:
-    """Pictures of 4 x 4 random colours, for trying things out; ten labels in turn. Raises ValueError for count 0."""
+    """Returns images of 4 x 4 random colours with the labels i mod 10, for trials. Raises ValueError for count 0."""
     if count == 0:
         raise ValueError("problem.images = 0: synthetic images have no end; allowed: how many")
     colours = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
@@ -107,7 +107,7 @@ def synthetic(count: int, size: int) -> Source:
 
 
 def chosen(settings) -> Source:
-    """What problem.source, .split ("all": no split), .size and, for synthetic images, .images of a config name."""
+    """Opens the source that a config's `problem` describes by source, split ("all": no split), size and images."""
     if settings.source == "synthetic":
         return synthetic(settings.images, settings.size)
     return cropped(open_source(settings.source, None if settings.split == "all" else settings.split), settings.size)
@@ -116,10 +116,10 @@ def chosen(settings) -> Source:
 def from_arrays(
     name: str, images, labels=None, captions: Sequence[str] | None = None, classes: int | None = None
 ) -> Source:
-    """A source of arrays in memory: images uint8 [n, H, W] or [n, H, W, 1, 3 or 4], labels integers [n], or captions.
+    """Returns a source of arrays in memory: images uint8 [n, H, W] or [n, H, W, 1, 3 or 4], with labels or captions.
 
-    Four channels are laid on white. `classes`: default, the largest label + 1. Raises ValueError, naming the first
-    wrong label, unless the arrays are that.
+    labels: integers [n]. RGBA images are laid on white. classes: defaults to the largest label + 1. Raises ValueError
+    for any other arrays; it names the first label outside [0, classes).
     """
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
@@ -175,7 +175,7 @@ def _from_pictures(path: pathlib.Path, split: str | None, classes: int | None, c
         name = pictured[i]
         try:
             example = {"image": pictures.decode(folder.fetch(name), channels)}
-        except Exception as error:  # of a file system, an archive or a decoder
+        except Exception as error:  # a file system, an archive or a decoder may fail
             raise ValueError(f"{name}: {error}") from None
         return example | {"label": number[name.rpartition("/")[0]]} if number else example
 
