@@ -1,10 +1,9 @@
-"""Images on disk, block by block: a folder or .zip of pictures, or the .npz files of the ADM evaluation suite.
+"""Reads images block by block: from a folder or .zip of pictures, or an .npz of the ADM evaluation suite.
 
-The .npz holds `arr_0`, uint8 [n, H, W, 3] (or 1 channel); `ids` or `seeds`, integers [n], are reported if they are
-there, anything else is not looked at. A folder, with those inside it, holds pictures of one size, which
-`experiments.data.pictures` decodes as it does for training, in the order of their names. What differs from training:
-three channels always, grey repeated; sub-folders are no classes; and nothing is cropped or resized, since what is
-measured is what a sampler wrote. No more than a block is in memory.
+The .npz has `arr_0`, uint8 [n, H, W, 3] or [n, H, W, 1]. If it also has `ids` or `seeds`, integers [n], their range
+goes into the result. A folder has pictures of one size, also in sub-folders, in the order of their names. They are
+decoded as for training (`experiments.data.pictures`), with three differences: grey is repeated to three channels,
+sub-folders are not classes, and nothing is cropped or resized, because we measure the files as a sampler wrote them.
 """
 
 import os
@@ -22,17 +21,17 @@ from guidance.words import listed
 
 
 class Images(NamedTuple):
-    """What is known before the pixels are read, and `blocks(size)`, which yields uint8 [<= size, H, W, C] in order."""
+    """A set of images on disk; `blocks(size)` reads its pixels, as uint8 [<= size, H, W, C] in order."""
 
     path: str
     count: int
     shape: tuple[int, int, int]  # H, W, C
     blocks: Callable[[int], Iterator[np.ndarray]]
-    ids: dict[str, dict[str, int]]  # of `ids` and `seeds`, if stored: first, last, distinct
+    ids: dict[str, dict[str, int]]  # first, last and distinct values of `ids` and `seeds`, if stored
 
 
 def open_images(path) -> Images:
-    """The images at `path`. Raises BadInput here, or from `blocks` if what follows is damaged."""
+    """Opens the images at `path`. Raises BadInput; so does `blocks` for damaged pixels."""
     path = pathlib.Path(path)
     if os.path.isdir(path) or path.suffix == ".zip":
         return _folder(path)
@@ -43,7 +42,7 @@ def open_images(path) -> Images:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """What the readers of `experiments.data` raise, as BadInput."""
+    """Turns FileNotFoundError and ValueError, which readers of files raise, into BadInput."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -66,8 +65,8 @@ def _archive(path: pathlib.Path) -> Images:
             yield from npz.blocks(path, "arr_0", size)
 
     with refusing():
-        held = npz.read(path, ("ids", "seeds").__contains__)
-    ids = {name: _range(path, name, array, shape[0]) for name, array in held.items()}
+        stored = npz.read(path, ("ids", "seeds").__contains__)
+    ids = {name: _range(path, name, array, shape[0]) for name, array in stored.items()}
     return Images(str(path), shape[0], tuple(shape[1:]), blocks, ids)
 
 
@@ -81,12 +80,12 @@ def _range(path, name: str, array: np.ndarray, count: int) -> dict[str, int]:
 
 def _folder(path: pathlib.Path) -> Images:
     with refusing():
-        held = folders.opened(path)
-        names = folders.in_split(held, None)
-    shape = _pixels(held, names[0]).shape
+        folder = folders.opened(path)
+        names = folders.in_split(folder, None)
+    shape = _pixels(folder, names[0]).shape
 
     def load(name):
-        found = _pixels(held, name)
+        found = _pixels(folder, name)
         if found.shape != shape:
             sizes = " and ".join(f"{s[1]}x{s[0]} ({n})" for s, n in ((shape, names[0]), (found.shape, name)))
             raise BadInput(f"{path} holds images of sizes {sizes}; expected one size")
@@ -99,9 +98,9 @@ def _folder(path: pathlib.Path) -> Images:
     return Images(str(path), len(names), shape, blocks, {})
 
 
-def _pixels(held: folders.Folder, name: str) -> np.ndarray:
-    """uint8 [H, W, 3]."""
+def _pixels(folder: folders.Folder, name: str) -> np.ndarray:
+    """Returns a picture as uint8 [H, W, 3]."""
     try:
-        return pictures.decode(held.fetch(name), 3)
-    except Exception as error:  # of a file system, an archive or a decoder
-        raise BadInput(f"{held.path / name}: {error}") from None
+        return pictures.decode(folder.fetch(name), 3)
+    except Exception as error:  # a file system, an archive or a decoder may fail
+        raise BadInput(f"{folder.path / name}: {error}") from None

@@ -1,4 +1,4 @@
-"""One pass over images, and the metrics computed from what it leaves."""
+"""Reads images through a feature network once, and computes the metrics from their features."""
 
 import contextlib
 import hashlib
@@ -19,10 +19,10 @@ from experiments.fid.references import KEYS, Reference, write_reference
 from experiments.runtime import mesh, progress
 from guidance import metrics
 
-KID_BLOCK = 1000  # rows, where there are enough
-KID_BLOCKS = 10  # at least so many, for a standard error that means something
-SCORE_SPLIT = 5000  # images a split of the inception score: the convention of the ADM suite
-BUFFER = 4096  # rows that wait before the statistics are brought up to date: a d x d update costs the same for one
+KID_BLOCK = 1000  # rows in a block, or fewer if there are not enough for KID_BLOCKS
+KID_BLOCKS = 10  # the least number of blocks, which makes the standard error meaningful
+SCORE_SPLIT = 5000  # images in a split of the inception score, as in the ADM suite
+BUFFER = 4096  # rows to collect before an update of the d x d statistics, whose cost hardly depends on the rows
 FRECHET = {"fid": "features", "sfid": "spatial"}
 NEEDED_BY = {"features": "everything but is", "spatial": "sfid", "probabilities": "is"}
 PACKAGES = ("numpy", "jax", "flax", "pillow")
@@ -32,7 +32,7 @@ _balls = jax.jit(metrics.precision_recall_density_coverage, static_argnames="k")
 
 
 class Stream:
-    """Mean and covariance, in float64, of rows that come block by block."""
+    """Accumulates the mean and covariance, in float64, of rows that come block by block."""
 
     def __init__(self):
         self.stats: metrics.GaussianStats | None = None
@@ -44,7 +44,7 @@ class Stream:
             self.read()
 
     def read(self) -> metrics.GaussianStats:
-        """The statistics of all rows so far."""
+        """Returns the statistics of all rows so far."""
         if self.waiting:
             rows = metrics.gaussian_stats(np.concatenate(self.waiting))
             self.stats = metrics.merge_stats(self.stats or metrics.empty_stats(len(rows.mean)), rows)
@@ -53,12 +53,12 @@ class Stream:
 
 
 class Survey(NamedTuple):
-    """What a pass leaves: statistics and rows by the names that were asked for, and a digest of every pixel."""
+    """The result of `survey`; `stats` and `rows` are by name of the network's output."""
 
     stats: dict[str, metrics.GaussianStats]
     rows: dict[str, np.ndarray]
-    kept: np.ndarray | None  # the images at `keep`
-    sha256: str
+    kept: np.ndarray | None  # the images with the indices `keep`
+    sha256: str  # of all pixels
 
 
 def survey(
@@ -70,14 +70,13 @@ def survey(
     keep: np.ndarray | None = None,
     check: Callable[[dict[str, int]], None] = lambda widths: None,
 ) -> Survey:
-    """Reads all images once, `batch` for each place of the mesh at a time, the last batch filled up with copies of its
-    last image.
+    """Reads all images once, `batch` per data-parallel device at a time, and collects the outputs of the network.
 
-    `stats` and `rows` name outputs of the network, None all that a reference holds; rows are kept as float32, so ask
-    only for those that are needed. `check` is told how many numbers each output has after the first batch, and may
-    raise before the others are read.
+    stats: the outputs whose mean and covariance are returned; None: those that a reference stores. rows: the outputs
+    that are returned for every image, as float32. keep: the indices of images to return. check: called after the first
+    batch with the width of each output; it may raise. The last batch is filled up with copies of its last image.
     """
-    held = {name: [] for name in rows}
+    collected = {name: [] for name in rows}
     kept, digest, done = [], hashlib.sha256(), 0
     size = min(mesh.places() * batch, mesh.rounded(images.count))
     total = math.ceil(images.count / size)
@@ -88,31 +87,31 @@ def survey(
             outputs = {name: np.asarray(values)[: len(block)] for name, values in network.read(full).items()}
         if done == 0:
             streams = {name: Stream() for name in ([n for n in KEYS if n in outputs] if stats is None else stats)}
-            for name in {*streams, *held} - outputs.keys():
+            for name in {*streams, *collected} - outputs.keys():
                 raise BadInput(f"--features {network.name} has no {name}, which {NEEDED_BY[name]} needs")
             check({name: values.shape[1] for name, values in outputs.items()})
-        for name in {*streams, *held}:
+        for name in {*streams, *collected}:
             if not np.isfinite(outputs[name]).all():
                 raise BadInput(f"{images.path}: {name} of images {done} to {done + len(block) - 1} are not finite")
         for name, stream in streams.items():
             stream.add(outputs[name])
-        for name, parts in held.items():
+        for name, parts in collected.items():
             parts.append(outputs[name].astype(np.float32))
         if keep is not None:
             kept.append(block[np.isin(np.arange(done, done + len(block)), keep)])
         done += len(block)
     return Survey(
         {name: stream.read() for name, stream in streams.items()},
-        {name: np.concatenate(parts) for name, parts in held.items()},
+        {name: np.concatenate(parts) for name, parts in collected.items()},
         np.concatenate(kept) if kept else None,
         digest.hexdigest(),
     )
 
 
 def write_ref(network: Network, images: Images, batch: int, keep: int, out) -> dict[str, Any]:
-    """Computes and writes a reference; returns what it says about itself. `keep` images go along, drawn with seed 0.
+    """Computes a reference, writes it to `out` and returns its `about`. It includes `keep` images, drawn with seed 0.
 
-    They are drawn because a folder in the order of its classes has no fair first part.
+    We draw them because the first images of a folder may all be of one class.
     """
     drawn = np.random.default_rng(0).choice(images.count, min(keep, images.count), replace=False)
     seen = survey(network, images, batch, stats=None, keep=drawn)
@@ -124,7 +123,7 @@ def write_ref(network: Network, images: Images, batch: int, keep: int, out) -> d
 def calculate(
     network: Network, images: Images, reference: Reference, wanted: Sequence[str], batch: int, k: int, few: bool
 ) -> dict[str, Any]:
-    """The metrics called `wanted`, with everything that their values depend on. `k`: neighbours of prdc."""
+    """Returns the metrics `wanted`, with everything that their values depend on. k: the neighbours of prdc."""
     distances = {name: FRECHET[name] for name in wanted if name in FRECHET}
     computed = [part for part in distances.values() if part not in reference.stats]
     paired = [name for name in PAIRED if name in wanted]
@@ -139,7 +138,7 @@ def calculate(
             _enough_rows(name, found[part], images, reference, part in computed, few)
 
     def check_truth(found):
-        if found != widths:  # images of another size under `pixels`
+        if found != widths:  # with the network `pixels`, images of another size
             raise BadInput(f"{reference.path} gives {found} numbers an image, {images.path} {widths}")
 
     scores = ["probabilities"] if "is" in wanted else []
@@ -173,13 +172,13 @@ def calculate(
 
 
 def describe(images: Images, seen: Survey) -> dict[str, Any]:
-    """What was read: path, count, shape, the digest of its pixels in order, and ids or seeds where they are stored."""
+    """Returns the path, count, shape and pixel digest of images, with the ranges of their ids or seeds if stored."""
     facts = {"path": images.path, "count": images.count, "shape": list(images.shape), "pixels_sha256": seen.sha256}
     return facts | images.ids
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on, and the device they were computed on."""
+    """Returns the versions of Python and of the packages that the numbers depend on, and the name of the device."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **packages, "device": jax.devices()[0].device_kind}
 
@@ -212,12 +211,12 @@ def _enough_images(images: Images, reference: Reference, computed: list[str], pa
 
 
 def _enough_rows(name: str, d: int, images: Images, reference: Reference, computed: bool, few: bool) -> None:
-    """Of both sides, as far as their counts are known, before more than a batch is read."""
+    """Raises BadInput if a Frechet distance of d features needs more images than either side has."""
     part = FRECHET[name]
     if not computed and len(reference.stats[part].mean) != d:
         raise BadInput(f"{reference.path} has {len(reference.stats[part].mean)} {part} a row, the network here {d}")
-    behind = reference.images.count if computed else reference.about.get("images", {}).get("count")
-    for path, count in ((images.path, images.count), (reference.path, behind)):
+    known = reference.images.count if computed else reference.about.get("images", {}).get("count")
+    for path, count in ((images.path, images.count), (reference.path, known)):
         if count is not None and count <= d and not few:
             raise BadInput(
                 f"{path} has {count} images: {name.upper()} with n < {d + 1} is biased (a singular covariance); "
@@ -227,10 +226,10 @@ def _enough_rows(name: str, d: int, images: Images, reference: Reference, comput
 
 def same_network(network: Network, reference: Reference) -> None:
     """Raises BadInput for a reference that was made by another network."""
-    theirs = reference.about.get("network")
-    for field, ours in network.about().items():
-        if theirs is not None and theirs.get(field) != ours:
+    stored = reference.about.get("network")
+    for field, value in network.about().items():
+        if stored is not None and stored.get(field) != value:
             raise BadInput(
-                f"{reference.path} was made with {field} {theirs.get(field)!r}, here it is {ours!r}; "
+                f"{reference.path} was made with {field} {stored.get(field)!r}, here it is {value!r}; "
                 "expected the network and resizer of the reference"
             )

@@ -1,15 +1,15 @@
-"""Feature networks: from uint8 images to the features, and where there are any the class probabilities, of a batch.
+"""Feature networks: they map a batch of uint8 images to features, and some of them to class probabilities.
 
-A user's own network is a `Network` as well. For DINOv2, write a module that can be imported, say mydino.py, with
+You may bring your own network. For DINOv2, write a module that can be imported, say mydino.py, with
 
     def build(weights, resizer):
         arrays = ...                           # read from the path `weights`
         apply = jax.jit(lambda images: {"features": ...})    # uint8 [batch, H, W, 3] -> [batch, d]
         return Network("dinov2_vitl14", hash_arrays(arrays), "bicubic224", on_all_devices(apply))
 
-and say `--features mydino:build`. All metrics but sfid and is then work on its features; those two want "spatial" and
-"probabilities" beside "features". Name, hash and resizer go into every reference and every result, and a reference is
-only compared with samples read by the same three.
+and pass `--features mydino:build`. All metrics except sfid and is need only "features"; sfid also needs "spatial", and
+is needs "probabilities". References and results store the network's name, hash and resizer; samples are compared only
+with a reference that has the same three.
 """
 
 import functools
@@ -31,21 +31,21 @@ from guidance.nets import inception, lenet
 
 
 class Network(NamedTuple):
-    """`read` takes uint8 [batch, H, W, C] to arrays by name: "features" [batch, d], and where the network has them
-    "spatial" [batch, d'] and "probabilities" [batch, classes]. The batch is a multiple of `mesh.places()`."""
+    """A feature network. `read` maps uint8 [batch, H, W, C] to arrays by name: "features" [batch, d], and optionally
+    "spatial" [batch, d'] and "probabilities" [batch, classes]; the batch is a multiple of `mesh.places()`."""
 
     name: str
-    sha256: str  # of the weights, by `hash_arrays`; empty where there are none
-    resizer: str  # how images reach the network's size; empty where it takes them as they are
+    sha256: str  # the `hash_arrays` of the weights; empty if it has none
+    resizer: str  # the method that resizes images to the network's size; empty if it does not resize
     read: Callable[[np.ndarray], dict[str, np.ndarray]]
 
     def about(self) -> dict[str, str]:
-        """What a reference and a result say of it."""
+        """Returns the description that references and results store."""
         return {"name": self.name, "sha256": self.sha256, "resizer": self.resizer}
 
 
 def build(name: str, weights: str | None, resizer: str | None) -> Network:
-    """The network called `name`, or module:function. Raises BadInput."""
+    """Builds the network called `name`, or the one that module:function returns. Raises BadInput."""
     if ":" in name:
         module, _, function = name.partition(":")
         try:
@@ -62,7 +62,7 @@ def build(name: str, weights: str | None, resizer: str | None) -> Network:
 
 
 def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
-    """sha256 of names, types, shapes and bytes in the order of the names: whatever the file around them."""
+    """Returns the SHA-256 of all names, types, shapes and bytes; it does not depend on the format of their file."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -72,12 +72,12 @@ def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
 
 
 def on_all_devices(apply: Callable) -> Callable:
-    """A jitted function of [batch, H, W, C] in data parallel: each device of the mesh computes its rows."""
+    """Returns a jitted function of [batch, H, W, C] in data parallel: each device computes some of the rows."""
     return lambda images: mesh.whole(apply(mesh.cut(images)))
 
 
 def _inception(weights, resizer) -> Network:
-    """2048 pooled and 2023 spatial features; probabilities without the classifier's bias, as the ADM suite has it."""
+    """Returns Inception: 2048 features, 2023 spatial ones, and probabilities without the bias, as in the ADM suite."""
     resizer = resizer or "tensorflow"
     if resizer not in (*inception.PREPARE, "clean"):
         raise BadInput(f"--resizer {resizer}: expected {', '.join([*inception.PREPARE, 'clean'])}")
@@ -102,7 +102,7 @@ def _inception(weights, resizer) -> Network:
 
 
 def _lenet(weights, resizer) -> Network:
-    """84 features of grey images of at most 32 pixels a side, enlarged inside the network."""
+    """Returns LeNet: 84 features and 10 probabilities of grey images of at most 32 x 32 pixels."""
     _none(resizer, "lenet")
     arrays = _given(weights, "lenet")
     params = mesh.shard(lenet.from_torch(arrays))
@@ -124,7 +124,7 @@ def _lenet(weights, resizer) -> Network:
 
 
 def _pixels(weights, resizer) -> Network:
-    """The pixels themselves in [0, 1], flattened: for toys and tests."""
+    """Returns a network without weights whose features are the pixels in [0, 1]: for toys and tests."""
     _none(resizer, "pixels")
     if weights is not None:
         raise BadInput("--weights: pixels have none")
@@ -132,7 +132,7 @@ def _pixels(weights, resizer) -> Network:
 
 
 def _random(weights, resizer) -> Network:
-    """16 features and 10 probabilities of a small network that nothing was trained for: to see that all runs."""
+    """Returns a small untrained network with 16 features and 10 probabilities, to try the commands with."""
     _none(resizer, "random")
     if weights is not None:
         raise BadInput("--weights: the random network has none")
@@ -154,7 +154,7 @@ NETWORKS = {"inception": _inception, "lenet": _lenet, "pixels": _pixels, "random
 
 
 def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey images repeated to three channels, or three equal channels as one. Raises BadInput where they differ."""
+    """Repeats grey images to three channels, or keeps one of three equal ones. Raises BadInput if these differ."""
     if images.shape[-1] == channels:
         return images
     if channels == 1 and np.any(images != images[..., :1]):
@@ -163,10 +163,10 @@ def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def clean(images: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [batch, H, W, C] -> float32 [batch, side, side, C] in 0..255: bicubic, averaging where it shrinks.
+    """Resizes uint8 [batch, H, W, C] to float32 [batch, side, side, C] in 0..255 by an antialiased bicubic filter.
 
-    Each channel in floating point, clipped, not rounded. Source: On Aliased Resizing and Surprising Subtleties in GAN
-    Evaluation, arXiv 2104.11222, in its authors' implementation (github.com/GaParmar/clean-fid).
+    It filters each channel in floating point, and clips but does not round. Source: On Aliased Resizing and Surprising
+    Subtleties in GAN Evaluation, arXiv 2104.11222, in its authors' implementation (github.com/GaParmar/clean-fid).
     """
     resize = functools.partial(Image.Image.resize, size=(side, side), resample=Image.Resampling.BICUBIC)
     planes = np.moveaxis(images, -1, 1).astype(np.float32)

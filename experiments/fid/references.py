@@ -1,12 +1,11 @@
-"""Reference files: the .npz of the ADM evaluation suite, written and read.
+"""Writes and reads reference files, in the .npz format of the ADM evaluation suite.
 
     mu, sigma       mean [d] and covariance [d, d] of the features, float64
     mu_s, sigma_s   of the spatial features, where the network has them
-    arr_0           images, uint8 [n, H, W, C], for the metrics that compare images one by one; may be fewer than those
-                    behind mu and sigma, or missing
-    about           ours: JSON with the network, the images and the versions behind it; other readers pass it by
+    arr_0           images, uint8 [n, H, W, C], for kid and prdc; optional, and often fewer than mu and sigma describe
+    about           our addition: JSON with the network, the images and the versions; other readers ignore it
 
-A file with images only is a reference too, and so is a folder: their statistics are computed when they are needed.
+A file with only images, or a folder of images, is a reference too: its statistics are then computed when needed.
 """
 
 import hashlib
@@ -28,17 +27,17 @@ KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 class Reference(NamedTuple):
-    """What a reference offers; statistics by the names of `KEYS`, none where it is images only."""
+    """The content of a reference. `stats` are by the names of `KEYS`; a reference of images only has none."""
 
     path: str
-    sha256: str | None  # of the file; None for a folder, whose pixels are hashed as they are read
+    sha256: str | None  # of the file; None for a folder, whose pixels are hashed when they are read
     stats: dict[str, Gaussian]
     images: Images | None
     about: dict[str, Any]
 
 
 def write_reference(path, stats: dict[str, GaussianStats], images: np.ndarray | None, about: dict) -> None:
-    """Writes the file as a whole or not at all."""
+    """Writes a reference file, as a whole or not at all."""
     arrays = {"about": np.asarray(json.dumps(about))}
     for name, (mu, sigma) in KEYS.items():
         if name in stats:
@@ -49,7 +48,7 @@ def write_reference(path, stats: dict[str, GaussianStats], images: np.ndarray | 
 
 
 def read_reference(path) -> Reference:
-    """What is at `path`. Raises BadInput."""
+    """Reads the reference at `path`: a file or a folder. Raises BadInput."""
     path = pathlib.Path(path)
     if not os.path.isfile(path):
         return Reference(str(path), None, {}, open_images(path), {})

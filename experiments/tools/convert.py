@@ -1,11 +1,11 @@
-"""Published .pt weights to safetensors, once, so that nothing else ever needs PyTorch.
+"""Converts published .pt weights to .safetensors, so that nothing else needs PyTorch.
 
     python -m experiments.tools.convert DiT-XL-2-256x256.pt dit-xl-2-256.safetensors [--key=ema]
 
-Only tensors are loaded (torch.load with weights_only=True): a file that would run code is refused. Some files keep
-several sets of weights by name, as {"model": {..}, "ema": {..}}; --key says which to take. The name and the SHA-256 of
-the original go into the metadata of the new file and to standard output. Exit codes: 0 done, 2 a file or command that
-cannot work, in one line on stderr.
+It loads only tensors (torch.load with weights_only=True) and refuses a file that would run code. Some files keep
+several sets of weights by name, as {"model": {..}, "ema": {..}}; --key says which to take. The new file's metadata and
+standard output get the name and the SHA-256 of the original. Exit codes: 0 done, 2 a file or command that cannot work,
+with one line on stderr.
 """
 
 import argparse
@@ -50,10 +50,10 @@ def main(arguments: list[str]) -> int:
 
 
 def read_torch(path, key: str | None = None) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch file by name, as numpy arrays in the dtypes of the file.
+    """Reads the tensors of a PyTorch file by name, as numpy arrays in the dtypes of the file.
 
-    Raises ModuleNotFoundError where PyTorch is not installed, FileNotFoundError, and ValueError for a file that is
-    broken, holds anything but tensors, or keeps several sets of weights of which `key` names none.
+    Raises ModuleNotFoundError if PyTorch is not installed, FileNotFoundError, and ValueError for a file that is broken
+    or contains anything but tensors, and if `key` does not name one of its sets of weights.
     """
     path = existing(path, "a file of PyTorch tensors")
     try:
@@ -61,22 +61,22 @@ def read_torch(path, key: str | None = None) -> dict[str, np.ndarray]:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("converting .pt files needs PyTorch: pip install 'learn-to-guide[parity]'") from None
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no one exception for files that are broken or hold code
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds of errors for files that are broken or contain code
         kind = type(error).__name__
         raise ValueError(f"{path} is not a whole PyTorch file of tensors alone; it is not loaded ({kind})") from None
-    return {name: _array(tensor) for name, tensor in _chosen(path, held, key, torch.Tensor).items()}
+    return {name: _array(tensor) for name, tensor in _chosen(path, content, key, torch.Tensor).items()}
 
 
-def _chosen(path, held, key: str | None, tensor_type) -> dict:
-    """The dict of tensors in what a file holds."""
+def _chosen(path, content, key: str | None, tensor_type) -> dict:
+    """Returns the set of tensors called `key`, or the whole content if it is one set and `key` is None."""
 
     def is_weights(value) -> bool:
         return isinstance(value, dict) and bool(value) and all(isinstance(one, tensor_type) for one in value.values())
 
-    sets = {name: value for name, value in held.items() if is_weights(value)} if isinstance(held, dict) else {}
-    if key is None and is_weights(held):
-        return held
+    sets = {name: value for name, value in content.items() if is_weights(value)} if isinstance(content, dict) else {}
+    if key is None and is_weights(content):
+        return content
     if key in sets:
         return sets[key]
     known = f"it keeps the sets {listed(sets)}: say --key" if sets else "it keeps no sets of tensors by name"
@@ -87,7 +87,7 @@ def _array(tensor) -> np.ndarray:
     import torch
 
     tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:  # unknown to numpy: the same bits under another name
+    if tensor.dtype == torch.bfloat16:  # torch cannot convert this type to numpy, so we pass its bits as int16
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 

@@ -61,7 +61,7 @@ def parser() -> Parser:
 
 
 def run(options, rest: list[str], around: contextlib.ExitStack) -> dict:
-    """What the command prints; processes and devices that it needs are left to `around`."""
+    """Returns what the command prints. `around` keeps the processes and devices in use until it is closed."""
     wanted = [] if options.command == "ref" else options.metrics.split(",")
     unknown = [name for name in wanted if name not in METRICS]
     if unknown:
@@ -75,7 +75,7 @@ def run(options, rest: list[str], around: contextlib.ExitStack) -> dict:
     samples = job and generate.folder(job)
     if job:
         around.enter_context(generate.on_its_devices(job))
-    with progress.waiting("importing JAX"):  # heavy, so only now that the options are known to be sound
+    with progress.waiting("importing JAX"):  # slow, so only after the options were checked
         from experiments.fid import measure, networks
         from experiments.fid.images import open_images
         from experiments.fid.references import read_reference
@@ -87,7 +87,7 @@ def run(options, rest: list[str], around: contextlib.ExitStack) -> dict:
         with progress.waiting(f"reading the network {options.features}"):
             network = networks.build(options.features, options.weights, options.resizer)
         if job:
-            measure.same_network(network, reference)  # now, and not after hours of sampling
+            measure.same_network(network, reference)  # before hours of sampling
         return network
 
     network = generate.run(job, build) if job else build()

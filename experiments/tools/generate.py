@@ -1,4 +1,4 @@
-"""Samples for `gen`: the job `sample` of experiments.main, whose images are then measured like any others."""
+"""Runs the job `sample` of experiments.main for the command `gen` of experiments.tools.fid."""
 
 import contextlib
 import json
@@ -13,18 +13,18 @@ from experiments.runtime import launch
 
 
 class Ended(Exception):
-    """The job did not end well, and has said why; the argument is its exit code."""
+    """The job failed and has printed why; the argument is its exit code."""
 
 
 def command(options, rest: list[str]) -> list[str]:
-    """The job's command line. `rest`: what `gen` itself does not know, --config.NAME=VALUE."""
+    """Returns the job's arguments. rest: the arguments that `gen` itself does not know, --config.NAME=VALUE."""
     given = {"config": options.config, "workdir": options.workdir, "mesh": options.mesh}
-    own = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return [*own, *rest, "--config.job=sample"]
+    known = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return [*known, *rest, "--config.job=sample"]
 
 
 def folder(arguments: list[str]) -> pathlib.Path:
-    """Where the job will leave its samples. Raises BadInput for a command that cannot work or asks for no npz."""
+    """Returns the folder of the job's samples. Raises BadInput for wrong arguments, and if no npz will be written."""
     try:
         request = main.parse(arguments)
     except config.ConfigError as error:
@@ -36,7 +36,7 @@ def folder(arguments: list[str]) -> pathlib.Path:
 
 @contextlib.contextmanager
 def on_its_devices(arguments: list[str]) -> Iterator[None]:
-    """The processes and the devices of the job, for as long as what it sampled is measured. Raises BadInput."""
+    """Uses the processes and devices of the job inside the context, to measure its samples. Raises BadInput."""
     try:
         request = main.parse(arguments)
         with launch.joined():
@@ -49,16 +49,16 @@ def on_its_devices(arguments: list[str]) -> Iterator[None]:
 
 
 def run(arguments: list[str], ready: Callable[[], Any]) -> Any:
-    """Samples what is not there yet, and returns what `ready` does: it is called first, on the devices of the job.
+    """Draws the samples that are missing, and returns the value of `ready()`, which is called first.
 
-    What the job prints goes to stderr. Raises Ended.
+    `ready` runs on the devices of the job. The job prints to stderr. Raises Ended if the job fails.
     """
     made = []
 
     def begin():
         try:
             made.append(ready())
-        except BadInput as error:  # the job's own kind of error, which leaves no folder claimed
+        except BadInput as error:  # after a ConfigError the job does not claim its folder
             raise config.ConfigError(str(error)) from None
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -69,6 +69,6 @@ def run(arguments: list[str], ready: Callable[[], Any]) -> Any:
 
 
 def settings(samples: pathlib.Path) -> dict:
-    """What the samples follow from, and the network evaluations that each took."""
+    """Returns the settings that determine the samples, and the network evaluations that each sample took."""
     report = json.loads((samples / "samples.json").read_text(encoding="utf-8"))
     return {name: report[name] for name in ("nfe", "settings")}

@@ -2,10 +2,10 @@
 
     python -m experiments.tools.prepare NAME [NAME ...] [--folder=FOLDER]
 
-Downloads each set and writes it as array_record. This is the one command that needs TensorFlow:
-pip install 'learn-to-guide[prepare]'. Sets whose owners want to be asked first (imagenet2012) are read from
-FOLDER/downloads/manual. Exit codes: 0 done, 1 a download or builder that failed,
-2 a name, archive or package that is missing; the last two with one line on stderr.
+It downloads each set and writes it as array_record. No other command needs TensorFlow: pip install
+'learn-to-guide[prepare]'. Sets that must be requested from their owners (imagenet2012) are read from
+FOLDER/downloads/manual. Exit codes: 0 done, 1 a download or builder that failed, 2 a name, archive or package that is
+missing; 1 and 2 come with one line on stderr.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         except (ValueError, ModuleNotFoundError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except Exception as error:  # downloads and builders fail in ways of their own
+        except Exception as error:  # downloads and builders raise many kinds of errors
             print(f"error: {name} was not prepared: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
     return 0
