@@ -1,12 +1,12 @@
-"""Our networks against PyTorch's implementations of the same ones, at random weights.
+"""Compares our networks with PyTorch implementations of the same networks, at equal random weights.
 
-    python -m experiments.parity                             # small networks, live (needs the extra: parity)
-    python -m experiments.parity dit vae --full              # the published sizes, live: minutes and gigabytes
-    python -m experiments.parity --write=tests/nets/golden   # the small ones' numbers, for tests without PyTorch
+    python -m experiments.parity                             # small networks (needs the extra: parity)
+    python -m experiments.parity dit vae --full              # the published sizes: minutes and gigabytes
+    python -m experiments.parity --write=tests/nets/golden   # writes the small cases, for tests without PyTorch
 
-Every network has a file here with a `REFERENCE`; to add one, write such a file and name it in NAMES. Weights are
-random and nowhere zero, so that every part of a network shows in its outputs; outputs include those of inner blocks,
-so that an error shows where it arises.
+Every network has a file here with a `REFERENCE`; to add one, write such a file and name it in NAMES. No random weight
+is zero, so that every part of a network changes its outputs. The outputs of inner blocks are compared too, which shows
+where an error arises.
 """
 
 import importlib
@@ -19,15 +19,15 @@ import numpy as np
 from experiments import data
 
 NAMES = ("dit", "inception", "unet", "vae")
-TOLERANCE = 1e-5  # relative, in float32, of the small networks
+TOLERANCE = 1e-5  # the largest relative error that a small network may have in float32
 
 Arrays = dict[str, np.ndarray]
 
 
 class Case(NamedTuple):
-    """What the other implementation was given and gave: its weights by its names; inputs and outputs by ours.
+    """One run of the PyTorch network: its weights by PyTorch's names, its inputs and outputs by our names.
 
-    weights: {} where they are too many to keep, and both sides draw them from a seed.
+    weights: {} if they are too large to store; both sides then draw them from a seed.
     """
 
     weights: Arrays
@@ -36,10 +36,11 @@ class Case(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """small: a configuration whose numbers fit a file; full: the published ones, by name.
+    """A network and its PyTorch implementation, as functions of a configuration.
 
-    theirs: configuration -> Case; imports torch when called. ours: (configuration, weights, inputs) -> outputs.
-    package: what holds the other implementation, besides torch.
+    small: a configuration whose numbers we store in a file. full: the published configurations by name. theirs:
+    configuration -> Case, which imports torch. ours: (configuration, weights, inputs) -> outputs. package: the package
+    of the PyTorch implementation.
     """
 
     small: dict[str, Any]
@@ -50,12 +51,12 @@ class Reference(NamedTuple):
 
 
 def reference(name: str) -> Reference:
-    """The reference called `name`, one of NAMES."""
+    """Returns the reference called `name`, one of NAMES."""
     return importlib.import_module(f"experiments.parity.{name}").REFERENCE
 
 
 def errors(ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """max |ours - theirs| / max |theirs| of every output. Raises ValueError unless names and shapes agree."""
+    """Returns max |ours - theirs| / max |theirs| of every output. Raises ValueError unless names and shapes agree."""
     shapes = [{name: np.shape(array) for name, array in arrays.items()} for arrays in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"outputs differ in name or shape: {shapes[0]} and {shapes[1]}")
@@ -63,12 +64,12 @@ def errors(ours: Arrays, theirs: Arrays) -> dict[str, float]:
 
 
 def write(path: pathlib.Path, case: Case) -> None:
-    """The case as an .npz file of plain arrays."""
+    """Writes a case as an .npz file."""
     np.savez_compressed(path, **{f"{part}/{k}": v for part, held in case._asdict().items() for k, v in held.items()})
 
 
 def read(path: pathlib.Path) -> Case:
-    """The case that `write` wrote."""
+    """Reads a case that `write` has written."""
     held = data.read_npz(path)
     parts = {
         part: {k.removeprefix(f"{part}/"): v for k, v in held.items() if k.startswith(f"{part}/")}

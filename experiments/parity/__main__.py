@@ -1,5 +1,5 @@
-"""The command line of `experiments.parity`; see there. Exit code 1 if a small network is further off than allowed, 2
-for a command that cannot work, with one line on stderr."""
+"""The command line of `experiments.parity`. Exit codes: 0 done, 1 the error of a small network exceeds TOLERANCE, 2 a
+command that cannot work, with one line on stderr."""
 
 import argparse
 import importlib.util

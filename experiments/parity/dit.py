@@ -1,4 +1,4 @@
-"""DiT against diffusers' DiTTransformer2DModel, block by block.
+"""Compares DiT with diffusers' DiTTransformer2DModel, block by block.
 
 diffusers gives every block its own embedding of timestep and class; the published weights hold copies, so here too the
 copies are made equal. SiT is the same network and has no implementation of its own in diffusers.
@@ -24,7 +24,7 @@ FULL = {f"DiT-{size}/2": _published(size) for size in ("S", "B", "XL")}
 
 
 def theirs(config: dict) -> Case:
-    """diffusers' network at random weights, inputs with fractional timesteps and the null class, and its outputs."""
+    """Runs diffusers' network with random weights, at fractional timesteps and labels that include the null class."""
     torch = torch_side.torch()
     from diffusers import DiTTransformer2DModel
 
@@ -57,7 +57,7 @@ def theirs(config: dict) -> Case:
 
 
 def ours(config: dict, weights: dict, inputs: dict) -> dict:
-    """What `guidance.nets.dit` computes from the same weights and inputs."""
+    """Returns the outputs of `guidance.nets.dit` for the same weights and inputs."""
     fields = {name: config[name] for name in ("width", "heads", "depth", "patch", "classes")}
     net = DiT(**fields, freq_shift=1, mlp_norm_eps=1e-5)
     params = from_diffusers(net, weights, channels=config["channels"])

@@ -18,10 +18,10 @@ SEEN = slice(None, None, 13)  # every 13th row and column of the prepared images
 
 
 def random_arrays(seed: int = SMALL["seed"]) -> dict[str, np.ndarray]:
-    """Weights by torch name, drawn in the order of the names, float32; activations stay of order one.
+    """Draws float32 weights by torch name, in the order of the names, that keep activations of order one.
 
-    Uniform numbers only, whose stream is bits scaled: kernels of variance 2 / fan-in, gains and variances in
-    [0.5, 1.5], shifts and means in [-0.5, 0.5], the classifier of variance 1 / 2048.
+    Kernels have the variance 2 / fan-in and the classifier 1 / 2048. Gains and variances are in [0.5, 1.5], shifts and
+    means in [-0.5, 0.5]. All are uniform, because numpy makes uniform numbers by scaling bits, the same everywhere.
     """
     rng = np.random.default_rng(seed)
     arrays = {}
@@ -38,15 +38,15 @@ def random_arrays(seed: int = SMALL["seed"]) -> dict[str, np.ndarray]:
 
 
 def fingerprint(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The sum of the bits of each array, in the order of the names: exact, in whatever order it is added up."""
+    """Returns the sum of each array's bits as integers, in the order of the names; integer sums are exact."""
     return np.asarray([arrays[name].view(np.uint32).sum(dtype=np.uint64) for name in sorted(arrays)])
 
 
 def theirs(config: dict) -> Case:
-    """pytorch-fid's module at weights from the seed, uint8 images, and its outputs.
+    """Runs pytorch-fid's network on uint8 images, with weights drawn from the seed.
 
-    Outputs are those of `Reading`, some of the prepared images, and, as "layer/<name>" in the order of evaluation,
-    mean and root mean square of what leaves the layer's batch normalisation.
+    The outputs are those of `Reading`, some rows and columns of the prepared images and, as "layer/<name>" in the
+    order of evaluation, mean and root mean square of the output of each batch normalisation.
     """
     torch = torch_side.torch()
     dtype = torch.float64 if config["double"] else torch.float32
@@ -79,9 +79,9 @@ def theirs(config: dict) -> Case:
 
 
 def ours(config: dict, weights: dict, inputs: dict) -> dict:
-    """What `guidance.nets.inception` computes from the same images, and weights of the same seed.
+    """Returns the outputs of `guidance.nets.inception` for the same images, with weights drawn from the same seed.
 
-    Raises ValueError where NumPy draws other weights than those of the case.
+    Raises ValueError if NumPy draws other weights than those of the case.
     """
     weights = weights or random_arrays(config["seed"])
     if not np.array_equal(fingerprint(weights), inputs["fingerprint"]):
@@ -103,12 +103,12 @@ def ours(config: dict, weights: dict, inputs: dict) -> dict:
 
 
 def _moments(out, xp):
-    """Mean and root mean square, over all pixels and channels: an error of either counts relative to the second."""
+    """Returns mean and root mean square over all pixels and channels; errors of both are relative to the second."""
     return xp.stack([xp.mean(out), xp.sqrt(xp.mean(xp.square(out)))])
 
 
 def published(torch, arrays: dict[str, np.ndarray]):
-    """pytorch-fid's Python module, whose networks get these weights; their counters of batches start at zero."""
+    """Returns pytorch-fid's Python module, changed so that its networks load these weights instead of downloading."""
     from pytorch_fid import inception as found
 
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}

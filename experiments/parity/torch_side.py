@@ -1,10 +1,10 @@
-"""What the references share: PyTorch beside whatever torchvision there is, random weights, layouts, inner outputs."""
+"""Helpers of the PyTorch side: importing torch, random weights, array layouts, and outputs of inner modules."""
 
 import numpy as np
 
 
 def torch():
-    """PyTorch, with gradients off. Raises ModuleNotFoundError, in one line, where it is not installed."""
+    """Returns the module torch, with gradients off. Raises ModuleNotFoundError if it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -15,7 +15,7 @@ def torch():
 
 
 def _mend_torchvision(torch) -> None:
-    """diffusers imports torchvision if it is there; built for another torch, it lacks two operators and fails."""
+    """Defines two operators that torchvision, which diffusers imports, needs if it was built for another torch."""
     try:
         import torchvision  # noqa: F401
     except ModuleNotFoundError:
@@ -24,16 +24,16 @@ def _mend_torchvision(torch) -> None:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)  # its definitions go when it does
+        _kept.append(library)  # torch removes the definitions when the library is deleted
 
 
 _kept = []
 
 
 def randomize(module, seed: int) -> None:
-    """Random parameters, none of them zero: matrices and kernels that keep the variance, gains near one, small biases.
+    """Draws all parameters: matrices and kernels that preserve the variance, gains near one, small biases.
 
-    Rounded to bfloat16, which makes the files of numbers half as large, and no statement weaker.
+    They are rounded to bfloat16, which halves the compressed files.
     """
     th = torch()
     generator = th.Generator().manual_seed(seed)
@@ -47,22 +47,22 @@ def randomize(module, seed: int) -> None:
 
 
 def arrays_of(module) -> dict[str, np.ndarray]:
-    """The state of a module by its own names, sharing memory with it."""
+    """Returns the parameters and buffers of a module by name, as views of its memory."""
     return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
 def nhwc(tensor) -> np.ndarray:
-    """[batch, C, H, W] -> a numpy array [batch, H, W, C]."""
+    """Returns a tensor [batch, C, H, W] as a numpy array [batch, H, W, C]."""
     return np.ascontiguousarray(tensor.permute(0, 2, 3, 1).numpy())
 
 
 def nchw(array: np.ndarray):
-    """[batch, H, W, C] -> a tensor [batch, C, H, W]."""
+    """Returns an array [batch, H, W, C] as a tensor [batch, C, H, W]."""
     return torch().from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
 
 
 class Watch:
-    """Collects what inner modules put out: `Watch({name: module})`, then `.seen`, a dict of tensors by name."""
+    """Records the outputs of inner modules: `Watch({name: module})`, then `.seen`, a dict of tensors by name."""
 
     def __init__(self, modules):
         self.seen = {}

@@ -1,4 +1,4 @@
-"""The U-Net of ADM against diffusers' UNet2DModel in that form, part by part."""
+"""Compares the U-Net of ADM with diffusers' UNet2DModel, configured as ADM's, part by part."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ FULL = {
 
 
 def theirs(config: dict) -> Case:
-    """diffusers' network at random weights, inputs with fractional timesteps and the last class, and its outputs."""
+    """Runs diffusers' network with random weights, at fractional timesteps and labels that include the last class."""
     torch = torch_side.torch()
     from diffusers import UNet2DModel
 
@@ -74,14 +74,14 @@ def theirs(config: dict) -> Case:
     watch = torch_side.Watch(parts)
     timestep, label = torch.from_numpy(inputs["timestep"]), torch.from_numpy(inputs["label"]).long()
     out = model(torch_side.nchw(inputs["x"]), timestep, label).sample
-    # the way down gives what it hands across as well
+    # a block of the way down also returns its skip connections
     inner = {name: seen[0] if isinstance(seen, tuple) else seen for name, seen in watch.seen.items()}
     outputs = {name: torch_side.nhwc(tensor) for name, tensor in (inner | {"output": out}).items()}
     return Case(torch_side.arrays_of(model), inputs, outputs)
 
 
 def ours(config: dict, weights: dict, inputs: dict) -> dict:
-    """What `guidance.nets.unet` computes from the same weights and inputs."""
+    """Returns the outputs of `guidance.nets.unet` for the same weights and inputs."""
     net = UNet(**{name: value for name, value in config.items() if name not in ("side", "batch")})
     params = from_diffusers(net, weights)
 

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion against diffusers' AutoencoderKL, level by level."""
+"""Compares the autoencoder of Stable Diffusion with diffusers' AutoencoderKL, level by level."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ FULL = {
 
 
 def published(config: dict):
-    """diffusers' network."""
+    """Returns diffusers' network."""
     torch_side.torch()
     from diffusers import AutoencoderKL as Theirs
 
@@ -30,7 +30,7 @@ def published(config: dict):
 
 
 def theirs(config: dict) -> Case:
-    """diffusers' network at random weights, an image, latents, and what it makes of them."""
+    """Runs diffusers' network with random weights: it encodes random images and decodes random latents."""
     model = published(config)
     torch_side.randomize(model, seed=0)
     rng = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def theirs(config: dict) -> Case:
 
 
 def ours(config: dict, weights: dict, inputs: dict) -> dict:
-    """What `guidance.nets.vae` computes from the same weights and inputs."""
+    """Returns the outputs of `guidance.nets.vae` for the same weights and inputs."""
     net = AutoencoderKL(**{name: config[name] for name in ("widths", "layers", "groups", "latents")})
     params = from_diffusers(net, weights)
 

@@ -1,6 +1,6 @@
-"""Figures that are drawn to files only, each with its data beside it: without pyplot there is no backend to choose.
+"""Draws figures to files without pyplot, which would choose a backend.
 
-`Picture.save` is the one that writes: a PNG, and the CSV of the same stem with every number that is drawn.
+`Picture.save` writes every figure as a PNG, and the numbers in it as a CSV with the same stem.
 """
 
 import io
@@ -16,12 +16,12 @@ from experiments.runtime.writing import write_whole
 from guidance import tables
 
 COLUMNS = 4  # panels in a row
-SHOWN = 10  # conditions that have a line of their own, at most
+SHOWN = 10  # the largest number of conditions that get a line
 POINTS = ("condition", "x1", "x2")  # columns of what `Instrument.picture` returns
 
 
 class Picture(NamedTuple):
-    """A figure and the numbers that it draws; without columns it shows images, which are their own data."""
+    """A figure and the numbers in it, as the lines of a table. A figure of images has no columns and no lines."""
 
     figure: Figure
     columns: Sequence[str] = ()
@@ -39,13 +39,13 @@ class Picture(NamedTuple):
 def subplots(
     rows: int = 1, columns: int = 1, *, figsize=None, layout: str | None = None, **more
 ) -> tuple[Figure, Any]:
-    """Returns (figure, axes) as `pyplot.subplots` does, without a trace in matplotlib's own state."""
+    """Returns (figure, axes) as `pyplot.subplots` does, without pyplot's global state."""
     figure = FigureCanvasAgg(Figure(figsize=figsize, layout=layout)).figure
     return figure, figure.subplots(rows, columns, **more)
 
 
 def panels(count: int, width: float, height: float, columns: int = COLUMNS, **more) -> tuple[Figure, Any]:
-    """Returns (figure, its `count` >= 1 panels, row by row); width and height are those of one, in inches."""
+    """Returns (figure, its `count` >= 1 panels, row by row); width and height are those of one panel, in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure, grid = subplots(
@@ -80,11 +80,11 @@ def steps(axes, edges, omega, **style) -> None:
 
 
 def over_conditions(axes, t, s, omega, names: Sequence[str]) -> list[tuple[str, float, float, float]]:
-    """Draws omega [k, G] of the steps from t [k] down to s [k], in a line for each condition; names: [G].
+    """Draws omega [k, G] of the steps from t [k] down to s [k], with one line per condition; names: [G].
 
-    Steps that follow one another are drawn as `steps` draws them; omega of others is a curve over their starts. Of
-    more than SHOWN conditions it draws as many, evenly spread, and the mean of all in black. A weight that is the
-    same at every condition has one black line. Returns (name of the line, t, s, omega).
+    If each step starts where the last one ends, `steps` draws the line; otherwise it is a curve over t. Of more than
+    SHOWN conditions only SHOWN, evenly spaced, are drawn, with the mean of all in black. A weight that does not depend
+    on the condition gets one black line. Returns the rows (name of the line, t, s, omega) that it has drawn.
     """
     one_run = np.array_equal(t[1:], s[:-1])
     omega = np.asarray(omega)

@@ -22,7 +22,7 @@ from guidance.nets.sharding import batch_sharding, shardings
 
 
 class Layout(NamedTuple):
-    """mesh: axes "data" and "model"; fsdp: whether weights and the optimiser's state are cut over "data" as well."""
+    """The mesh, with the axes "data" and "model", and whether weights and optimiser state are cut over "data" too."""
 
     mesh: Mesh
     fsdp: bool
@@ -77,8 +77,8 @@ def make(data: int | None = None, model: int = 1) -> Mesh:
 def part(mesh: Mesh) -> tuple[int, int]:
     """Returns (index, count): which of `count` equal parts of a batch this process feeds, as `data.Loader` takes it.
 
-    Processes that share a place on the data axis, because the model axis spans them, feed the same part. Raises
-    ConfigError where the places of a process are not one run.
+    Processes that share a row of the mesh, because the model axis spans them, feed the same part. Raises ConfigError
+    if the rows of a process are not contiguous.
     """
     fed = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices]).any(axis=1)
     places = np.flatnonzero(fed)
@@ -90,14 +90,14 @@ def part(mesh: Mesh) -> tuple[int, int]:
 
 
 def share(batch: int) -> tuple[int, int]:
-    """Returns the part of a batch of so many rows that this process reads; all, if `places()` do not divide it."""
+    """Returns the part (index, count) of a batch that this process reads; all, if `places()` does not divide it."""
     return (0, 1) if batch % places() else part(current().mesh)
 
 
 def place(batch: Any, rows: int) -> Any:
-    """Returns this process's `share(rows)` of a batch as global arrays [rows, ...]; what is no array stays as it is.
+    """Makes global arrays [rows, ...] of a batch of which this process has `share(rows)`; keeps other leaves.
 
-    They are cut over `data`, or whole on every device where `places()` do not divide the rows.
+    They are cut over `data`, or whole on every device if `places()` does not divide the rows.
     """
     mesh = current().mesh
     lie = NamedSharding(mesh, PartitionSpec()) if rows % places() else batch_sharding(mesh)
@@ -109,7 +109,7 @@ def place(batch: Any, rows: int) -> Any:
 
 
 def places() -> int:
-    """Returns how many parts batches are cut in."""
+    """Returns the number of parts that batches are cut into: the size of the axis `data`."""
     return current().mesh.shape["data"]
 
 
@@ -121,7 +121,7 @@ def memory() -> int:
 
 
 def rounded(rows: int) -> int:
-    """Returns so many rows or a few more, so that every place has equally many."""
+    """Returns `rows` rounded up to a multiple of `places()`."""
     return -(-rows // places()) * places()
 
 
@@ -135,7 +135,7 @@ def cut(batch: Any) -> jax.Array:
 
 
 def spread(tree: Any) -> Any:
-    """Cuts the first axis of every array over `data`, inside jit; one that `places()` do not divide stays whole."""
+    """Cuts the first axis of every array over `data`, inside jit, unless `places()` does not divide it."""
     mesh = current().mesh
     if mesh.size == 1:
         return tree
@@ -152,8 +152,8 @@ def spread(tree: Any) -> Any:
 def spreading(function: Callable) -> Callable:
     """Returns a function of (x, t, cond) with arguments and value cut over `data`: a denoiser in data parallel.
 
-    Rows that `places()` do not divide are filled up with copies of the last one, and the value is cut again. The
-    function is a pytree whose leaves are those of `function`.
+    If `places()` does not divide the rows, copies of the last one fill them up, and are dropped from the value. The
+    returned function is a pytree with the leaves of `function`.
     """
     return Partial(_in_parallel, function if isinstance(function, Partial) else Partial(function))
 

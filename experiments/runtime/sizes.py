@@ -1,8 +1,8 @@
-"""What a run needs of memory at the very least, against what there is: said before anything of that size is asked for.
+"""Refuses a run that needs more memory than the machine has, before it starts.
 
-The estimates count the arrays that cannot be done without (the samples of a batch, one layer of activations, weights
-with their gradient and moments) and leave out all else: what they refuse cannot work, what they let pass may still not
-fit, and ends in one line as well (`in_one_line`). Imports nothing heavy.
+The estimates are lower bounds. They count only indispensable arrays: the samples of a batch, one layer of activations,
+and weights with their gradient and moments. A run that passes may still run out of memory; `in_one_line` then turns
+the error into one line. Imports nothing heavy.
 """
 
 import contextlib
@@ -16,25 +16,25 @@ from experiments.config import ConfigError
 from experiments.config.expressions import integers
 
 FLOAT = 4  # bytes
-COPIES = 4  # of a batch that exist at the same time: clean and noised samples, noise, a prediction
-LEARNED = 4  # of a network's weights: themselves, their gradient, Adam's two moments
+COPIES = 4  # arrays of the size of a batch in memory at a time: clean samples, noised samples, noise, a prediction
+LEARNED = 4  # arrays of the size of the weights in memory: weights, gradient, Adam's two moments
 REMEDY = "smaller batches (base, learn.batch, learn.rollout_batch, eval.batch, sample.batch) or networks"
 
 
 class Need(NamedTuple):
-    """So many bytes, because of these fields."""
+    """The number of bytes that some fields of a config cost."""
 
     fields: tuple[str, ...]
     bytes: float
 
 
 def memory() -> int:
-    """Bytes of this machine's memory."""
+    """Returns the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def needs(config) -> list[Need]:
-    """The arrays that the job of a config cannot do without, by the fields to name."""
+    """Returns the indispensable arrays of a config's job: their bytes, and the fields that set their sizes."""
     found, numbers = [], _numbers(config.problem)
     trained = config.job not in ("report", "sample")
     if "base" in config and trained:
@@ -90,34 +90,34 @@ def _of_learning(config, numbers: int) -> list[Need]:
 
 
 def _numbers(problem) -> int:
-    """How many numbers a sample has, at least."""
+    """Returns a lower bound on the numbers in a sample."""
     if problem.name == "mixture":
         return problem.dimension
     return {"labelled": getattr(problem, "size", 1) ** 2, "digits": 8**2, "mnist": 28**2}.get(problem.name, 1)
 
 
-def check(config, there: float) -> None:
-    """Raises ConfigError, naming the fields, where the job needs more than `there` bytes of memory."""
+def check(config, available: float) -> None:
+    """Raises ConfigError, which names the fields, if the job needs more than `available` bytes of memory."""
     for fields, needed in needs(config):
-        if needed > there:
+        if needed > available:
             named = ", ".join(f"{name} = {functools.reduce(getattr, name.split('.'), config)}" for name in fields)
-            raise ConfigError(f"{named}: needs at least {_words(needed)} of memory; there are {_words(there)}")
+            raise ConfigError(f"{named}: needs at least {_words(needed)} of memory; there are {_words(available)}")
 
 
 def check_disk(folder, field: str, needed: float, free: float) -> None:
-    """Raises ConfigError where the folder's disk has not room for `needed` bytes."""
+    """Raises ConfigError, which names the field, if fewer than `needed` bytes are `free` on the folder's disk."""
     if needed > free:
         raise ConfigError(f"{field}: needs {_words(needed)} of disk in {folder}; {_words(free)} are free")
 
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
-    """Around a job: memory that was asked for and is not there becomes a ConfigError."""
+    """Turns the error of a job that runs out of memory into a ConfigError."""
     try:
         yield
     except MemoryError as error:
         raise ConfigError(f"out of memory: {error}; allowed: {REMEDY}") from error
-    except RuntimeError as error:  # jax has no class for it
+    except RuntimeError as error:  # jax has no class for this error
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
             raise
         raise ConfigError(f"out of memory: {str(error).splitlines()[0][:200]}; allowed: {REMEDY}") from error
