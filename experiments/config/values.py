@@ -152,7 +152,7 @@ def text(allowed: str) -> Kind:
 
 
 def path(allowed: str, *others: str, exists: Callable[[str], bool] = isfile) -> Kind:
-    """Returns the kind of paths for which `exists` returns true, and of the words `others`."""
+    """Returns the kind whose values are paths that `exists` accepts, or one of the words `others`."""
     return Kind(allowed, as_text, exists=lambda value: value in others or exists(value))
 
 

@@ -72,7 +72,7 @@ def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
 
 
 def on_all_devices(apply: Callable) -> Callable:
-    """Returns a jitted function of [batch, H, W, C] in data parallel: each device computes some of the rows."""
+    """Makes a jitted function of [batch, H, W, C] data-parallel: each device computes some rows; returns numpy."""
     return lambda images: mesh.whole(apply(mesh.cut(images)))
 
 

@@ -39,7 +39,7 @@ def _run(config, workdir) -> None:
 
 
 def in_data_parallel(problem: interface.Problem) -> interface.Problem:
-    """Returns the problem with its batches cut over the devices: those that it draws and those that networks see."""
+    """Returns the problem with the batches that it draws, and the batches of its networks, cut over the devices."""
 
     model, data = problem.model, problem.data
 

@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this weight from every other. Words for people are no part of it."""
+        """Returns the fields that distinguish this weight from every other, without its descriptions for people."""
         kind = "learned" if self.learned else "weight"
         return {"family": self.family, kind: self.called, "rule": self.rule, "longer": self.longer}
 

@@ -1,8 +1,8 @@
-"""Job `encode`: writes the laws of the latents of images, of any source, in files that `data.Latents` reads.
+"""Job `encode`: encodes the images of a source, and writes the means and deviations of their latents.
 
-The file of a shard appears once the shard is whole. A run that was stopped or killed goes on at the first shard that
-is missing, and loses what it had done of one. Threads read images ahead while the devices compute. Every process reads
-the part of a batch that its devices encode; the first one writes.
+`data.Latents` reads the files. Each file appears only once it is complete. A run that was stopped or killed goes on at
+the first missing file. Threads read images ahead while the devices compute. Every process reads the part of a batch
+that its devices encode; the first process writes.
 """
 
 import collections
@@ -91,9 +91,9 @@ def _autoencoder(path: str, precision: str) -> tuple[vae.AutoencoderKL, dict, st
 
 
 def _encoder(net: vae.AutoencoderKL, mirrored: bool):
-    """Returns a function (params, uint8 [batch, H, W, 3]) -> laws, float32 [batch, views, 2, h, w, channels].
+    """Returns a function (params, uint8 [batch, H, W, 3]) -> float32 [batch, views, 2, h, w, channels].
 
-    The two are the mean and the standard deviation of the latents of a view.
+    It encodes each view of an image to the mean and the standard deviation of its latents, the axis of length 2.
     """
 
     @jax.jit
@@ -156,7 +156,7 @@ class _Clock:
             self.done += images
 
     def rate(self) -> str:
-        """Returns the end of a sentence, empty where there is nothing to say."""
+        """Returns the end of a sentence; empty if the rate is not known."""
         if not self.done:
             return ""
         return f", {self.done / (time.monotonic() - self.began):.1f} images/s"

@@ -136,7 +136,7 @@ class _Entries:
         self.entries.setdefault(name, {})[seed] = entry
 
     def family(self, family: str) -> list[str]:
-        """Returns the members of a hand-made family, of which omega = 0 is always one; [] where it has no other."""
+        """Returns the members of a hand-made family, always with omega = 0; [] if there is no other member."""
         members = [name for name, c in self.candidates.items() if c.family in (family, "unguided") and not c.learned]
         return members if len(members) > 1 else []
 
@@ -148,7 +148,7 @@ class _Entries:
         return [name for name, c in self.candidates.items() if c.learned]
 
     def winner(self, family: str, metric: str, seed: int) -> str:
-        """Returns the member of a family with the lowest metric on this seed, of those that were measured on it."""
+        """Returns the member of a family that has the lowest metric of all that were measured on this seed."""
         members = [name for name in self.family(family) if seed in self.entries[name]]
         return min(members, key=lambda name: self.entries[name][seed]["metrics"][metric])
 

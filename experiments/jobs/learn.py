@@ -45,12 +45,12 @@ class Task(NamedTuple):
 
     @property
     def steps(self) -> int | None:
-        """The number of sampler steps that the weight is meant for; None: any."""
+        """Returns the number of sampler steps that the weight is learned for; None: any."""
         return self.recipe.steps if self.recipe.objective == ROLLOUT else None
 
     @property
     def file(self) -> str:
-        """The name as a part of a path: letters, digits and . _ - + @."""
+        """Returns the name as a part of a path, with only letters, digits and . _ - + @."""
         return re.sub(r"[^\w.+@-]+", "_", self.name.replace(" ", "")).strip("_")
 
 
@@ -60,7 +60,7 @@ def network(problem, config) -> weights.GuidanceNet:
 
 
 def tasks(problem, config) -> list[Task]:
-    """Returns a task for every weight that the config names, those that others start from first."""
+    """Returns a task for every weight of the config, sorted so that a weight comes before those that start from it."""
     found = []
     for objective in config.learn.objectives:
         if objective == ROLLOUT:

@@ -70,7 +70,7 @@ def run(problem, config, workdir) -> None:
 
 
 def _names(problem, workdir) -> tuple[str, ...] | None:
-    """Returns the names of the classes: the problem's or, where it comes without data, those that the run keeps."""
+    """Returns the names of the classes: the problem's or, for a problem without data, those in the run's folder."""
     if problem.data is not None:
         return problem.data.names
     with refusing():
@@ -166,7 +166,7 @@ def _base(problem, config, workdir):
 
 
 def _batch(sampler, base, to_images, seeds, labels, size: int, settings) -> sample_parts.Arrays:
-    """Draws one part. It is filled up with its first seed to `size` rows, so that nothing is compiled twice."""
+    """Draws one part, filled up with its first seed to `size` rows, so that all parts share one compilation."""
     count = len(seeds)
     filled = [np.concatenate([a, np.repeat(a[:1], size - count)]).astype(np.int32) for a in (seeds, labels)]
     samples, finite, nfe = mesh.whole(sampler(base, to_images, *filled))

@@ -48,9 +48,9 @@ def keys(seed: int, purpose: int = 3) -> tuple[jax.Array, jax.Array]:
 
 
 def measured(problem, key, samples, full: bool) -> dict[str, float]:
-    """Returns what the problem's instrument measures on samples [K, n, ...], by metric.
+    """Returns the metrics of samples [K, n, ...] by the problem's instrument.
 
-    Numbers mean nothing where a sample is not finite: the tuned metrics are infinite then, and there are no others.
+    If a sample is not finite, the tuned metrics are infinite and the others are left out.
     """
     if not np.isfinite(samples).all():
         return dict.fromkeys(problem.instrument.tuned, float("inf"))

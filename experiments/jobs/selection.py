@@ -1,8 +1,8 @@
-"""Chooses the checkpoint of a learned weight whose samples score best, as the paper chooses its own.
+"""Chooses the checkpoint of a learned weight whose samples score best, as the paper does.
 
-The loss cannot choose: its minimum and that of the FID of a whole sampler lie apart. So every `learn.select_every`
-updates the params are saved, and once the learning has ended all are scored by the leading tuned metric on
-`learn.select_samples` samples, with noise that no evaluation sees. The scores stay in selection.jsonl.
+The loss cannot choose, since its minimum is not where a whole sampler has the lowest FID. So we save the params every
+`learn.select_every` updates. After the last update we score all of them by the leading tuned metric on
+`learn.select_samples` samples, with noise that no evaluation uses. selection.jsonl has the scores.
 Source: Learn to Guide Your Diffusion Model, arXiv 2510.00815 (checkpoints chosen by FID on 2048 samples).
 """
 
@@ -21,7 +21,7 @@ FIELDS = ("task", "family", "seed", "update", "metric", "samples", "score")  # o
 
 
 def marks(every: int, iterations: int) -> list[int]:
-    """Returns the updates after which params are saved: every so many, and the last; none for every = 0."""
+    """Returns the updates after which params are saved: each `every`-th and the last; none for every = 0."""
     return [*range(every, iterations, every), iterations] if every else []
 
 

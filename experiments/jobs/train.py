@@ -34,7 +34,7 @@ class State(NamedTuple):
 
     @property
     def best(self) -> Any:
-        """The params to sample with: the first average, or the params themselves where none is kept."""
+        """Returns the params to sample with: the first average, or the params themselves without averages."""
         return self.averages.means[0] if self.averages.means else self.params
 
 
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 def run(problem, config, workdir) -> list:
-    """Returns the params of the base denoiser for each seed: those that are known, or trained, or restored."""
+    """Returns the params of the base denoiser for each seed: imported ones, or trained or restored ones."""
     if problem.model.network is None:
         return [mesh.shard(problem.model.known)] * config.seeds
     require(problem, config.job, "data", *["instrument"] * (config.base.pictures > 0))

@@ -47,7 +47,7 @@ class Contender(NamedTuple):
 
 
 def by_rule(rule: Rule) -> Callable[[Weight, int], Guide]:
-    """Returns a function (weight, null) -> the guide of a rule. It skips nothing, so that the NFE is known before."""
+    """Returns a function (weight, null) -> the guide of a rule. It skips no evaluation, so its NFE is known."""
     return lambda weight, null: guides.guided(rule, weight, null, skip=False)
 
 

@@ -9,7 +9,7 @@ EPOCH_FILES = tuple(f"mnist_ddpm_cnn_epoch{epoch:04d}.npz" for epoch in (0, 20, 
 
 
 def _opened_by(field: Field, *columns: str) -> Field:
-    """Returns the field of a file that must exist only where one of these columns is asked for."""
+    """Returns the field of a file that must exist only if the config has one of these columns."""
     return field._replace(used=lambda config: any(column in config.columns for column in columns))
 
 

@@ -134,7 +134,7 @@ def _cell(row, unit: float = 1) -> str:
 
 
 def _close(row, best) -> bool:
-    """Whether a value lies within two standard errors, of the difference, of the best."""
+    """Returns whether a value is within two standard errors (of the difference) of the best."""
     if row.value is None:
         return False
     return row.value <= comparable(best) + 2 * np.hypot(row.standard_error or 0, best.standard_error or 0)

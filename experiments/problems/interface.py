@@ -1,4 +1,4 @@
-"""Problems: all that jobs need to know of a task, so that no job looks which problem it is."""
+"""`Problem`: the interface between jobs and problems, so that no job depends on which problem it has."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
     @property
     def columns(self) -> Cond:
-        """The conditions as `weights.table` takes them: None for the labels 0 .. G - 1, which need no search."""
+        """Returns the conditions for `weights.table`: None for the labels 0 .. G - 1, which need no search."""
         return None if are_labels(self.conditions) else self.conditions
 
 
@@ -52,7 +52,7 @@ class Data(NamedTuple):
 
 
 class Instrument(NamedTuple):
-    """What judges samples: metrics, and a picture."""
+    """The metrics and the picture by which samples are judged."""
 
     # (key, samples [G, n, ...], full) -> {metric: value}; full adds the costly ones
     measure: Callable[[Array, Array, bool], dict[str, float]]

@@ -36,7 +36,7 @@ OMEGAS, SHOWN = (0.0, 2.0, 4.0, 8.0), 2  # the weights, and the index of the one
 
 
 def mixture() -> mixtures.Mixture:
-    """Label 0: the conditional law; null label: N(0, I), which the prior (0, 1) makes the average of the classes."""
+    """Returns the conditional law, label 0, with N(0, I) as the unconditional law, by the class prior (0, 1)."""
     return mixtures.from_classes([MEANS, [[0.0, 0.0]]], [VARIANCE, 1.0], [SHARES, [1.0]], class_prior=(0, 1))
 
 
@@ -70,7 +70,7 @@ def triangles(omegas, grid: Array) -> Array:
 
 
 def posteriors(path: Array, grid: Array) -> Array:
-    """p(mode | x_t) of the conditional law along a path [times, batch, 2]; [times, batch, 2]."""
+    """Returns p(mode | x_t) under the conditional law, [times, batch, 2], for a path [times, batch, 2]."""
     law = mixture()
 
     def at_one_time(x, t):
@@ -80,7 +80,7 @@ def posteriors(path: Array, grid: Array) -> Array:
 
 
 def boundary(time: float, omegas, reach: float = 4.0, points: int = 801, steps: int = 200) -> Array:
-    """Where <x, ACROSS> must lie below at `time` for a path to end in the weak mode; one value for each omega.
+    """Returns, for each omega, the value of <x, ACROSS> at `time` below which a path ends in the weak mode.
 
     The modes have equal norm, so the component of x across them obeys an equation of its own: the fate of a path
     depends on that component alone, the basins are half-planes, and a line of starting points finds their edge.

@@ -1,4 +1,4 @@
-"""What problems on labelled images share: checks of their classes, metrics in a classifier's features, pictures."""
+"""Shared by problems on labelled images: checks of their classes, metrics in a classifier's features, pictures."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -41,13 +41,13 @@ def check_classes(
 
 
 def pool(images: np.ndarray, labels: np.ndarray, classes: int) -> Pool:
-    """Sorts images by label. Raises ValueError if a class is empty, or a label none of theirs."""
+    """Sorts images by label. Raises ValueError if a class is empty or a label is outside 0 .. classes - 1."""
     check_classes(labels, classes)
     return pools.pool(images, labels, np.arange(classes))
 
 
 class Meter(NamedTuple):
-    """What reads features and classes, and the held-out images that it compares samples with."""
+    """The classifier that reads features and classes, and the held-out images that samples are compared with."""
 
     read: Callable[[Array], tuple[Array, Array]]  # images [n, H, W, C] -> (features [n, d], logits [n, G]), jitted
     features: np.ndarray  # of the held-out images [N, d]
@@ -140,7 +140,7 @@ def picture(
     sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), channels)[:-gap, :-gap]
     axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
-    if not mixed and n > 1:  # single samples may be of every so many classes
+    if not mixed and n > 1:  # with one sample per class, only some classes may be drawn
         labels = (names or [str(c) for c in range(groups)])[:columns]
         turned = max(map(len, labels)) > 6
         axes.set_xticks(np.arange(columns) * (width + gap) + width / 2 - 0.5, labels, rotation=90 * turned, fontsize=7)

@@ -1,9 +1,9 @@
 """Labelled images and a denoiser that is trained on them: any source that `data.open_source` opens, and the digits.
 
-The images are cut in three parts: one for the denoiser and the guidance, one for the classifier whose features the
-metrics use, and one that is held out as the reference for every number. The floor is what the first part scores
-against the third. Where Inception's features are used there is no classifier, and with a reference file nothing is
-held out. Images are in [0, 1] here and in [-1, 1] where the denoiser works.
+The images are split into three parts: one trains the denoiser and the guidance, one the classifier whose features the
+metrics use, and one is held out as the reference of all metrics. The floor is the score of the first part. With
+Inception's features there is no classifier, and with a reference file no part is held out. Images are in [0, 1]; the
+denoiser works in [-1, 1].
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
 def build(config, folder: pathlib.Path | None) -> Problem:
     """Returns the problem of a config.
 
-    Raises FileNotFoundError or ValueError, in one line, for a source that is missing or not what it should be.
+    Raises FileNotFoundError for a missing source, and ValueError for one without labels or with too few images.
     """
     settings, base = config.problem, config.base
     source = data.chosen(settings)
@@ -215,7 +215,7 @@ def _by_classifier(read, meter: judge.Meter, training: Pool, conditions, picture
 
 
 def _parts(count: int, settings):
-    """Returns the rows for the denoiser, for the classifier, and those that are held out."""
+    """Returns the rows for the denoiser, the rows for the classifier, and the held-out rows."""
     if settings.reference:
         return np.arange(count), np.arange(0), np.arange(0)
     rest = 1 - settings.train_fraction - settings.classifier_fraction
@@ -229,7 +229,7 @@ def _to_unit(x):
 def _train_classifier(judges: Pool, classes: int, shape, steps: int, folder: pathlib.Path):
     """Trains a classifier, with shifts by one pixel; returns a jitted (images in [0, 1]) -> (features, logits).
 
-    It is kept in `folder`: another training, on another number of threads or devices, would give another classifier.
+    It is stored in `folder`, since training it again, on other devices or threads, would give another classifier.
     """
     net, optimizer = Classifier(classes), optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=1e-3)
     key = jax.random.key(SPLIT_SEED)

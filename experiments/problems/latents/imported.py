@@ -27,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 TINY = DiT(width=32, heads=2, depth=1, patch=4, classes=10, learn_sigma=False)
 TINY_VAE = vae.AutoencoderKL(widths=(8, 8, 8, 8), layers=1, groups=4)
 TINY_SHAPE = (32, 32, 4)
-LEVELS = 16  # of an autoencoder, each of half the side: a latent of 32,768 x 32,768 pixels
+LEVELS = 16  # the most levels of an autoencoder; each halves the side, so that 1 latent is 32,768 x 32,768 pixels
 
 # where the two layouts keep what says how large the network is: patches, classes, output, blocks
 ORIGINAL = (
@@ -129,7 +129,7 @@ def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
 
 
 def _blocks(arrays: Arrays, pattern: str) -> int:
-    """Returns how many blocks the names speak of: never more than there are names, whatever numbers are in them."""
+    """Returns the number of distinct blocks in the names; it is not the largest block number, which may be absurd."""
     return len({found[1] for found in (re.match(pattern, name) for name in arrays) if found})
 
 
@@ -149,7 +149,7 @@ def _side(arrays: Arrays, original: bool, patch: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """Latents of the diffusion network -> images in [0, 1]: the static half of a pytree, compared by value."""
+    """Decodes latents to images in [0, 1]. It is the static part of a pytree, compared by value."""
 
     net: vae.AutoencoderKL
 

@@ -1,4 +1,4 @@
-"""An imported network with the latents of real images: what guidance is learned from, and the FID of decoded samples.
+"""An imported network with latents of real images, from which guidance is learned, and the FID of decoded samples.
 
 The job `encode` wrote the latents with the same autoencoder. The laws of `problem.images` of them, chosen at random,
 are kept in memory in float16: mean and deviation of each image and its mirror image, 32 KB for 256 x 256 pixels, 3.3
@@ -51,7 +51,7 @@ def stored(settings, folder) -> data.Latents | None:
 
 
 def with_data(problem: Problem, config, latents: data.Latents | None, feed=None) -> Problem:
-    """Returns the problem with the latents that it learns from and is measured by (None: random ones)."""
+    """Returns the problem with these latents as training data and as reference (None: random latents)."""
     settings, model = config.problem, problem.model
     with refusing(f"problem.latents = {settings.latents}"):
         laws = _synthetic(model) if latents is None else _laws(model, latents, settings.images)
