@@ -141,12 +141,12 @@ def true_samples(problem, like):
 def sweep(problem, rows) -> Picture:
     """Draws the leading metric against the constant weight, a panel for each number of steps; the rest as lines."""
     metric = problem.instrument.tuned[0]
-    own, found = [row for row in rows if row.metric == metric], _shades(rows)
-    steps = sorted({row.steps for row in own})
+    shown, found = [row for row in rows if row.metric == metric], _shades(rows)
+    steps = sorted({row.steps for row in shown})
     figure, panels = drawing.panels(len(steps), 4.0, 3.4)
     lines = []
     for axes, n in zip(panels, steps, strict=True):
-        here = [row for row in own if row.steps == n]
+        here = [row for row in shown if row.steps == n]
         lines += [(n, *line) for line in _constants(axes, f"{n} steps", here)]
         for row in here:
             if row.kind in (TUNED, LEARNED) and _family(row) not in ("constant", "clamp_linear"):
@@ -219,9 +219,9 @@ def selection(problem, scores) -> Picture:
 def quality_against_nfe(problem, rows) -> Picture:
     """Draws the leading metric against network evaluations per sample, a line for each method over its steps."""
     metric, found = problem.instrument.tuned[0], _shades(rows)
-    own = [row for row in rows if row.metric == metric and row.kind in (NONE, TUNED, LEARNED)]
+    shown = [row for row in rows if row.metric == metric and row.kind in (NONE, TUNED, LEARNED)]
     figure = tables.against_nfe(
-        own, metric, lambda row: {"color": found[_family(row)], "ls": "-" if row.kind == LEARNED else "--"}
+        shown, metric, lambda row: {"color": found[_family(row)], "ls": "-" if row.kind == LEARNED else "--"}
     )
-    lines = [(_line(row), row.steps, row.nfe, row.value, row.standard_error) for row in own]
+    lines = [(_line(row), row.steps, row.nfe, row.value, row.standard_error) for row in shown]
     return Picture(figure, ("line", "steps", "nfe", metric, "standard_error"), lines)

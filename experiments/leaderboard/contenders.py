@@ -99,7 +99,7 @@ def _shaped(text, grid, omega):
     return construct.swept(text, grid, SCHEDULE, omega)
 
 
-# what one thread does in order: (its settings in the ledger, its rows)
+# the work of one thread, in order: (the settings in the ledger, a function that returns the rows)
 Unit = list[tuple[dict, Callable[[], list[dict]]]]
 
 

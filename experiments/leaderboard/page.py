@@ -63,11 +63,11 @@ def standings(rows, nfe: float) -> list[tuple[str, float, dict]]:
 
 
 def tables(rows) -> dict[str, Table]:
-    """Returns {name: table}: of the mixtures one for each NFE, named by it, and one for each problem of images."""
+    """Returns {name: table}: one table of all mixtures for each NFE, and one for each problem of images."""
     mixtures = [row for row in rows if row.problem not in images.PROBLEMS]
     found = {f"nfe_{nfe:g}": _mixtures(mixtures, nfe) for nfe in _nfes(mixtures)}
     by_problem = {problem: [row for row in rows if row.problem == problem] for problem in images.PROBLEMS}
-    return found | {problem: _images(own) for problem, own in by_problem.items() if own}
+    return found | {problem: _images(some) for problem, some in by_problem.items() if some}
 
 
 def as_page(rows, config, captions) -> str:

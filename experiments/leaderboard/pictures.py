@@ -56,10 +56,10 @@ def _plane(rows, nfe) -> Picture:
     lines = [(name, np.mean(found[METRICS[0]]), np.median(found[METRICS[1]])) for name, found in value.items()]
     figure, axes = drawing.subplots(figsize=(9, 6.5), layout="constrained")
     for kind, colour in KINDS.items():
-        own = [(x, y) for name, x, y in lines if _kind(name) == kind]
-        if own:
+        points = [(x, y) for name, x, y in lines if _kind(name) == kind]
+        if points:
             style = {"marker": "+", "ms": 12} if kind == "true data" else {"marker": "o", "ms": 4}
-            axes.plot(*zip(*own, strict=True), ls="", color=colour, label=kind, **style)
+            axes.plot(*zip(*points, strict=True), ls="", color=colour, label=kind, **style)
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
     axes.set(
         xlabel="mode-share error (mean over problems)", ylabel="variance of a mode / truth (median over problems)"

@@ -65,14 +65,15 @@ def errors(ours: Arrays, theirs: Arrays) -> dict[str, float]:
 
 def write(path: pathlib.Path, case: Case) -> None:
     """Writes a case as an .npz file."""
-    np.savez_compressed(path, **{f"{part}/{k}": v for part, held in case._asdict().items() for k, v in held.items()})
+    parts = case._asdict().items()
+    np.savez_compressed(path, **{f"{part}/{k}": v for part, arrays in parts for k, v in arrays.items()})
 
 
 def read(path: pathlib.Path) -> Case:
     """Reads a case that `write` has written."""
-    held = data.read_npz(path)
+    arrays = data.read_npz(path)
     parts = {
-        part: {k.removeprefix(f"{part}/"): v for k, v in held.items() if k.startswith(f"{part}/")}
+        part: {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
         for part in Case._fields
     }
     return Case(**parts)

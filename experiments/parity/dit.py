@@ -1,7 +1,7 @@
 """Compares DiT with diffusers' DiTTransformer2DModel, block by block.
 
-diffusers gives every block its own embedding of timestep and class; the published weights hold copies, so here too the
-copies are made equal. SiT is the same network and has no implementation of its own in diffusers.
+diffusers gives every block a separate embedding of timestep and class. The published weights have equal copies there,
+so we make the copies equal too. SiT is the same network, and diffusers does not implement it.
 """
 
 import jax
@@ -68,7 +68,7 @@ def ours(config: dict, weights: dict, inputs: dict) -> dict:
         return net.apply({"params": params}, x, timestep, label, **seeing)
 
     out, seen = apply(params, inputs["x"], inputs["timestep"], inputs["label"])
-    inner = {name: np.asarray(held["__call__"][0]) for name, held in seen["intermediates"].items()}
+    inner = {name: np.asarray(calls["__call__"][0]) for name, calls in seen["intermediates"].items()}
     return inner | {"output": np.asarray(out)}
 
 

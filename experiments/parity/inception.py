@@ -94,7 +94,7 @@ def ours(config: dict, weights: dict, inputs: dict) -> dict:
         prepared = inception.prepare_torch(images.astype(jnp.float32))
         net = inception.InceptionV3()
         reading, state = net.apply({"params": params}, prepared, capture_intermediates=True)
-        layers = {name: held["__call__"][0] for name, held in state["intermediates"].items() if name != "__call__"}
+        layers = {name: calls["__call__"][0] for name, calls in state["intermediates"].items() if name != "__call__"}
         moments = {f"layer/{name}": _moments(out, jnp) for name, out in layers.items() if name != "fc"}
         return {"prepared": prepared[:, SEEN, SEEN]} | reading._asdict() | moments
 

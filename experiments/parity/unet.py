@@ -89,8 +89,8 @@ def ours(config: dict, weights: dict, inputs: dict) -> dict:
     def apply(params, x, timestep, label):
         seeing = {"capture_intermediates": lambda m, _: isinstance(m, Down | Middle | Up), "mutable": "intermediates"}
         out, seen = net.apply({"params": params}, x, timestep, label, **seeing)
-        inner = {name: held["__call__"][0] for name, held in seen["intermediates"].items()}
-        inner = {name: held[0] if isinstance(held, tuple) else held for name, held in inner.items()}
+        inner = {name: calls["__call__"][0] for name, calls in seen["intermediates"].items()}
+        inner = {name: value[0] if isinstance(value, tuple) else value for name, value in inner.items()}
         return inner | {"output": out}
 
     outputs = apply(params, inputs["x"], inputs["timestep"], inputs["label"])

@@ -24,11 +24,11 @@ class Model(NamedTuple):
 
     schedule: Schedule
     shape: tuple[int, ...]
-    conditions: Cond  # leaves [G, ...]: all that there are, for instance the labels 0 .. G - 1
+    conditions: Cond  # all conditions, leaves [G, ...]; for instance the labels 0 .. G - 1
     null: Cond  # leaves without that axis, for instance the label G
     denoise: Callable[[Any], Denoise]  # params of the base -> the model to be guided
     network: Network | None = None  # None: the denoiser is known, params are `known`
-    known: Any = ()  # params of the base where there is no network to train
+    known: Any = ()  # the params of a base that is not trained
     # samples [n, ...] -> images [n, H, W, C] in [0, 1], perhaps beyond; a pytree. None: samples are no images
     to_images: Callable[[Array], Array] | None = None
 
@@ -44,7 +44,7 @@ class Data(NamedTuple):
     draw: Callable[..., tuple[Array, Cond]]  # (key, arrays, n) -> training pairs (x0, cond), leaves [n, ...]
     # (key, arrays, k, conditions) -> training samples of the target, k for each of these conditions [K, k, ...]
     real: Callable[..., Array]
-    arrays: Any = ()  # what `draw` and `real` draw from, a pytree
+    arrays: Any = ()  # the data that `draw` and `real` draw from, a pytree
     # (batch, part, seed) -> a function update -> (x0, cond) of this process's part of the batch, in NumPy, for
     # training sets that do not fit memory; None: training pairs come from `draw`
     feed: Callable[..., Callable[[int], tuple]] | None = None
@@ -56,7 +56,7 @@ class Instrument(NamedTuple):
 
     # (key, samples [G, n, ...], full) -> {metric: value}; full adds the costly ones
     measure: Callable[[Array, Array, bool], dict[str, float]]
-    floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full): what n true samples per condition score
+    floor: Callable[[Array, int, bool], dict[str, float]]  # (key, n, full) -> metrics of n true samples per condition
     tuned: tuple[str, ...]  # the metrics, lower is better, that hand-made weights are tuned on; the first one leads
     # (axes, samples [K, n, ...]): draws them; returns the points drawn, (condition, x1, x2) each, or None for images
     picture: Callable[..., list[tuple] | None]

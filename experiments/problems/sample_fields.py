@@ -5,7 +5,7 @@ import re
 from experiments.config import expressions, values
 from experiments.config.values import COUNT, POSITIVE, STEPS, Field, Form, Kind, choice, each, group, integer
 
-TAKEN = (  # names of what else a run leaves in its folder
+TAKEN = (  # the names of other files and folders that a run writes
     "base", "classifier", "config.json", "diverged", "evaluations.jsonl", "guidance", "metrics.jsonl", "pictures",
     "refused", "report.html", "results.json", "selection.jsonl", "weights",
 )  # fmt: skip

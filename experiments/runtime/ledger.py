@@ -26,7 +26,7 @@ def _is_measured(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-# what an entry may hold under these names
+# the checks of an entry's values, by name
 CHECKS = {
     "nfe": lambda value: value is not None and _is_measured(value),
     "score": _is_measured,

@@ -1,6 +1,6 @@
-"""results.json, what a run has measured: a list of rows, each with exactly the fields of `guidance.tables.Row`.
+"""Writes and reads results.json, the measurements of a run: a list of rows with the fields of `guidance.tables.Row`.
 
-`kind` is one of the words below, null in a leaderboard. A number that is not finite is null.
+`kind` is one of the words below, or null in a leaderboard. A number that is not finite is null.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 from experiments.runtime.writing import write_whole
 from guidance.tables import Row
 
-# what a row is about: no guidance, one hand-made weight, the best of a family of them, a learned weight, the share of
-# the gap to true data that this closes, its difference to the best of a family, or what else was measured
+# the kinds of rows: no guidance, one hand-made weight, the best hand-made weight of a family, a learned weight; the
+# share of the gap to true data that a learned weight closes, its difference to the best of a family, all other metrics
 NONE, GIVEN, TUNED, LEARNED = "unguided", "given", "tuned", "learned"
 SHARE, DIFFERENCE, IN_FULL = "share", "difference", "in full"
 

@@ -157,12 +157,12 @@ def _agree(
 
 
 def _grown(name: str, before: Any, now: Any) -> bool:
-    """Returns whether a field of GROWING has only gained what leaves earlier results as they are."""
+    """Returns whether a field of GROWING has only gained entries that leave earlier results unchanged."""
     if name == "seeds":
         return now > before
-    if name == "eval.steps":  # rollouts start from those at fewer steps
+    if name == "eval.steps":  # a rollout starts from the weights of the rollout at fewer steps
         return sorted(now)[: len(before)] == sorted(before)
-    if name == "learn.rules" and "cfg" not in before and "cfg" in now:  # those of other rules start from those of CFG
+    if name == "learn.rules" and "cfg" not in before and "cfg" in now:  # other rules start from weights of CFG
         return False
     return all(entry in now for entry in before)
 

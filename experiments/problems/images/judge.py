@@ -12,9 +12,9 @@ from guidance.pools import Pool
 from guidance.types import Array
 
 NEIGHBOURS = 5
-TUNED = ("frechet_distance", "energy_distance")  # of `measure`, what hand-made weights are tuned on
-COLUMNS, ROWS = 10, 6  # of a picture: classes, and samples of each
-MANIFOLD = 2000  # held-out images that precision, recall, density and coverage see; their cost is quadratic
+TUNED = ("frechet_distance", "energy_distance")  # the metrics that hand-made weights are tuned on
+COLUMNS, ROWS = 10, 6  # the most classes in a picture, and samples of each
+MANIFOLD = 2000  # the most held-out images for precision, recall, density and coverage, whose cost is quadratic
 
 
 def check_classes(

@@ -1,8 +1,8 @@
-"""A class-conditional network on latents that was trained elsewhere: DiT or SiT, with the autoencoder of its latents.
+"""A published class-conditional network on latents, DiT or SiT, with the autoencoder of its latents.
 
-Width, depth, patch, classes and the size of the latents are read from the files. There are no data, so there is
-nothing to train, to learn from or to measure with: the one job is `sample`. `imported_latents` adds the data. "random"
-in place of a file stands for a tiny network that is made here, to see that everything runs.
+Width, depth, patch, classes and the size of the latents are read from the files. The problem has no data, so that
+`sample` is the only job for it; `imported_latents` adds data. The word "random" in place of a file makes a tiny
+untrained network, to try the commands with.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ TINY_VAE = vae.AutoencoderKL(widths=(8, 8, 8, 8), layers=1, groups=4)
 TINY_SHAPE = (32, 32, 4)
 LEVELS = 16  # the most levels of an autoencoder; each halves the side, so that 1 latent is 32,768 x 32,768 pixels
 
-# where the two layouts keep what says how large the network is: patches, classes, output, blocks
+# the arrays of the two layouts whose shapes give the size of the network: patches, classes, output, blocks
 ORIGINAL = (
     "x_embedder.proj.weight",
     "y_embedder.embedding_table.weight",
