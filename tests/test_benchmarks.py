@@ -69,7 +69,7 @@ def test_recomputing_a_rollout_saves_most_of_its_memory():
     net = dits.network("tiny")
     model = objectives.dit_model(net, dits.shapes(net))
     sizes = {remat: memory.measured(model, memory.Point(remat, 1, 2, 64)) for remat in ("none", "segments")}
-    assert 5 * sizes["segments"].temporary < sizes["none"].temporary
+    assert 2.5 * sizes["segments"].temporary < sizes["none"].temporary
     assert sizes["none"].arguments >= sum(4 * a.size for a in jax.tree.leaves(dits.shapes(net)))
 
 

@@ -324,5 +324,5 @@ def test_evaluations_are_a_mean_over_samples_of_all_parts(monkeypatch):
         {"seeds": np.arange(3), "arr_1": np.zeros(3), "nfe_positive": np.int64(10), "nfe_reference": np.int64(4)},
         {"seeds": np.arange(1), "arr_1": np.zeros(1), "nfe_positive": np.int64(10), "nfe_reference": np.int64(0)},
     ]
-    monkeypatch.setattr(sample.shards, "read", lambda part, wanted: dict(part))
+    monkeypatch.setattr(sample.sample_parts, "read", lambda part, wanted: dict(part))
     assert sample._evaluations(parts) == {"total": 13.0, "positive": 10.0, "reference": 3.0}

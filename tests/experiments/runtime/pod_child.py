@@ -11,9 +11,8 @@ import pathlib
 import sys
 
 from experiments.runtime import launch
-from tests.conftest import REPOSITORY
 
-CONFIGS = REPOSITORY / "configs"
+CONFIGS = pathlib.Path(__file__).resolve().parents[3] / "configs"
 CONFIG, ENCODE = f"{CONFIGS}/mixture.py:exact", f"{CONFIGS}/encode.py:smoke"
 SETTINGS = {"eval.samples": "60", "eval.sampler": "churned_ddim(0.5)", "seeds": "1"}
 STEPS, BATCH, EXAMPLES = 6, 16, 40
