@@ -8,14 +8,17 @@ from guidance.nets.dit import TIME_WIDTH, DiT, dit
 
 CLASSES, LATENT = 1000, (32, 32, 4)
 PRECISIONS = ("float32", "bfloat16")
-TINY = {"width": 32, "heads": 2, "depth": 2, "patch": 8}  # of the small modes
+OURS = {
+    "tiny": {"width": 32, "heads": 2, "depth": 2, "patch": 8},  # of the small modes
+    "small": {"width": 64, "heads": 4, "depth": 4, "patch": 8},  # 16 tokens, as in configs/fashion_mnist.py
+}
 
 
 def network(size: str, precision: str = "float32", **fields) -> DiT:
-    """A published size such as "XL/2", or "tiny"; in bfloat16 the sum of the blocks stays float32."""
+    """Returns a DiT of a published size such as "XL/2", or of OURS. In bfloat16 the sum of blocks stays float32."""
     if precision == "bfloat16":
         fields |= {"dtype": jnp.bfloat16, "residual": jnp.float32}
-    return DiT(**TINY, **fields) if size == "tiny" else dit(size, **fields)
+    return DiT(**OURS[size], **fields) if size in OURS else dit(size, **fields)
 
 
 def shapes(net: DiT):

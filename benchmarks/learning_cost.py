@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--particles", type=int, default=4, help="particles m (4)")
     parser.add_argument("--steps", type=int, default=4, help="steps K of the rollout, a square (4)")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--dit", default="S/2", help="size of the DiT (S/2), none to leave it out")
+    parser.add_argument("--dit", default="S/2", help="size of the DiT (S/2), small or tiny, none to leave it out")
     parser.add_argument("--dit-batch", type=int, default=2 if cpu else 16, help="conditions n of the DiT")
     parser.add_argument("--precision", choices=dits.PRECISIONS, default="float32" if cpu else "bfloat16", help="its")
     parser.add_argument("--small", action="store_true", help="the first network and a tiny DiT, n = m = 2")
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         compare(objectives.flow_model(net), n, m, steps, REMAT, repeats)
     if options.dit != "none":
         net = dits.network(options.dit, options.precision)
-        remats = tuple(remat for remat in REMAT if remat != "none" or not cpu or options.small)
+        remats = tuple(remat for remat in REMAT if remat != "none" or not cpu or options.dit in dits.OURS)
         model = objectives.dit_model(net, dits.random_params(net))
         compare(model, options.dit_batch, m, steps, remats, max(1, repeats // 5))
 
