@@ -69,7 +69,8 @@ def _autoencoder():
 
 def _inception():
     rng = np.random.default_rng(0)
-    sizes = {name: 1 / np.sqrt(np.prod(shape[1:])) for name, shape in inception.torch_shapes().items()}
+    # positive weights that average, so that features stay finite through ninety layers
+    sizes = {name: 1 / np.prod(shape[1:]) for name, shape in inception.torch_shapes().items()}
     return {
         name: np.abs(size * rng.standard_normal(inception.torch_shapes()[name], np.float32)).astype(np.float32)
         for name, size in sizes.items()
