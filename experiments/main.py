@@ -68,14 +68,15 @@ def main(arguments: list[str], ready: Callable[[], None] = lambda: None) -> int:
 
 def _run(claim: run_folder.Claim, layout, ready) -> int:
     progress.say(f"{claim.config.problem.name}: importing JAX, building the problem")
-    from experiments import jobs  # heavy: only now that the config is known to be sound
-    from experiments.leaderboard import board
+    if claim.config.job == "leaderboard":  # heavy, both: only now that the config is known to be sound
+        from experiments.leaderboard.board import run
+    else:
+        from experiments.jobs import run
     from experiments.runtime import checkpoints, mesh
 
     try:
         with mesh.laid_out(**layout):
             ready()
-            run = board.run if claim.config.job == "leaderboard" else jobs.run
             run(claim.config, claim.workdir)
     except ConfigError as error:
         return _fail(claim.given_up(error, "refused"), 2)

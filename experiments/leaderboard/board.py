@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
+from experiments.config import ConfigError
 from experiments.config.expressions import COMBINATIONS, shortened
 from experiments.leaderboard import contenders as field
 from experiments.leaderboard import evaluate, images, learned, page
@@ -13,7 +14,7 @@ from experiments.leaderboard.contenders import Unit
 from experiments.leaderboard.problems import GUIDED, groups
 from experiments.problems import construct
 from experiments.problems.interface import refusing
-from experiments.runtime import progress, results
+from experiments.runtime import launch, progress, results, sizes
 from experiments.runtime.ledger import Ledger
 from guidance import sampling
 from guidance.tables import Row
@@ -21,12 +22,16 @@ from guidance.tables import Row
 SAMPLER = sampling.ddim()
 
 
+@sizes.in_one_line()
 def run(config, workdir) -> None:
     """Evaluates what the ledger lacks, then writes results.json, leaderboard.md, leaderboard.csv and the pictures.
 
     Two units run at a time: while one compiles or waits, the other computes. The numbers do not depend on that. Raises
-    ConfigError, in one line, for files that cannot be used, and `progress.Stopped` when a stop was requested.
+    ConfigError, in one line, for several processes, files that cannot be used and memory that is not there, and
+    `progress.Stopped` when a stop was requested.
     """
+    if launch.several():
+        raise ConfigError("job = leaderboard: allowed: one process")
     ledger = Ledger(workdir / "evaluations.jsonl", ("rows",))
     columns = {"mixtures": mixture_units, "mnist": images.mnist_units, "pair": images.pair_units}
     with refusing(), progress.waiting("preparing the problems"):

@@ -10,6 +10,7 @@ from ml_collections import config_dict
 from scipy import stats
 from scipy.spatial.distance import cdist
 
+from experiments.config import ConfigError
 from experiments.leaderboard import board, evaluate, images, page, pictures, problems
 from experiments.leaderboard import contenders as field
 from guidance import rules, sampling
@@ -340,3 +341,14 @@ def test_no_two_names_of_the_plane_overlap():
         assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
         assert not any(box.overlaps(other) for other in boxes[i + 1 :]), names[i].get_text()
         assert not any(box.contains(*place) for place in axes.transData.transform(places))
+
+
+@pytest.mark.parametrize("several, words", [(True, "allowed: one process"), (False, "out of memory: no room")])
+def test_what_this_machine_cannot_do_is_one_line(several, words, tmp_path, monkeypatch):
+    def no_room(path, fields):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(board.launch, "several", lambda: several)
+    monkeypatch.setattr(board, "Ledger", no_room)
+    with pytest.raises(ConfigError, match=words):
+        board.run(CONFIG, tmp_path)
